@@ -1,0 +1,103 @@
+#include "models/vec.h"
+
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <utility>
+
+// One source, the widest vectors that the processor has. Contraction is off, so that all of them give the
+// same bits.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define DSGD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define DSGD_CLONES
+#endif
+
+namespace dsgd {
+namespace {
+
+DSGD_CLONES void fill_loop(float a, float* __restrict y, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] = a;
+}
+DSGD_CLONES void scale_loop(float a, float* __restrict y, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] *= a;
+}
+DSGD_CLONES void axpy_loop(float a, const float* __restrict x, float* __restrict y, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+DSGD_CLONES void sgd_loop(Space::Update u, float* __restrict w, const float* __restrict g, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) w[i] -= u.rate * (u.scale * g[i] + u.l2 * w[i]);
+}
+DSGD_CLONES void momentum_loop(Space::Update u, float* __restrict w, const float* __restrict g,
+                               float* __restrict v, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    v[i] = u.momentum * v[i] + (u.scale * g[i] + u.l2 * w[i]);
+    w[i] -= u.rate * v[i];
+  }
+}
+DSGD_CLONES void nesterov_loop(Space::Update u, float* __restrict w, const float* __restrict g,
+                               float* __restrict v, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float d = u.scale * g[i] + u.l2 * w[i];
+    v[i] = u.momentum * v[i] + d;
+    w[i] -= u.rate * (d + u.momentum * v[i]);
+  }
+}
+DSGD_CLONES void adagrad_loop(Space::Update u, float* __restrict w, const float* __restrict g,
+                              float* __restrict s, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float d = u.scale * g[i] + u.l2 * w[i];
+    s[i] += d * d;
+    w[i] -= u.rate * d / (std::sqrt(s[i]) + u.epsilon);
+  }
+}
+
+class HostSpace final : public Space {
+ public:
+  float* allocate(std::size_t n) const override {
+    const std::size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
+    auto* data = static_cast<float*>(::operator new(bytes ? bytes : 64, std::align_val_t(64)));
+    std::memset(data, 0, bytes);
+    return data;
+  }
+  void release(float* data) const override { ::operator delete(data, std::align_val_t(64)); }
+  void fill(float a, float* y, std::size_t n) const override { fill_loop(a, y, n); }
+  void copy(const float* x, float* y, std::size_t n) const override {
+    if (n) std::memcpy(y, x, n * sizeof(float));
+  }
+  void scale(float a, float* y, std::size_t n) const override { scale_loop(a, y, n); }
+  void axpy(float a, const float* x, float* y, std::size_t n) const override { axpy_loop(a, x, y, n); }
+  double dot(const float* x, const float* y, std::size_t n) const override {
+    double sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += double(x[i]) * double(y[i]);
+    return sum;
+  }
+  void sgd(const Update& u, float* w, const float* g, std::size_t n) const override { sgd_loop(u, w, g, n); }
+  void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const override {
+    momentum_loop(u, w, g, v, n);
+  }
+  void nesterov(const Update& u, float* w, const float* g, float* v, std::size_t n) const override {
+    nesterov_loop(u, w, g, v, n);
+  }
+  void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const override {
+    adagrad_loop(u, w, g, s, n);
+  }
+};
+
+}  // namespace
+
+const Space& host_space() {
+  static const HostSpace space;
+  return space;
+}
+
+Vector& Vector::operator=(Vector&& other) noexcept {
+  std::swap(view_, other.view_);
+  return *this;
+}
+
+Vector::~Vector() {
+  if (view_.data) view_.space->release(view_.data);
+}
+
+}  // namespace dsgd

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace dsgd {
+
+// Where vectors live and who does arithmetic on them: the host's memory, later a GPU's. Operations are
+// element-wise over float32, in index order, without fused multiply-add, so that every host gives the same
+// bits.
+class Space {
+ public:
+  virtual ~Space() = default;
+  virtual float* allocate(std::size_t n) const = 0;  // 64-byte aligned, zero-filled
+  virtual void release(float* data) const = 0;
+  virtual void fill(float a, float* y, std::size_t n) const = 0;                  // y <- a
+  virtual void copy(const float* x, float* y, std::size_t n) const = 0;           // y <- x
+  virtual void scale(float a, float* y, std::size_t n) const = 0;                 // y <- a*y
+  virtual void axpy(float a, const float* x, float* y, std::size_t n) const = 0;  // y <- y + a*x
+  virtual double dot(const float* x, const float* y, std::size_t n) const = 0;    // in double precision
+  // Optimizer updates, one pass each. The gradient is d = scale*g + l2*w (see optimizer.h for the rules).
+  struct Update {
+    float scale, l2, rate, momentum, epsilon;
+  };
+  virtual void sgd(const Update& u, float* w, const float* g, std::size_t n) const = 0;
+  virtual void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
+  virtual void nesterov(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
+  virtual void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const = 0;
+};
+
+// The host's memory. Stateless: one instance serves everybody.
+const Space& host_space();
+
+// Views of consecutive elements in one space. They own nothing and are cheap to copy.
+struct ConstVec {
+  const float* data = nullptr;
+  std::size_t size = 0;
+  const Space* space = nullptr;
+  ConstVec part(std::size_t first, std::size_t count) const { return {data + first, count, space}; }
+};
+struct Vec {
+  float* data = nullptr;
+  std::size_t size = 0;
+  const Space* space = nullptr;
+  Vec part(std::size_t first, std::size_t count) const { return {data + first, count, space}; }
+  operator ConstVec() const { return {data, size, space}; }
+};
+
+inline void fill(float a, Vec y) { y.space->fill(a, y.data, y.size); }
+inline void copy(ConstVec x, Vec y) { y.space->copy(x.data, y.data, y.size); }
+inline void scale(float a, Vec y) { y.space->scale(a, y.data, y.size); }
+inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, y.size); }
+inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
+
+// Owns the elements of one vector, zero at birth.
+class Vector {
+ public:
+  Vector() = default;
+  Vector(const Space& space, std::size_t n) : view_{space.allocate(n), n, &space} {}
+  Vector(Vector&& other) noexcept : view_(other.view_) { other.view_ = {}; }
+  Vector& operator=(Vector&& other) noexcept;
+  ~Vector();
+  operator Vec() { return view_; }
+  operator ConstVec() const { return view_; }
+  Vec view() const { return view_; }
+  float* data() const { return view_.data; }
+  std::size_t size() const { return view_.size; }
+
+ private:
+  Vec view_;
+};
+
+// One named piece of the flat vector, e.g. the kernels of a convolution. Canonical order: row-major, OIHW
+// kernels, {units, inputs} matrices.
+struct Extent {
+  int layer = 0;     // index in Network::layers
+  std::string name;  // "weights" or "bias"
+  std::vector<int> shape;
+  std::size_t first = 0, count = 0;  // elements [first, first + count) of the flat vector
+};
+
+}  // namespace dsgd
