@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/vec.h"
+
+namespace dsgd {
+
+class Shard;
+
+// What a rank has sent and received for its strategy, and the time that took. An all-reduce of n floats over
+// P workers counts as the 2*(P-1)/P*4n bytes that the best algorithm sends and receives per worker, whatever
+// algorithm ran; messages to and from servers are counted byte by byte, headers included.
+struct Traffic {
+  std::int64_t messages = 0;  // sent: one per collective, one per push, pull or reply and shard
+  std::int64_t bytes_sent = 0, bytes_received = 0;
+  std::int64_t synchronisations = 0;  // collectives over all workers
+  double seconds = 0;                 // inside the communicator's verbs
+  double waited = 0;                  // of these: blocked until a server's reply was there
+};
+
+// The workers as equals. Every verb is collective: all workers call it, in the same order. Results are the
+// same bits on all of them.
+class Group {
+ public:
+  virtual ~Group() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void sum(Vec v) = 0;  // v <- sum over the workers of v
+  void mean(Vec v) {            // v <- (1/P) sum over the workers of v
+    sum(v);
+    if (size() > 1) scale(1.0f / float(size()), v);
+  }
+};
+
+// A worker's side of the flat vector that is cut over server ranks. Budget, portions of data and versions are
+// kept by the servers: a pull also grants work, and Replica::next() is empty once the budget is spent and the
+// granted work is done.
+class ParameterServer {
+ public:
+  virtual ~ParameterServer() = default;
+  // w <- the servers' vector, and work for `minibatches` more steps is granted. When the budget is spent, w
+  // stays as it is.
+  void pull(Vec w, int minibatches = 1) {
+    begin_pull(minibatches);
+    end_pull(w);
+  }
+  virtual void begin_pull(int minibatches = 1) = 0;  // returns at once
+  virtual void end_pull(Vec w) = 0;                  // blocks until the reply is there
+  // Sends a*g, made of `samples` samples, computed at the version that was pulled last. Returns at once; g
+  // may be reused.
+  virtual void push(float a, ConstVec g, std::int64_t samples) = 0;
+  virtual std::int64_t used() const = 0;  // samples in the servers' vector when the last pull was answered
+
+  // For the runtime, not for strategies. take: up to `count` samples of granted work, {position in the
+  // queue's stream, count}.
+  struct Portion {
+    std::int64_t position = 0;
+    int count = 0;
+  };
+  virtual Portion take(int count) = 0;
+  virtual void leave() = 0;
+};
+
+// All ranks of one run: workers 0..P-1, then servers. The only class that knows MPI.
+class World {
+ public:
+  static std::unique_ptr<World> open(
+      int servers, int minibatch);  // throws std::runtime_error when there are too few ranks
+  virtual ~World() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual int workers() const = 0;
+  int servers() const { return size() - workers(); }
+  bool is_worker() const { return rank() < workers(); }
+  virtual double now() const = 0;  // seconds; virtual ones in a simulated world
+
+  virtual Group& group() = 0;  // on workers
+  // On workers: announces a vector of n floats cut over the servers; call it once before the first verb.
+  virtual ParameterServer& server(std::size_t n) = 0;
+  virtual void serve(Shard& shard) = 0;  // on servers; returns when all workers have left
+  virtual Traffic& traffic() = 0;
+
+  // Outside the measured time, over all ranks.
+  virtual void barrier() = 0;
+  virtual void broadcast(void* data, std::size_t bytes, int root) = 0;
+  virtual void sum(std::span<std::int64_t> values) = 0;
+  virtual void sum(std::span<double> values) = 0;
+  virtual void min(std::span<double> values) = 0;
+  virtual void max(std::span<double> values) = 0;
+  virtual std::vector<std::vector<std::byte>> gather(
+      std::span<const std::byte> data) = 0;  // on rank 0: one entry per rank
+  virtual std::string library() const = 0;   // name and version
+  [[noreturn]] virtual void abort() = 0;     // ends all ranks
+};
+
+// The part of a vector of n floats that server `s` of `servers` holds.
+struct ShardRange {
+  std::size_t first, count;
+};
+inline ShardRange shard_range(std::size_t n, int s, int servers) {
+  const std::size_t first = n * s / servers, last = n * (s + 1) / servers;
+  return {first, last - first};
+}
+
+}  // namespace dsgd

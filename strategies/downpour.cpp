@@ -1,0 +1,118 @@
+// Downpour SGD (Dean et al. 2012, algorithm 1.1): replicas fetch and push at their own pace; sharded servers
+// apply what arrives.
+//   if t mod n_fetch == 0: start fetch: w <- servers
+//   g <- gradient(w);  accrued <- accrued + g;  w <- w - alpha * g
+//   if t mod n_push == 0: start push: servers <- accrued;  accrued <- 0       (true at t = 0 too)
+//   server: w <- w - eta * accrued, or Adagrad (section 4.1; optimizer.rule = adagrad), state local to the
+//   shard
+// With overlap the fetch travels while the gradient is computed, and the local step is applied to what
+// arrives; without it the gradient is computed at what arrives. Warm start: the servers hold back all
+// replicas but the first (section 4.1).
+
+#include "strategies/strategy.h"
+
+namespace dsgd {
+namespace {
+
+class Downpour final : public Strategy {
+ public:
+  Downpour(const Settings& s, const Context& c)
+      : server_(*c.server),
+        n_fetch_(s.integer("n_fetch")),
+        n_push_(s.integer("n_push")),
+        overlap_(s.flag("overlap")),
+        alpha_(s.number("local_learning_rate") > 0 ? s.number("local_learning_rate")
+                                                   : c.optimizer.learning_rate),
+        schedule_(c.optimizer.schedule),
+        accrued_(*c.space, c.parameters) {}
+
+  bool step(Replica& r) override {
+    const bool fetch = r.t % n_fetch_ == 0;
+    const bool begin = fetch && overlap_;
+    if (r.t == 0 || (fetch && !overlap_)) server_.pull(r.w, int(n_fetch_));
+    const Batch batch = r.next();
+    if (!batch) {
+      push();
+      return false;
+    }
+    if (begin) server_.begin_pull(int(n_fetch_));
+    r.gradient(r.w, batch, r.g);
+    axpy(1.0f / float(batch.count()), r.g, accrued_);
+    samples_ += batch.count();
+    if (r.t % n_push_ == 0) push();
+    if (begin) server_.end_pull(r.w);
+    axpy(float(-alpha_ * schedule_.at(server_.used()) / batch.count()), r.g, r.w);
+    return true;
+  }
+  void visit(State& state) override {
+    state.vector("accrued", accrued_);
+    state.number("samples", samples_);
+  }
+
+ private:
+  void push() {
+    if (samples_ == 0) return;
+    server_.push(1, accrued_, samples_);
+    fill(0, accrued_);
+    samples_ = 0;
+  }
+
+  ParameterServer& server_;
+  std::int64_t n_fetch_, n_push_;
+  bool overlap_;
+  double alpha_;
+  Schedule schedule_;
+  Vector accrued_;
+  std::int64_t samples_ = 0;  // in accrued
+};
+
+class DownpourRule final : public Rule {
+ public:
+  DownpourRule(const Settings& s, const Context& c)
+      : optimizer_(c.optimizer, *c.space, c.parameters), warm_start_(s.integer("warm_start")) {}
+  void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
+  bool admit(int worker, std::int64_t used) const override { return worker == 0 || used >= warm_start_; }
+  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+
+ private:
+  Optimizer optimizer_;
+  std::int64_t warm_start_;
+};
+
+}  // namespace
+
+extern const StrategyEntry downpour_entry{
+    .name = "downpour",
+    .summary = "asynchronous SGD through a sharded parameter server",
+    .paper = "Dean et al. 2012 (algorithm 1.1)",
+    .data_order = "shard",
+    .parameters = {{"n_fetch", std::int64_t(1), "steps between two fetches", 1},
+                   {"n_push", std::int64_t(1), "steps between two pushes", 1},
+                   {"overlap", true, "fetch while the gradient is computed"},
+                   {"local_learning_rate", 0.0,
+                    "rate of the steps between fetches; 0: optimizer.learning_rate", 0},
+                   {"warm_start", std::int64_t(0), "samples that the first replica works on alone", 0}},
+    .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
+      return std::make_unique<Downpour>(s, c);
+    },
+    .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
+      return std::make_unique<DownpourRule>(s, c);
+    },
+    .cost =
+        [](const Settings& s, const Context& c, std::int64_t steps) {
+          // The first pull finds nothing to overlap with; without overlap the last one finds the budget spent.
+          const std::int64_t pulls = s.flag("overlap") ? periods(steps, s.integer("n_fetch")) + 1
+                                                       : steps / s.integer("n_fetch") + 1;
+          const std::int64_t pushes =
+              periods(steps, s.integer("n_push")) + ((steps - 1) % s.integer("n_push") != 0);
+          return double(pulls) * pull_cost(c) + double(pushes) * push_cost(c);
+        },
+    .effective =
+        [](const Settings& s, const Context& c) {
+          return Facts{{"global_minibatch", double(c.minibatch * s.integer("n_push"))},
+                       {"period", double(s.integer("n_fetch"))}};
+        },
+    .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
+    .serial = {{"n_fetch", std::int64_t(1)}, {"n_push", std::int64_t(1)}}};
+
+}  // namespace dsgd

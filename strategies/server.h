@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "models/vec.h"
+
+namespace dsgd {
+
+class State;
+
+// One gradient (or the weighted sum of several) as it reaches a shard. The update is made of scale*g.
+struct Arrival {
+  int worker = 0;
+  std::int64_t samples = 0;  // that g was computed from
+  std::int64_t version = 0;  // of the shard, as the worker held it
+  std::int64_t tau = 0;      // staleness: updates of the shard since then
+  ConstVec g;
+  float scale = 1;
+};
+
+// A strategy's server rule: what one shard does with what arrives. The runtime owns versions, staleness,
+// budget and shutdown.
+class Rule {
+ public:
+  virtual ~Rule() = default;
+  virtual void apply(Vec w, const Arrival& a,
+                     std::int64_t used) = 0;               // one update; used: samples in w before it
+  virtual double weight(std::int64_t) const { return 1; }  // factor of a gradient with staleness tau
+  virtual int arrivals() const { return 1; }  // c: gradients summed (and divided by c) into one update
+  virtual bool admit(int, std::int64_t) const {
+    return true;
+  }  // (worker, used): false holds its pull back for now
+  virtual void visit(State&) {}
+};
+
+// One server's part of the flat vector, without any messages: the logic that a script of arrivals can test.
+class Shard {
+ public:
+  struct Settings {
+    int workers = 1;
+    int minibatch = 32;
+    std::int64_t budget = 0;  // samples of all workers together
+  };
+  Shard(const Settings& settings, Rule& rule, Vec w);
+
+  struct Reply {
+    std::int64_t version = 0;
+    std::int64_t used = 0;      // samples in w
+    std::int64_t position = 0;  // first sample of the granted portion, in the queue's stream
+    std::int64_t granted = 0;   // samples to work on; 0: the budget is spent
+  };
+  // A worker asks for w and for work. No answer: it is held back; ask again after the next arrival.
+  std::optional<Reply> pull(int worker, std::int64_t want);
+  void push(int worker, std::int64_t version, std::int64_t samples, ConstVec g);
+
+  Vec w() const { return w_; }
+  std::int64_t version() const { return version_; }              // updates made
+  std::int64_t used() const { return used_; }                    // samples in w
+  std::int64_t unapplied() const { return unapplied_samples_; }  // samples of an incomplete sum (c arrivals)
+  std::int64_t arrivals() const { return arrivals_; }
+  const std::vector<std::int64_t>& staleness() const { return staleness_; }  // count by tau
+  const Settings& settings() const { return settings_; }
+  std::function<void(const Shard&)> updated;  // called after every update
+  std::function<void(const Shard&)> arrived;  // called after every arrival
+
+ private:
+  Settings settings_;
+  Rule& rule_;
+  Vec w_;
+  Vector sum_;  // of c arrivals
+  int summed_ = 0;
+  std::int64_t unapplied_samples_ = 0, arrivals_ = 0, version_ = 0, used_ = 0, granted_ = 0;
+  std::vector<std::int64_t> staleness_;
+};
+
+}  // namespace dsgd

@@ -1,0 +1,94 @@
+// n-softsync with staleness-modulated rates (Zhang, Gupta, Lian, Liu 2015): the server updates whenever c
+// gradients have arrived, from any learners.
+//   c     = floor(lambda / n)
+//   w     <- w - (1/c) * sum_{l=1..c} alpha(tau_l) * g_l
+//   alpha(tau) = alpha0 / tau  for tau > 0,  alpha0  for tau = 0        modulation = inverse (the paper)
+//              = alpha0 / (tau + 1)                                     inverse_plus_one (FRED's code,
+//              DynSGD) = alpha0                                                 none (n = lambda: Downpour)
+// tau counts the updates between the version a gradient was computed at and the one it is applied to.
+// 1-softsync is not hardsync: two of the c gradients may come from one learner.
+
+#include "strategies/strategy.h"
+
+namespace dsgd {
+namespace {
+
+int arrivals_per_update(const Settings& s, const Context& c) {
+  return std::max(1, int(c.workers / s.integer("n")));
+}
+
+class StalenessAware final : public Strategy {
+ public:
+  explicit StalenessAware(const Context& c) : server_(*c.server) {}
+
+  bool step(Replica& r) override {
+    server_.pull(r.w);
+    const Batch batch = r.next();
+    if (!batch) return false;
+    r.gradient(r.w, batch, r.g);
+    server_.push(1.0f / float(batch.count()), r.g, batch.count());
+    return true;
+  }
+
+ private:
+  ParameterServer& server_;
+};
+
+class StalenessRule final : public Rule {
+ public:
+  StalenessRule(const Settings& s, const Context& c)
+      : optimizer_(c.optimizer, *c.space, c.parameters),
+        c_(arrivals_per_update(s, c)),
+        modulation_(s.text("modulation")) {}
+  void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
+  int arrivals() const override { return c_; }
+  double weight(std::int64_t tau) const override {
+    if (modulation_ == "inverse") return tau > 0 ? 1.0 / double(tau) : 1.0;
+    if (modulation_ == "inverse_plus_one") return 1.0 / double(tau + 1);
+    return 1;
+  }
+  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+
+ private:
+  Optimizer optimizer_;
+  int c_;
+  std::string modulation_;
+};
+
+}  // namespace
+
+extern const StrategyEntry staleness_aware_entry{
+    .name = "staleness_aware",
+    .summary = "n-softsync with learning rates divided by staleness",
+    .paper = "Zhang et al. 2015",
+    .data_order = "queue",
+    .parameters = {{"n", std::int64_t(1),
+                    "updates per round of all workers: c = floor(workers / n) gradients an update", 1},
+                   {"modulation",
+                    std::string("inverse"),
+                    "what staleness does to the rate",
+                    0,
+                    0,
+                    {"none", "inverse", "inverse_plus_one"}}},
+    .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
+      return std::make_unique<StalenessAware>(c);
+    },
+    .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
+      return std::make_unique<StalenessRule>(s, c);
+    },
+    .cost =
+        [](const Settings&, const Context& c, std::int64_t steps) {
+          return double(steps + 1) * pull_cost(c) +
+                 double(steps) * push_cost(c);  // the last pull finds the budget spent
+        },
+    .effective =
+        [](const Settings& s, const Context& c) {
+          const int arrivals = arrivals_per_update(s, c);
+          return Facts{{"global_minibatch", double(c.minibatch * arrivals)},
+                       {"arrivals_per_update", double(arrivals)},
+                       {"period", 1}};
+        },
+    .conformance = {{"n", std::int64_t(2)}},
+    .serial = {{"n", std::int64_t(1)}}};
+
+}  // namespace dsgd

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "models/optimizer.h"
+#include "models/vec.h"
+#include "strategies/communicator.h"
+#include "strategies/parameter.h"
+#include "strategies/server.h"
+
+namespace dsgd {
+
+// One worker's minibatch. Empty when the budget is spent; count may be 0 in the last step of an epoch shared
+// by many workers.
+struct Batch {
+  std::span<const std::uint32_t> ids;
+  std::int64_t global_count = 0;  // samples of all workers in this step
+  bool last = false;              // nothing is left of the budget after this one
+  int count() const { return int(ids.size()); }
+  explicit operator bool() const { return global_count > 0; }
+};
+
+// One worker's access to the model and the data.
+class Replica {
+ public:
+  virtual ~Replica() = default;
+  virtual Batch next() = 0;
+  // g <- sum over the batch of dL(w)/dw; returns the summed loss. An empty batch gives zeros.
+  virtual double gradient(ConstVec w, const Batch& batch, Vec g) = 0;
+  Vec w, g;               // this worker's model and gradient
+  std::int64_t t = 0;     // steps that this worker has done
+  std::int64_t used = 0;  // samples that all workers have used before this step (lock-step strategies)
+};
+
+// Walks over everything that a checkpoint must hold.
+class State {
+ public:
+  virtual ~State() = default;
+  virtual void vector(const std::string& name, Vec v) = 0;
+  virtual void number(const std::string& name, std::int64_t& n) = 0;
+};
+
+using Facts = std::vector<std::pair<std::string, double>>;
+
+// One step of a paper's loop. No clock, no evaluation, no file, no role test.
+class Strategy {
+ public:
+  virtual ~Strategy() = default;
+  virtual bool step(Replica& r) = 0;  // one minibatch; false when the budget is spent
+  virtual Vec master(Replica& r) {
+    return r.w;
+  }  // the model that the paper reports; may be collective; leaves training as it was
+  virtual void visit(State&) {}
+};
+
+// What a strategy is made from.
+struct Context {
+  Group* group = nullptr;             // workers as equals
+  ParameterServer* server = nullptr;  // null for strategies without a rule
+  const Space* space = nullptr;
+  std::size_t parameters = 0;
+  int workers = 1, servers = 0, minibatch = 32;
+  OptimizerSettings optimizer;
+};
+
+// What one worker sends in `steps` steps: the formula that the counters are checked against.
+struct Cost {
+  double bytes_sent = 0, messages = 0;
+};
+inline Cost operator+(Cost a, Cost b) { return {a.bytes_sent + b.bytes_sent, a.messages + b.messages}; }
+inline Cost operator*(double times, Cost c) { return {times * c.bytes_sent, times * c.messages}; }
+inline std::int64_t periods(std::int64_t steps, std::int64_t period) { return (steps + period - 1) / period; }
+Cost all_reduce_cost(const Context& c);  // 2*(P-1)/P*4n bytes
+Cost pull_cost(const Context& c);        // the requests: a header to each server
+Cost push_cost(const Context& c);        // a header and its part of the vector to each server
+
+// One line of the table of strategies.
+struct StrategyEntry {
+  std::string name, summary, paper;
+  std::string data_order;  // global, shard or queue (datasets/sampler.h)
+  std::vector<Parameter> parameters;
+  std::unique_ptr<Strategy> (*make)(const Settings&, const Context&);
+  std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // null: workers as equals, no servers
+  Cost (*cost)(const Settings&, const Context&, std::int64_t steps);
+  Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
+  std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
+  std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
+};
+
+const std::vector<const StrategyEntry*>& all_strategies();
+const StrategyEntry* find_strategy(const std::string& name);  // nullptr when unknown
+
+}  // namespace dsgd
