@@ -1,0 +1,140 @@
+#include "harness/record.h"
+
+#include <fmt/format.h>
+
+#include <ctime>
+#include <fstream>
+#include <thread>
+
+#include "build_info.h"
+#include "models/network.h"
+
+namespace dsgd {
+namespace {
+
+constexpr std::size_t buffered = 256;
+constexpr double flush_interval = 2;  // seconds
+
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+}  // namespace
+
+std::filesystem::path part_of(const std::filesystem::path& result) { return result.string() + ".part"; }
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+std::string build_summary() {
+  return fmt::format("commit {}{}, {}, {} {}", DSGD_COMMIT, DSGD_DIRTY ? " with changes" : "", DSGD_COMPILER,
+                     DSGD_BUILD_TYPE, DSGD_FLAGS);
+}
+
+std::map<std::string, Value> provenance_here() {
+  return {{"commit", std::string(DSGD_COMMIT)},
+          {"dirty", std::string(DSGD_DIRTY ? "true" : "false")},
+          {"compiler", std::string(DSGD_COMPILER)},
+          {"build_type", std::string(DSGD_BUILD_TYPE)},
+          {"flags", std::string(DSGD_FLAGS)},
+          {"cpu", cpu_name()},
+          {"cores", std::int64_t(std::thread::hardware_concurrency())}};
+}
+
+Context context_of(const RunConfig& config, std::size_t parameters) {
+  return {.space = &host_space(),
+          .parameters = parameters,
+          .workers = config.workers(),
+          .servers = config.servers(),
+          .minibatch = config.minibatch(),
+          .optimizer = config.optimizer()};
+}
+
+Facts effective_parameters(const RunConfig& config, std::size_t parameters) {
+  return config.strategy->effective(config.strategy_settings, context_of(config, parameters));
+}
+
+void create_record(const std::filesystem::path& part, const RunConfig& config, const std::string& history) {
+  h5::Handle file = h5::create(part);
+  h5::set(file, "schema", schema_version);
+  h5::set(file, "name", config.name());
+  h5::set(file, "id", config.id());
+  h5::set(file, "title", config.settings.text("title"));
+  h5::set(file, "engine", config.settings.text("engine"));
+  h5::set(file, "outcome", std::string("running"));
+  h5::set(file, "outcome_detail", std::string());
+  if (!history.empty()) h5::set(file, "history", history);
+
+  const h5::Handle keys = h5::group(file, "config");
+  h5::set(keys, "text", config.text());
+  h5::set(keys, "strategy", config.strategy->name);
+  for (const auto& [key, value] : config.settings.values()) h5::set(keys, key, value);
+  for (const auto& [key, value] : config.strategy_settings.values()) h5::set(keys, "strategy." + key, value);
+
+  const h5::Handle provenance = h5::group(file, "provenance");
+  for (const auto& [key, value] : provenance_here()) h5::set(provenance, key, value);
+  h5::set(provenance, "ranks", std::int64_t(config.ranks()));
+  h5::set(provenance, "started", utc_now());
+  h5::close(std::move(file));
+}
+
+void finish_record(const std::filesystem::path& result, const RunConfig& config, const std::string& outcome,
+                   const std::string& detail) {
+  const std::filesystem::path part = part_of(result);
+  h5::Handle file;
+  try {
+    file = h5::open(part, true);
+  } catch (const std::runtime_error&) {
+    if (std::filesystem::exists(part)) std::filesystem::rename(part, result.string() + ".damaged");
+    create_record(part, config, "");
+    file = h5::open(part, true);
+  }
+  h5::set(h5::group(file, "provenance"), "ended", utc_now());
+  h5::set(file, "outcome_detail", detail);
+  h5::set(file, "outcome", outcome);
+  h5::close(std::move(file));
+  std::filesystem::rename(part, result);
+}
+
+Recorder::Recorder(const std::filesystem::path& part)
+    : file_(h5::open(part, true)), type_(StepRow::type()), table_(h5::create_table(file_, "steps", type_)) {
+  buffer_.reserve(buffered);
+  h5::flush(file_);
+}
+
+void Recorder::step(const StepRow& row) {
+  buffer_.push_back(row);
+  if (buffer_.size() == buffered) write();
+  if (row.seconds - flushed_ > flush_interval) {
+    write();
+    h5::flush(file_);
+    flushed_ = row.seconds;
+  }
+}
+
+void Recorder::steps(std::span<const StepRow> rows) {
+  write();
+  h5::append(table_, type_, rows.data(), rows.size());
+}
+
+void Recorder::write() {
+  h5::append(table_, type_, buffer_.data(), buffer_.size());
+  buffer_.clear();
+}
+
+void Recorder::close() {
+  write();
+  table_ = {};
+  h5::close(std::move(file_));
+}
+
+}  // namespace dsgd

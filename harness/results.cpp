@@ -1,0 +1,341 @@
+#include "harness/results.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "harness/experiment.h"
+#include "harness/statistics.h"
+
+namespace dsgd {
+namespace {
+
+std::string plain(const Value& value) {
+  const auto* text = std::get_if<std::string>(&value);
+  return text ? *text : to_string(value);
+}
+
+std::map<std::string, Value> attributes(hid_t file, const std::string& name) {
+  std::map<std::string, Value> result;
+  if (!h5::exists(file, name)) return result;
+  const h5::Handle object = h5::group(file, name);
+  for (const std::string& key : h5::names(object)) result[key] = h5::get(object, key);
+  return result;
+}
+
+std::string text(const std::map<std::string, Value>& values, const std::string& key) {
+  const auto found = values.find(key);
+  return found == values.end() ? "" : plain(found->second);
+}
+
+// Keys that tell runs of one row apart from runs of another.
+bool is_setting(const std::string& key) {
+  static const std::set<std::string> others = [] {
+    std::set<std::string> keys{"text", "strategy", "seed", "workers"};
+    for (const RunKey& run_key : run_keys())
+      if (run_key.policy) keys.insert(run_key.name);
+    return keys;
+  }();
+  return !others.contains(key);
+}
+
+std::string signature(const RunResult& run, bool with_minibatch) {
+  std::string result = run.strategy();
+  for (const auto& [key, value] : run.config)
+    if (is_setting(key) && (with_minibatch || key != "minibatch"))
+      result += fmt::format("; {}={}", key, plain(value));
+  return result;
+}
+
+struct Row {
+  std::string strategy, settings;
+  std::int64_t workers = 1, minibatch = 1;
+  std::vector<const RunResult*> runs;
+};
+
+std::string with_interval(const std::vector<double>& x, const char* format) {
+  if (x.empty()) return "-";
+  const std::string middle = fmt::format(fmt::runtime(format), mean(x));
+  return x.size() < 2 ? middle : middle + " ± " + fmt::format(fmt::runtime(format), interval(x));
+}
+
+template <typename F>
+std::vector<double> collect(const Row& row, F derived) {
+  std::vector<double> result;
+  for (const RunResult* run : row.runs)
+    if (const std::optional<double> value = derived(*run)) result.push_back(*value);
+  return result;
+}
+
+// The ratio of a derived number to that of the base run with the same seed, per seed.
+template <typename F>
+std::vector<double> ratios(const Row& row, const Row& base, F derived) {
+  std::vector<double> result;
+  for (const RunResult* run : row.runs)
+    for (const RunResult* other : base.runs)
+      if (run->integer("seed") == other->integer("seed"))
+        if (const auto a = derived(*run), b = derived(*other); a && b) result.push_back(*a / *b);
+  return result;
+}
+
+std::size_t width(const std::string& s) {  // of UTF-8 text on a terminal
+  return std::size_t(std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+std::string aligned(const std::vector<std::vector<std::string>>& cells) {
+  std::vector<std::size_t> widths(cells[0].size());
+  for (const auto& row : cells)
+    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], width(row[c]));
+  std::string result;
+  for (const auto& row : cells) {
+    std::string line;
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      const std::string space(widths[c] - width(row[c]), ' ');
+      line += (c ? "  " : "") + (c == 0 ? row[c] + space : space + row[c]);
+    }
+    result += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return result;
+}
+
+}  // namespace
+
+std::optional<double> RunResult::accuracy() const {
+  if (snapshots.empty()) return std::nullopt;
+  return snapshots.back().accuracy();
+}
+
+std::optional<double> RunResult::throughput() const {
+  if (!ok()) return std::nullopt;
+  return double(std::get<std::int64_t>(result.at("samples"))) / std::get<double>(result.at("seconds"));
+}
+
+std::optional<double> RunResult::time_to(double target) const {
+  if (!ok()) return std::nullopt;
+  for (const SnapshotRow& s : snapshots)
+    if (s.accuracy() >= target) return s.seconds;
+  return std::nullopt;
+}
+
+std::optional<double> RunResult::mean_staleness() const {
+  double sum = 0, count = 0;
+  for (const StalenessRow& row : staleness) {
+    sum += double(row.tau) * double(row.count);
+    count += double(row.count);
+  }
+  if (count == 0) return std::nullopt;
+  return sum / count;
+}
+
+std::optional<double> RunResult::megabytes_per_worker() const {
+  double sum = 0, count = 0;
+  for (const RankRow& row : ranks)
+    if (!row.server) sum += double(row.bytes_sent) / 1e6, ++count;
+  if (count == 0) return std::nullopt;
+  return sum / count;
+}
+
+std::string RunResult::origin_of(const std::map<std::string, Value>& provenance, const std::string& engine) {
+  return fmt::format("commit {}{}, {} {} {}, engine {}, {} with {} cores",
+                     text(provenance, "commit").substr(0, 12),
+                     text(provenance, "dirty") == "true" ? " with changes" : "", text(provenance, "compiler"),
+                     text(provenance, "build_type"), text(provenance, "flags"), engine,
+                     text(provenance, "cpu"), text(provenance, "cores"));
+}
+
+RunResult read_result(const std::filesystem::path& path) {
+  const h5::Handle file = h5::open(path, false);
+  RunResult run;
+  run.file = path;
+  if (!h5::has(file, "schema") || std::get<std::int64_t>(h5::get(file, "schema")) != schema_version)
+    throw std::runtime_error(
+        fmt::format("{}: not a result file of schema version {}", path.string(), schema_version));
+  const auto own = attributes(file, "/");
+  run.name = text(own, "name");
+  run.id = text(own, "id");
+  run.title = text(own, "title");
+  run.engine = text(own, "engine");
+  run.outcome = text(own, "outcome");
+  run.detail = text(own, "outcome_detail");
+  run.history = text(own, "history");
+  run.config = attributes(file, "config");
+  run.effective = attributes(file, "effective");
+  run.provenance = attributes(file, "provenance");
+  run.result = attributes(file, "result");
+  run.snapshots = h5::read_table<SnapshotRow>(file, "snapshots");
+  run.ranks = h5::read_table<RankRow>(file, "ranks");
+  run.staleness = h5::read_table<StalenessRow>(file, "staleness");
+  return run;
+}
+
+std::vector<StepRow> read_steps(const std::filesystem::path& path) {
+  const h5::Handle file = h5::open(path, false);
+  return h5::read_table<StepRow>(file, "steps");
+}
+
+ResultFolder read_folder(const std::filesystem::path& folder) {
+  if (!std::filesystem::is_directory(folder))
+    throw std::runtime_error(
+        fmt::format("{}: no such folder (expected one with result files, NAME.h5)", folder.string()));
+  ResultFolder result;
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.path().extension() == ".h5") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) try {
+      result.runs.push_back(read_result(file));
+    } catch (const std::exception& e) {
+      result.unreadable.emplace_back(e.what());
+    }
+  return result;
+}
+
+std::string table(const std::vector<RunResult>& runs, double target, bool mixed) {
+  std::set<std::string> origins;
+  for (const RunResult& run : runs) origins.insert(run.origin());
+  if (origins.size() > 1 && !mixed) {
+    std::string message =
+        "these runs do not compare, they come from different programs or hosts (--mixed shows them all the "
+        "same):";
+    for (const std::string& origin : origins) message += "\n  " + origin;
+    throw std::runtime_error(message);
+  }
+
+  std::vector<Row> rows;
+  std::map<std::string, std::size_t> index;
+  std::map<std::string, std::set<std::string>> values;  // of every setting, by strategy and key
+  for (const RunResult& run : runs) {
+    const std::int64_t workers = run.integer("workers");
+    const auto [at, added] =
+        index.try_emplace(fmt::format("{}; workers={}", signature(run, true), workers), rows.size());
+    if (added) rows.push_back({run.strategy(), signature(run, false), workers, run.integer("minibatch"), {}});
+    rows[at->second].runs.push_back(&run);
+    for (const auto& [key, value] : run.config)
+      if (is_setting(key)) values[run.strategy() + " " + key].insert(plain(value));
+  }
+  const auto find_base = [&](const Row& row, std::int64_t minibatch) -> const Row* {
+    for (const Row& other : rows)
+      if (other.workers == 1 && other.minibatch == minibatch && other.settings == row.settings) return &other;
+    return nullptr;
+  };
+  const auto label = [&](const Row& row) {
+    std::string result = row.strategy;
+    for (const auto& [key, value] : row.runs[0]->config)
+      if (is_setting(key) && values[row.strategy + " " + key].size() > 1)
+        result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key, plain(value));
+    return result;
+  };
+  std::stable_sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) {
+    const auto order = [](const std::string& name) {
+      const auto& all = all_strategies();
+      return std::find_if(all.begin(), all.end(), [&](const auto* e) { return e->name == name; }) -
+             all.begin();
+    };
+    return std::pair(order(a.strategy), a.workers) < std::pair(order(b.strategy), b.workers);
+  });
+
+  std::vector<std::vector<std::string>> cells{
+      {"strategy", "workers", "test accuracy %",
+       target > 0 ? fmt::format("time to {:g} % (s)", 100 * target) : "time to target", "samples/s",
+       "speed-up (base: 1 worker)", "mean staleness", "MB sent/worker", "runs"}};
+  for (const Row& row : rows) {
+    const auto throughput = [](const RunResult& r) { return r.throughput(); };
+    std::vector<double> accuracy =
+        collect(row, [](const RunResult& r) { return r.ok() ? r.accuracy() : std::nullopt; });
+    for (double& a : accuracy) a *= 100;
+    const auto times = collect(row, [&](const RunResult& r) { return r.time_to(target); });
+    const std::size_t n = row.runs.size();
+    std::string reached = "-";
+    if (target > 0)
+      reached = times.size() == n ? with_interval(times, "{:.2f}")
+                                  : fmt::format("{} of {} reached", times.size(), n);
+
+    std::string speedup = row.workers == 1 ? "1 (base)" : "no base";
+    if (row.workers > 1) {
+      std::string parts;
+      const auto add = [&](const Row* base, const char* kind) {
+        if (!base) return;
+        const auto r = ratios(row, *base, throughput);
+        if (!r.empty())
+          parts += fmt::format("{}{} {}{}", parts.empty() ? "" : ", ", with_interval(r, "{:.2f}"), kind,
+                               mean(r) > double(row.workers) ? " (super-linear)" : "");
+      };
+      add(find_base(row, row.minibatch), "weak");
+      add(find_base(row, row.minibatch * row.workers), "strong");
+      if (!parts.empty()) speedup = parts;
+    }
+
+    std::map<std::string, int> outcomes;
+    for (const RunResult* run : row.runs) ++outcomes[run->outcome];
+    std::string summary;
+    for (const auto& [outcome, count] : outcomes)
+      summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", count, outcome);
+    cells.push_back(
+        {label(row), std::to_string(row.workers), with_interval(accuracy, "{:.2f}"), reached,
+         with_interval(collect(row, throughput), "{:.0f}"), speedup,
+         with_interval(collect(row, [](const RunResult& r) { return r.mean_staleness(); }), "{:.2f}"),
+         with_interval(collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }), "{:.1f}"),
+         summary});
+  }
+  return aligned(cells) +
+         "mean ± 95 % confidence interval over seeds (Student's t); weak: same minibatch per worker, strong: "
+         "same "
+         "global minibatch\n";
+}
+
+std::string show(const RunResult& run) {
+  std::string out = fmt::format("{}\n{}: {} ({})\n", run.file.string(), run.name, run.outcome, run.detail);
+  if (!run.history.empty()) out += "earlier attempts:\n" + run.history;
+  const auto section = [&](const char* title, const std::map<std::string, Value>& values) {
+    if (values.empty()) return;
+    out += fmt::format("\n{}\n", title);
+    for (const auto& [key, value] : values)
+      if (key != "text" && key != "plan") out += fmt::format("  {:<32} {}\n", key, plain(value));
+  };
+  section("configuration", run.config);
+  section("effective", run.effective);
+  section("result", run.result);
+  section("provenance", run.provenance);
+  if (const std::string plan = text(run.provenance, "plan"); !plan.empty()) {
+    out += "\nplan\n";
+    for (std::size_t at = 0; at < plan.size();) {
+      const std::size_t end = plan.find('\n', at);
+      out += "  " + plan.substr(at, end - at) + "\n";
+      at = end + 1;
+    }
+  }
+  if (!run.snapshots.empty()) {
+    std::vector<std::vector<std::string>> cells{
+        {"samples", "seconds", "version", "test loss", "test accuracy %"}};
+    for (const SnapshotRow& s : run.snapshots)
+      cells.push_back({std::to_string(s.used), fmt::format("{:.3f}", s.seconds),
+                       s.version_min == s.version_max ? std::to_string(s.version_min)
+                                                      : fmt::format("{}-{}", s.version_min, s.version_max),
+                       fmt::format("{:.4f}", s.test_loss), fmt::format("{:.2f}", 100 * s.accuracy())});
+    out += "\nsnapshots\n" + aligned(cells);
+  }
+  if (!run.ranks.empty()) {
+    std::vector<std::vector<std::string>> cells{{"rank", "role", "steps", "samples", "total s", "compute s",
+                                                 "communication s", "wait s", "snapshot s", "MB sent",
+                                                 "MB received", "messages", "synchronisations"}};
+    for (const RankRow& r : run.ranks)
+      cells.push_back({std::to_string(r.rank), r.server ? "server" : "worker", std::to_string(r.steps),
+                       std::to_string(r.samples), fmt::format("{:.3f}", r.total_s),
+                       fmt::format("{:.3f}", r.compute_s), fmt::format("{:.3f}", r.communication_s),
+                       fmt::format("{:.3f}", r.wait_s), fmt::format("{:.3f}", r.snapshot_s),
+                       fmt::format("{:.2f}", double(r.bytes_sent) / 1e6),
+                       fmt::format("{:.2f}", double(r.bytes_received) / 1e6), std::to_string(r.messages),
+                       std::to_string(r.synchronisations)});
+    out += "\nranks\n" + aligned(cells);
+  }
+  if (const auto staleness = run.mean_staleness()) {
+    out += fmt::format("\nstaleness: mean {:.3f}\n", *staleness);
+    for (const StalenessRow& s : run.staleness)
+      out += fmt::format("  shard {}  tau {:>3}  {}\n", s.shard, s.tau, s.count);
+  }
+  return out;
+}
+
+}  // namespace dsgd

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/schema.h"
+#include "strategies/parameter.h"
+
+namespace dsgd {
+
+// One result file, read back. Derived numbers follow results/README.md; those that a run does not have are
+// empty.
+struct RunResult {
+  std::filesystem::path file;
+  std::string name, id, title, engine, outcome, detail, history;
+  std::map<std::string, Value> config, effective, provenance, result;
+  std::vector<SnapshotRow> snapshots;
+  std::vector<RankRow> ranks;
+  std::vector<StalenessRow> staleness;
+
+  std::string strategy() const { return std::get<std::string>(config.at("strategy")); }
+  std::int64_t integer(const std::string& key) const { return std::get<std::int64_t>(config.at(key)); }
+  bool ok() const { return outcome == "ok"; }
+  std::optional<double> accuracy() const;              // of the final model
+  std::optional<double> throughput() const;            // samples per second of all workers
+  std::optional<double> time_to(double target) const;  // seconds
+  std::optional<double> mean_staleness() const;
+  std::optional<double> megabytes_per_worker() const;
+  std::string origin() const { return origin_of(provenance, engine); }
+
+  // What must be equal for two runs to be compared: commit, dirty flag, build, engine, class of host.
+  static std::string origin_of(const std::map<std::string, Value>& provenance, const std::string& engine);
+};
+RunResult read_result(const std::filesystem::path& file);  // throws std::runtime_error
+std::vector<StepRow> read_steps(const std::filesystem::path& file);
+
+struct ResultFolder {
+  std::vector<RunResult> runs;          // sorted by name
+  std::vector<std::string> unreadable;  // one message per file
+};
+ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
+
+// One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
+// reached", throughput, speed-up and its base, staleness, traffic. Throws std::runtime_error when the runs'
+// origins differ and `mixed` is not set.
+std::string table(const std::vector<RunResult>& runs, double target, bool mixed);
+// Everything that one file says, for a terminal.
+std::string show(const RunResult& run);
+
+}  // namespace dsgd
