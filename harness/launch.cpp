@@ -1,0 +1,260 @@
+#include "harness/launch.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <thread>
+
+namespace dsgd {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+constexpr double stopped_limit = 4;  // seconds that a rank may be stopped (SIGSTOP) before its job is ended
+constexpr double grace = 2;          // seconds between SIGTERM and SIGKILL
+
+std::vector<std::string> command_line(const RunConfig& config, const LaunchOptions& options,
+                                      const std::filesystem::path& plan) {
+  const int ranks = config.ranks();
+  std::vector<std::string> words;
+  if (options.launcher.empty()) {
+    const bool crowded = ranks > int(std::thread::hardware_concurrency());
+    words = {"mpirun", "-n", std::to_string(ranks), "--mca", "btl_base_warn_component_unused", "0"};
+    if (crowded)
+      for (const char* word : {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"})
+        words.emplace_back(word);
+    else
+      for (const char* word : {"--bind-to", "core"}) words.emplace_back(word);
+  } else {
+    std::istringstream in(options.launcher);
+    for (std::string word; in >> word;) words.push_back(word == "{ranks}" ? std::to_string(ranks) : word);
+  }
+  words.push_back(options.program.string());
+  for (const std::string& word : {std::string("rank"), plan.string(), options.part.string()})
+    words.push_back(word);
+  if (!options.data_dir.empty()) words.insert(words.end(), {"--data-dir", options.data_dir.string()});
+  return words;
+}
+
+// A child whose stdout and stderr are read line by line.
+class Job {
+ public:
+  explicit Job(const std::vector<std::string>& words) {
+    int out[2], err[2];
+    if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+      throw std::runtime_error(fmt::format("pipe: {}", std::strerror(errno)));
+    std::vector<char*> argv;
+    for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
+    argv.push_back(nullptr);
+    const pid_t parent = getpid();
+    pid_ = fork();
+    if (pid_ < 0) throw std::runtime_error(fmt::format("fork: {}", std::strerror(errno)));
+    if (pid_ == 0) {
+      setpgid(0, 0);  // Ctrl-C reaches dsgd alone, which ends the job in good order
+      prctl(PR_SET_PDEATHSIG, SIGTERM);
+      if (getppid() != parent) _exit(1);
+      if (geteuid() == 0) {
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+      }
+      setenv("OMP_NUM_THREADS", "1", 0);  // one thread a rank
+      dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+      dup2(out[1], STDOUT_FILENO);
+      dup2(err[1], STDERR_FILENO);
+      execvp(argv[0], argv.data());
+      fmt::print(stderr, "{}: {} (is Open MPI installed? Debian: openmpi-bin)\n", argv[0],
+                 std::strerror(errno));
+      _exit(127);
+    }
+    ::close(out[1]);
+    ::close(err[1]);
+    streams_[0].fd = out[0];
+    streams_[1].fd = err[0];
+    for (Stream& s : streams_) fcntl(s.fd, F_SETFL, O_NONBLOCK);
+  }
+  ~Job() {
+    for (Stream& s : streams_)
+      if (s.fd >= 0) ::close(s.fd);
+  }
+
+  pid_t pid() const { return pid_; }
+
+  // Waits up to 100 ms for output; hands every complete line to `line(text, is_stderr)`.
+  template <typename Line>
+  void poll_output(Line line) {
+    pollfd fds[2] = {{streams_[0].fd, POLLIN, 0}, {streams_[1].fd, POLLIN, 0}};
+    if (::poll(fds, 2, 100) <= 0) return;
+    for (int i = 0; i < 2; ++i) {
+      Stream& s = streams_[i];
+      if (s.fd < 0 || !fds[i].revents) continue;
+      char chunk[4096];
+      const ssize_t got = ::read(s.fd, chunk, sizeof chunk);
+      if (got > 0) s.text.append(chunk, std::size_t(got));
+      for (std::size_t end; (end = s.text.find('\n')) != std::string::npos; s.text.erase(0, end + 1))
+        line(s.text.substr(0, end), i == 1);
+      if (got == 0) {
+        ::close(s.fd);
+        s.fd = -1;
+      }
+    }
+  }
+
+  bool ended() {
+    if (!reaped_ && waitpid(pid_, &status_, WNOHANG) == pid_) reaped_ = true;
+    return reaped_;
+  }
+  int status() const { return status_; }
+
+  void end() {
+    kill(pid_, SIGTERM);  // lets mpirun end its ranks and clean up
+    for (const auto begun = Clock::now(); !ended() && since(begun) < grace;)
+      poll_output([](const std::string&, bool) {});
+    if (!ended()) {
+      kill(pid_, SIGKILL);  // the ranks follow: die_with_parent
+      waitpid(pid_, &status_, 0);
+      reaped_ = true;
+    }
+  }
+
+ private:
+  struct Stream {
+    int fd = -1;
+    std::string text;
+  };
+  pid_t pid_ = -1;
+  Stream streams_[2];
+  int status_ = 0;
+  bool reaped_ = false;
+};
+
+// Whether a rank that mpirun started on this host is stopped. Ranks on other hosts can't be seen.
+bool is_stopped(long pid, pid_t parent) {
+  std::ifstream in(fmt::format("/proc/{}/stat", pid));
+  std::string text((std::istreambuf_iterator<char>(in)), {});
+  const std::size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos) return false;
+  std::istringstream fields(text.substr(name_end + 1));
+  char state = '?';
+  long ppid = 0;
+  fields >> state >> ppid;
+  return ppid == parent && (state == 'T' || state == 't');
+}
+
+// The sentence of mpirun's or a rank's last words that says why the job ended.
+std::string cause(const std::vector<std::string>& errors, int status) {
+  for (const std::string& line : errors)
+    if (line.starts_with("rank ")) return line;
+  for (const std::string& line : errors) {
+    int rank = 0, signal = 0;
+    const auto at = line.find("process rank "), on = line.find("exited on signal ");
+    if (at != std::string::npos && on != std::string::npos &&
+        std::sscanf(line.c_str() + at, "process rank %d", &rank) == 1 &&
+        std::sscanf(line.c_str() + on, "exited on signal %d", &signal) == 1)
+      return fmt::format("rank {} was ended by signal {} ({})", rank, signal, strsignal(signal));
+  }
+  std::string words;
+  for (const std::string& line : errors)
+    if (line.find_first_not_of("- ") != std::string::npos) words += (words.empty() ? "" : " ") + line;
+  const std::string how =
+      WIFSIGNALED(status)
+          ? fmt::format("mpirun was ended by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)))
+          : fmt::format("mpirun ended with exit code {}", WEXITSTATUS(status));
+  return words.empty() ? how : how + ": " + words.substr(0, 600);
+}
+
+}  // namespace
+
+void die_with_parent(int signal) {
+  prctl(PR_SET_PDEATHSIG, signal);
+  if (getppid() == 1) std::_Exit(1);
+}
+
+LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
+                 const std::function<void(const Progress&)>& progress,
+                 const volatile std::sig_atomic_t& interrupted) {
+  using Kind = LaunchEnd::Kind;
+  const std::filesystem::path plan = options.part.string() + ".toml";
+  {
+    std::ofstream out(plan);
+    out << config.text();
+    if (!out.flush()) throw std::runtime_error(fmt::format("{}: {}", plan.string(), std::strerror(errno)));
+  }
+  struct Remove {
+    const std::filesystem::path& file;
+    ~Remove() {
+      std::error_code ignored;
+      std::filesystem::remove(file, ignored);
+    }
+  } remove{plan};
+
+  Job job(command_line(config, options, plan));
+  const double time_limit = config.settings.number("time_limit"),
+               setup_limit = config.settings.number("setup_limit");
+  double stall_limit = config.settings.number("stall_limit");
+  const auto begun = Clock::now();
+  auto last_sign = begun;
+  bool training = false;
+  std::map<int, Progress> ranks;
+  std::map<int, Clock::time_point> stopped;
+  std::vector<std::string> errors;
+  const auto read = [&](const std::string& line, bool is_error) {
+    if (const auto p = parse_progress(line)) {
+      last_sign = Clock::now();
+      if (p->phase == "train") {
+        training = true;
+        // The first report of a rank's training carries the seconds of one gradient: slow steps are not
+        // stalls.
+        if (p->used == 0) stall_limit = std::max(stall_limit, 10 * p->loss);
+      }
+      ranks[p->rank] = *p;
+      progress(*p);
+    } else if (is_error && errors.size() < 200) {
+      errors.push_back(line);
+    }
+  };
+
+  while (!job.ended()) {
+    job.poll_output(read);
+    LaunchEnd end;
+    if (interrupted) {
+      end = {Kind::interrupted, "interrupted by the user"};
+    } else if (since(begun) > time_limit) {
+      end = {Kind::timeout, fmt::format("not done after {:g} s (time_limit)", time_limit)};
+    } else if (!training && since(begun) > setup_limit) {
+      end = {Kind::timeout, fmt::format("not ready to train after {:g} s (setup_limit)", setup_limit)};
+    } else if (training && since(last_sign) > stall_limit) {
+      end = {Kind::timeout, fmt::format("no rank made progress for {:.0f} s (stall_limit)", stall_limit)};
+    }
+    for (const auto& [rank, p] : ranks) {
+      if (!is_stopped(p.pid, job.pid())) {
+        stopped.erase(rank);
+      } else if (since(stopped.try_emplace(rank, Clock::now()).first->second) > stopped_limit) {
+        end = {Kind::timeout, fmt::format("rank {} (process {}) is stopped", rank, p.pid)};
+      }
+    }
+    if (end.reason.empty()) continue;
+    if (const auto p = ranks.find(0); p != ranks.end())
+      end.reason += fmt::format("; rank 0 was last heard in phase {} at {} {}", p->second.phase,
+                                p->second.used, p->second.phase == "score" ? "snapshots" : "samples");
+    job.end();
+    return end;
+  }
+  job.poll_output(read);
+  if (WIFEXITED(job.status()) && WEXITSTATUS(job.status()) == 0) return {Kind::finished, ""};
+  return {Kind::failed, cause(errors, job.status())};
+}
+
+}  // namespace dsgd

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "harness/experiment.h"
+#include "harness/progress.h"
+
+namespace dsgd {
+
+struct LaunchOptions {
+  std::filesystem::path program;   // this executable
+  std::filesystem::path part;      // the record that rank 0 fills
+  std::filesystem::path data_dir;  // empty: the usual places
+  // How ranks are started, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}"; empty: mpirun on
+  // this host.
+  std::string launcher;
+};
+
+struct LaunchEnd {
+  enum class Kind { finished, failed, timeout, interrupted } kind = Kind::failed;
+  std::string reason;  // one sentence
+};
+
+// Starts the MPI job of one run and watches it until it is gone. A job that exceeds its limits, or in which a
+// rank is stopped, is ended as a whole. If this process dies, so do mpirun and the ranks.
+LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
+                 const std::function<void(const Progress&)>& progress,
+                 const volatile std::sig_atomic_t& interrupted);
+
+// In a rank: end when the process that started it does.
+void die_with_parent(int signal);
+
+}  // namespace dsgd

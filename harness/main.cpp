@@ -1,0 +1,205 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "datasets/fetch.h"
+#include "harness/experiment.h"
+#include "harness/launch.h"
+#include "harness/record.h"
+#include "harness/results.h"
+#include "harness/run.h"
+#include "harness/sweep.h"
+#include "models/device.h"
+
+using namespace dsgd;
+
+namespace {
+
+void print_parameters(const std::vector<Parameter>& parameters) {
+  for (const Parameter& p : parameters) {
+    std::string allowed;
+    for (const std::string& value : p.allowed) allowed += (allowed.empty() ? "" : " | ") + value;
+    fmt::print("      {:<24} {} (default {}){}\n", p.name, p.help, to_string(p.fallback),
+               allowed.empty() ? "" : ": " + allowed);
+  }
+}
+
+int list(const std::string& what) {
+  if (what == "strategies")
+    for (const StrategyEntry* s : all_strategies()) {
+      fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper, s->data_order,
+                 s->make_rule ? "; needs parameter servers" : "");
+      print_parameters(s->parameters);
+    }
+  if (what == "models")
+    for (const ModelEntry& m : all_models()) fmt::print("  {:<16} {}\n", m.name, m.summary);
+  if (what == "datasets")
+    for (const DatasetEntry& d : all_datasets()) fmt::print("  {:<16} {}\n", d.name, d.summary);
+  if (what == "devices")
+    for (const DeviceEntry& d : all_devices()) {
+      const std::string reason = d.unavailable();
+      fmt::print("  {:<16} {}: {}\n", d.name, d.summary,
+                 reason.empty() ? "ready" : "not usable here: " + reason);
+    }
+  if (what == "experiments")
+    for (const auto& file : shipped_experiments()) {
+      const Experiment e = load_experiment(file);
+      fmt::print("  {:<16} {:>4} runs  {}\n", file.stem().string(), e.runs.size(), e.title);
+    }
+  if (what == "keys")
+    for (const RunKey& key : run_keys()) print_parameters({key});
+  return 0;
+}
+
+int show_file(const std::string& file, bool plan_only) {
+  const RunResult run = read_result(file);
+  if (plan_only)
+    fmt::print("{}", std::get<std::string>(run.provenance.at("plan")));
+  else
+    fmt::print("{}", show(run));
+  return 0;
+}
+
+int print_table(const std::string& folder, double target, bool mixed) {
+  const ResultFolder results = read_folder(folder);
+  for (const std::string& problem : results.unreadable) fmt::print(stderr, "{}\n", problem);
+  if (results.runs.empty())
+    throw std::runtime_error(fmt::format("{}: no result files (NAME.h5) in this folder", folder));
+  if (target < 0) target = std::get<double>(results.runs.front().config.at("target"));
+  fmt::print("{}", table(results.runs, target, mixed));
+  return results.unreadable.empty() ? 0 : 1;
+}
+
+// Exit code 1 when the named set is not complete, or when any file is damaged.
+int check_data(const std::string& name, const std::string& data_dir) {
+  bool good = true;
+  for (const DatasetEntry& entry : all_datasets()) {
+    if (!name.empty() && entry.name != name) continue;
+    const DatasetCheck check = check_dataset(entry, data_dir);
+    fmt::print("{}", to_string(check));
+    good = good && !check.damaged() && (name.empty() || check.complete());
+  }
+  if (!name.empty() && !find_dataset(name)) check_dataset(name, data_dir);  // says what there is
+  return good ? 0 : 1;
+}
+
+int rank_main(const std::string& plan, const std::string& part, const std::string& data_dir) {
+  die_with_parent(SIGKILL);
+  std::ifstream in(plan);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in)
+    throw std::runtime_error(
+        fmt::format("{}: cannot be read; ranks on other hosts need the results folder too", plan));
+  run_rank(parse_run(text.str()), part, data_dir);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "dsgd compares distributed-SGD strategies on the same model, data and clock.\n\n"
+      "  dsgd sweep quickstart                              five strategies, 1 and 2 workers, 3 seeds\n"
+      "  dsgd sweep quickstart --dry-run                    what it would run, and how long that takes\n"
+      "  dsgd sweep mine.toml -o out/mine --set samples=30000 --set strategy.averaging.tau=[1,10,100]\n"
+      "  dsgd table out/mine                                the table again\n"
+      "  dsgd show out/mine/sync-2w-seed1-0123456789ab.h5   everything about one run"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "dsgd 0.1.0, " + build_summary());
+  app.failure_message(CLI::FailureMessage::help);
+
+  SweepOptions options;
+  const auto add_run_options = [&](CLI::App* command) {
+    command
+        ->add_option("experiment", options.experiment,
+                     "a TOML file, or the name of a shipped experiment (dsgd list experiments)")
+        ->required();
+    command->add_option("-o,--out", options.out,
+                        "folder for the results (default: out/NAME); finished runs there are not repeated");
+    command
+        ->add_option("--set", options.overrides,
+                     "key=value in TOML syntax, as often as needed; strategy.NAME.key=value for one strategy "
+                     "(dsgd list keys)")
+        ->take_all()
+        ->allow_extra_args(false);
+    command->add_option("--data-dir", options.data_dir, "where data sets are looked for first");
+    command->add_option(
+        "--launcher", options.launcher,
+        "how ranks are started, e.g. \"mpirun --hostfile hosts -n {ranks}\" (default: mpirun on this host)");
+    command->add_flag("--dry-run", options.dry_run, "only print the runs and an estimate of their cost");
+    command->add_flag("--keep-stale", options.keep_stale,
+                      "keep results that another program version or host has made");
+    command->add_flag("--redo", options.redo, "make finished runs again");
+  };
+  CLI::App* run = app.add_subcommand("run", "make one run, and show its result");
+  add_run_options(run);
+  run->footer("  dsgd run sync --set workers=2 --set seed=1 --set optimizer.learning_rate=0.1");
+  CLI::App* sweep_command =
+      app.add_subcommand("sweep", "make all runs of an experiment, and print the table");
+  add_run_options(sweep_command);
+  sweep_command->footer(
+      "Arrays in the experiment are axes. Ctrl-C stops; the same command goes on where it stopped.\nExit "
+      "code 0: every run ended ok or diverged; 1: some did not; 2: mistakes in the experiment or its "
+      "options.");
+
+  std::string folder, file, what, name, url, plan, part, data_dir;
+  double target = -1;
+  bool mixed = false, plan_only = false;
+  CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
+  table_command->add_option("folder", folder)->required();
+  table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)");
+  table_command->add_flag("--mixed", mixed, "compare runs of different programs or hosts all the same");
+  CLI::App* list_command =
+      app.add_subcommand("list", "what there is: strategies, models, datasets, devices, experiments, keys");
+  list_command->add_option("what", what)
+      ->required()
+      ->check(CLI::IsMember({"strategies", "models", "datasets", "devices", "experiments", "keys"}));
+  CLI::App* show_command = app.add_subcommand("show", "show one result file");
+  show_command->add_option("file", file)->required();
+  show_command->add_flag("--plan", plan_only, "only which implementation each layer got");
+  CLI::App* data = app.add_subcommand("data", "get and check data sets");
+  data->require_subcommand(1);
+  CLI::App* fetch = data->add_subcommand("fetch", "get a data set by HTTPS, checked by SHA-256");
+  fetch->add_option("name", name, "dsgd list datasets")->required();
+  fetch->add_option("--data-dir", data_dir, "where to put it (default: the user's cache)");
+  fetch->add_option("--from", url, "another address to get the files from, e.g. a mirror");
+  fetch->footer("  dsgd data fetch mnist");
+  CLI::App* check = data->add_subcommand("check", "verify what is there");
+  check->add_option("name", name, "one data set (default: all)");
+  check->add_option("--data-dir", data_dir, "where to look first");
+  CLI::App* rank = app.add_subcommand("rank", "")->group("");  // started by mpirun
+  rank->add_option("plan", plan)->required();
+  rank->add_option("part", part)->required();
+  rank->add_option("--data-dir", data_dir);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) ? 2 : 0;
+  }
+  try {
+    if (*run || *sweep_command) {
+      options.single = bool(*run);
+      return sweep(options);
+    }
+    if (*table_command) return print_table(folder, target, mixed);
+    if (*list_command) return list(what);
+    if (*show_command) return show_file(file, plan_only);
+    if (*fetch) {
+      fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);
+      return 0;
+    }
+    if (*check) return check_data(name, data_dir);
+    return rank_main(plan, part, data_dir);
+  } catch (const ConfigError& e) {
+    for (const std::string& problem : e.problems()) fmt::print(stderr, "{}\n", problem);
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "dsgd: {}\n", e.what());
+  }
+  return 2;
+}

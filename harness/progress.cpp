@@ -1,0 +1,44 @@
+#include "harness/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace dsgd {
+
+std::string to_line(const Progress& p) {
+  return fmt::format("@dsgd {} {} {} {} {:.3f} {:g}\n", p.rank, p.pid, p.phase, p.used, p.seconds, p.loss);
+}
+
+std::optional<Progress> parse_progress(const std::string& line) {
+  Progress p;
+  char phase[16] = "";
+  long long used = 0;
+  if (std::sscanf(line.c_str(), "@dsgd %d %ld %15s %lld %lf %lf", &p.rank, &p.pid, phase, &used, &p.seconds,
+                  &p.loss) != 6)
+    return std::nullopt;
+  p.phase = phase;
+  p.used = used;
+  return p;
+}
+
+Reporter::Reporter(int rank) {
+  state_.rank = rank;
+  state_.pid = getpid();
+}
+
+void Reporter::phase(const std::string& name, double loss) {
+  state_.phase = name;
+  state_.loss = loss;
+  state_.used = 0;
+  told_ = 0;
+  write();
+}
+
+void Reporter::write() const {
+  const std::string line = to_line(state_);
+  [[maybe_unused]] const auto written = ::write(STDOUT_FILENO, line.data(), line.size());
+}
+
+}  // namespace dsgd

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace dsgd {
+
+// What a rank tells the process that launched it: one line on stdout.
+struct Progress {
+  int rank = 0;
+  long pid = 0;
+  std::string phase;      // load, train, score, done
+  std::int64_t used = 0;  // train: samples of all workers; score: snapshots done
+  double seconds = 0;     // of the clock
+  double loss = 0;  // of the last minibatch; in the first report of train: seconds that one gradient takes
+};
+std::string to_line(const Progress& p);
+std::optional<Progress> parse_progress(const std::string& line);
+
+// Writes such lines, at most two a second unless the phase changes.
+class Reporter {
+ public:
+  explicit Reporter(int rank);
+  void phase(const std::string& name, double loss = 0);
+  void tell(std::int64_t used, double seconds, double loss) {
+    if (seconds - told_ < 0.5) return;
+    told_ = seconds;
+    state_.used = used;
+    state_.seconds = seconds;
+    state_.loss = loss;
+    write();
+  }
+
+ private:
+  void write() const;
+  Progress state_;
+  double told_ = 0;
+};
+
+}  // namespace dsgd

@@ -1,0 +1,456 @@
+#include "harness/run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "datasets/fetch.h"
+#include "datasets/sampler.h"
+#include "harness/progress.h"
+#include "harness/record.h"
+#include "harness/snapshots.h"
+#include "models/model.h"
+
+namespace dsgd {
+namespace {
+
+constexpr std::size_t score_portion = 1024;  // test samples between two signs of life
+
+// A worker's access to model and data, and the stopwatch around its gradients.
+class ModelReplica final : public Replica {
+ public:
+  ModelReplica(Model& model, const Samples& train, Sampler& sampler, bool queue, ParameterServer* server,
+               const World& world)
+      : model_(model), train_(train), sampler_(sampler), queue_(queue), server_(server), world_(world) {}
+
+  Batch next() override {
+    Minibatch m;
+    if (!server_) {
+      m = sampler_.next();
+    } else if (const auto portion = server_->take(minibatch); portion.count) {
+      m = queue_ ? sampler_.at(portion.position, portion.count) : sampler_.next_own();
+    }
+    batch = {m.ids, m.global_count, m.last};
+    return batch;
+  }
+
+  double gradient(ConstVec at, const Batch& of, Vec into) override {
+    const double start = world_.now();
+    const Loss loss = model_.gradient(at, train_, of.ids, into);
+    compute_s += world_.now() - start;
+    loss_sum += loss.sum;
+    samples += of.count();
+    return loss.sum;
+  }
+
+  int minibatch = 0;
+  Batch batch;           // the last one
+  double compute_s = 0;  // of the current step
+  double loss_sum = 0;   // of the current step
+  std::int64_t samples = 0;
+
+ private:
+  Model& model_;
+  const Samples& train_;
+  Sampler& sampler_;
+  bool queue_;
+  ParameterServer* server_;
+  const World& world_;
+};
+
+DataOrder order_of(const std::string& name) {
+  return name == "global" ? DataOrder::global : name == "shard" ? DataOrder::shard : DataOrder::queue;
+}
+
+template <typename Row>
+std::vector<std::vector<Row>> gather_rows(World& world, const std::vector<Row>& rows) {
+  const auto bytes = world.gather(std::as_bytes(std::span(rows)));
+  std::vector<std::vector<Row>> result;
+  for (const auto& part : bytes) {
+    result.emplace_back(part.size() / sizeof(Row));
+    std::memcpy(result.back().data(), part.data(), part.size());
+  }
+  return result;
+}
+
+std::string instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "sse2";
+#else
+  return "generic";
+#endif
+}
+
+class Run {
+ public:
+  Run(World& world, const RunConfig& config, const std::filesystem::path& part,
+      const std::filesystem::path& data_dir)
+      : config_(config), part_(part), world_(&world), reporter_(world.rank()) {
+    if (world_->size() != config.ranks())
+      throw std::runtime_error(
+          fmt::format("the run needs {} MPI ranks ({} workers, {} servers) but was started with {}",
+                      config.ranks(), config.workers(), config.servers(), world_->size()));
+    reporter_.phase("load");
+    setup_start_ = world_->now();
+    data_ = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
+    network_ = find_model(config.settings.text("model"))->make(data_.train.shape, data_.train.classes);
+    device_ = find_device(config.settings.text("device"))->make();
+    model_.emplace(network_, *device_, config.minibatch());
+    n_ = parameters(network_);
+    w_ = Vector(device_->space(), n_);
+    initialise(network_, config.seed(), w_);
+  }
+
+  void operator()() {
+    const ShardRange own = world_->is_worker()
+                               ? ShardRange{0, world_->rank() == 0 ? n_ : 0}
+                               : shard_range(n_, world_->rank() - world_->workers(), world_->servers());
+    // Lock-step strategies are copied on rank 0, the others on the servers.
+    const bool copies = config_.servers() ? !world_->is_worker() : world_->rank() == 0;
+    snapshots_.emplace(snapshot_points(config_.samples(), int(config_.settings.integer("snapshots"))),
+                       copies ? own.count : 0,
+                       std::size_t(config_.settings.integer("snapshot_memory_mib")) << 20,
+                       part_.parent_path());
+    if (world_->is_worker())
+      work();
+    else
+      serve(own);
+    totals_.total_s = last_seconds_;
+    std::array<double, 1> longest{totals_.total_s};
+    world_->max(longest);
+    seconds_ = longest[0];
+    score(own);
+    report();
+    reporter_.phase("done");
+  }
+
+ private:
+  double seconds() const { return world_->now() - start_; }
+
+  // Everybody is ready: the clock starts.
+  void start_clock() {
+    world_->barrier();
+    world_->traffic() = {};
+    start_ = world_->now();
+    setup_s_ = start_ - setup_start_;
+    reporter_.phase("train", gradient_s_);
+  }
+
+  void work() {
+    Context context = context_of(config_, n_);
+    context.group = &world_->group();
+    context.server = config_.servers() ? &world_->server(n_) : nullptr;
+    context.space = &device_->space();
+    const auto strategy = config_.strategy->make(config_.strategy_settings, context);
+    Sampler sampler({.samples = data_.train.count,
+                     .seed = config_.seed(),
+                     .order = order_of(config_.data_order()),
+                     .worker = world_->rank(),
+                     .workers = config_.workers(),
+                     .minibatch = config_.minibatch(),
+                     .budget = config_.samples()});
+    ModelReplica r(*model_, data_.train, sampler, config_.data_order() == "queue", context.server, *world_);
+    Vector g(device_->space(), n_);
+    r.w = w_;
+    r.g = g;
+    r.minibatch = config_.minibatch();
+    if (world_->rank() == 0) recorder_.emplace(part_);
+    rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
+    warm_up(r);
+
+    start_clock();
+    if (!context.server) snapshot(*strategy, r);
+    const Traffic& traffic = world_->traffic();
+    for (;;) {
+      const double communicated = traffic.seconds;
+      const std::int64_t worked = r.samples, used = r.used;
+      r.compute_s = r.loss_sum = 0;
+      if (!strategy->step(r)) break;
+      r.used += r.batch.global_count;
+      const auto count = std::int32_t(r.samples - worked);
+      const StepRow row{.rank = world_->rank(),
+                        .samples = count,
+                        .step = r.t,
+                        .used = context.server ? context.server->used() : used,
+                        .seconds = seconds(),
+                        .loss = count ? float(r.loss_sum / count) : 0.0f,
+                        .compute_s = float(r.compute_s),
+                        .communication_s = float(traffic.seconds - communicated)};
+      totals_.compute_s += r.compute_s;
+      ++r.t;
+      rows_.push_back(row);
+      if (recorder_) recorder_->step(row);
+      reporter_.tell(row.used, row.seconds, row.loss);
+      if (!context.server && snapshots_->due(r.used)) snapshot(*strategy, r);
+    }
+    last_seconds_ = seconds();
+    if (context.server) {
+      context.server->leave();
+    } else {
+      const Traffic trained = traffic;
+      snapshots_->finish({r.used, last_seconds_, r.t}, strategy->master(r));
+      world_->traffic() = trained;
+      used_ = r.used;
+    }
+    uses_.assign(sampler.uses().begin(), sampler.uses().end());
+    totals_.steps = r.t;
+    totals_.samples = r.samples;
+  }
+
+  // Plans, buffers and connections are used once before the clock starts; the model stays as it was.
+  void warm_up(ModelReplica& r) {
+    std::vector<std::uint32_t> ids(std::min<std::size_t>(config_.minibatch(), data_.train.count));
+    std::iota(ids.begin(), ids.end(), 0);
+    const double begun = world_->now();
+    model_->gradient(r.w, data_.train, ids, r.g);
+    gradient_s_ = world_->now() - begun;
+    world_->group().sum(r.g);
+    fill(0, r.g);
+  }
+
+  void snapshot(Strategy& strategy, ModelReplica& r) {
+    const double begun = seconds();
+    const Traffic trained = world_->traffic();
+    const Vec master = strategy.master(r);
+    world_->traffic() = trained;  // forming the copy is no part of the strategy's traffic
+    if (world_->rank() == 0)
+      snapshots_->take({r.used, begun, r.t}, master);
+    else
+      snapshots_->take({r.used, begun, r.t}, master.part(0, 0));
+    totals_.snapshot_s += seconds() - begun;
+  }
+
+  void serve(const ShardRange& own) {
+    Context context = context_of(config_, own.count);
+    context.space = &host_space();
+    const auto rule = config_.strategy->make_rule(config_.strategy_settings, context);
+    Shard shard({config_.workers(), config_.minibatch(), config_.samples()}, *rule,
+                w_.view().part(own.first, own.count));
+    shard.updated = [&](const Shard& s) {
+      if (!snapshots_->due(s.used())) return;
+      const double begun = seconds();
+      snapshots_->take({s.used(), begun, s.version()}, s.w());
+      totals_.snapshot_s += seconds() - begun;
+    };
+    shard.arrived = [&](const Shard& s) {
+      last_seconds_ = seconds();
+      reporter_.tell(s.used(), last_seconds_, 0);
+    };
+    start_clock();
+    snapshots_->take({0, 0, 0}, shard.w());
+    world_->serve(shard);
+    snapshots_->finish({shard.used(), last_seconds_, shard.version()}, shard.w());
+    used_ = shard.used();
+    updates_ = shard.version();
+    unapplied_ = shard.unapplied();
+    for (std::size_t tau = 0; tau < shard.staleness().size(); ++tau)
+      if (const auto count = shard.staleness()[tau])
+        staleness_.push_back({std::int32_t(world_->rank() - world_->workers()), std::int64_t(tau), count});
+  }
+
+  // All ranks score every snapshot together, each on its part of the test set; counts are exact.
+  void score(const ShardRange& own) {
+    reporter_.phase("score");
+    const double begun = world_->now();
+    const int size = world_->size(), rank = world_->rank();
+    const std::size_t test = data_.test.count;
+    for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
+      if (config_.servers()) {
+        if (!world_->is_worker()) snapshots_->get(i, w_.view().part(own.first, own.count));
+        for (int s = 0; s < world_->servers(); ++s) {
+          const ShardRange range = shard_range(n_, s, world_->servers());
+          world_->broadcast(w_.data() + range.first, range.count * sizeof(float), world_->workers() + s);
+        }
+      } else {
+        if (rank == 0) snapshots_->get(i, w_);
+        world_->broadcast(w_.data(), n_ * sizeof(float), 0);
+      }
+      Loss own_part;
+      for (std::size_t first = test * rank / size, last = test * (rank + 1) / size; first < last;
+           first += score_portion) {
+        const Loss part = model_->score(w_, data_.test, first, std::min(first + score_portion, last));
+        own_part.sum += part.sum;
+        own_part.correct += part.correct;
+        reporter_.tell(std::int64_t(i), seconds(), 0);
+      }
+      std::array<std::int64_t, 1> correct{own_part.correct};
+      std::array<double, 1> loss{own_part.sum};
+      world_->sum(correct);
+      world_->sum(loss);
+      scored_.push_back({.test_loss = loss[0] / double(test),
+                         .test_correct = correct[0],
+                         .test_count = std::int64_t(test)});
+      const bool holder = config_.servers() ? !world_->is_worker() : rank == 0;
+      const auto at = holder ? snapshots_->point(i) : Snapshots::Point{};
+      std::array<double, 4> low{double(at.used), at.seconds, double(at.version), 0}, high = low;
+      if (!holder) low.fill(std::numeric_limits<double>::infinity());
+      world_->min(low);
+      world_->max(high);
+      scored_.back().used = std::int64_t(high[0]);
+      scored_.back().seconds = high[1];
+      scored_.back().version_min = std::int64_t(low[2]);
+      scored_.back().version_max = std::int64_t(high[2]);
+    }
+    scoring_s_ = world_->now() - begun;
+  }
+
+  // Waiting in lock-step: what a worker spent in collectives beyond the one that came last to the same step.
+  double lock_step_wait() {
+    std::vector<double> own(rows_.size());
+    std::transform(rows_.begin(), rows_.end(), own.begin(),
+                   [](const StepRow& row) { return row.communication_s; });
+    std::vector<double> least = own;
+    world_->min(least);
+    return std::accumulate(own.begin(), own.end(), 0.0) - std::accumulate(least.begin(), least.end(), 0.0);
+  }
+
+  void report() {
+    const Traffic& traffic = world_->traffic();
+    totals_.rank = world_->rank();
+    totals_.server = !world_->is_worker();
+    totals_.wait_s = config_.servers() ? traffic.waited : lock_step_wait();
+    totals_.communication_s = std::max(0.0, traffic.seconds - totals_.wait_s);
+    totals_.bytes_sent = traffic.bytes_sent;
+    totals_.bytes_received = traffic.bytes_received;
+    totals_.messages = traffic.messages;
+    totals_.synchronisations = traffic.synchronisations;
+
+    const auto ranks = gather_rows(*world_, std::vector{totals_});
+    const auto steps = gather_rows(*world_, rows_);
+    const auto staleness = gather_rows(*world_, staleness_);
+    uses_.resize(data_.train.count);
+    world_->sum(uses_);
+    std::array<std::int64_t, 4> counts{};
+    if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
+      counts = {used_, updates_, unapplied_, 0};
+    world_->sum(counts);
+    const std::string own_host = host_name();
+    const auto host = world_->gather(std::as_bytes(std::span(own_host)));
+    if (world_->rank() > 0) return;
+
+    std::vector<RankRow> rank_rows;
+    for (const auto& part : ranks) rank_rows.insert(rank_rows.end(), part.begin(), part.end());
+    std::vector<StalenessRow> staleness_rows;
+    for (const auto& part : staleness) staleness_rows.insert(staleness_rows.end(), part.begin(), part.end());
+    for (std::size_t r = 1; r < steps.size(); ++r) recorder_->steps(steps[r]);
+
+    const hid_t file = recorder_->file();
+    h5::write_table<SnapshotRow>(file, "snapshots", scored_);
+    h5::write_table<RankRow>(file, "ranks", rank_rows);
+    if (config_.servers()) h5::write_table<StalenessRow>(file, "staleness", staleness_rows);
+
+    const h5::Handle effective = h5::group(file, "effective");
+    for (const auto& [name, value] : effective_parameters(config_, n_)) h5::set(effective, name, value);
+
+    const h5::Handle provenance = h5::group(file, "provenance");
+    std::string hosts;
+    for (const auto& part : host) {
+      const std::string name(reinterpret_cast<const char*>(part.data()), part.size());
+      if (hosts.find(name) == std::string::npos) hosts += (hosts.empty() ? "" : ", ") + name;
+    }
+    std::string plan;
+    for (const std::string& line : model_->plan().implementations()) plan += line + "\n";
+    unsigned major = 0, minor = 0, release = 0;
+    H5get_libversion(&major, &minor, &release);
+    h5::set(provenance, "host", hosts);
+    h5::set(provenance, "mpi", world_->library());
+    h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));
+    h5::set(provenance, "device_library", device_->library());
+    h5::set(provenance, "instruction_set", instruction_set());
+    h5::set(provenance, "plan", plan);
+
+    const auto [least_used, most_used] = std::minmax_element(uses_.begin(), uses_.end());
+    const auto [first_loss, last_loss] = losses(steps);
+    const std::int64_t updates = config_.servers() ? counts[1] : totals_.steps;
+    const h5::Handle result = h5::group(file, "result");
+    h5::set(result, "seconds", seconds_);
+    h5::set(result, "setup_s", setup_s_);
+    h5::set(result, "scoring_s", scoring_s_);
+    h5::set(result, "samples", counts[0]);
+    h5::set(result, "updates", updates);
+    h5::set(result, "synchronisations", totals_.synchronisations);
+    h5::set(result, "unapplied_samples", counts[2]);
+    h5::set(result, "sample_uses_min", *least_used);
+    h5::set(result, "sample_uses_max", *most_used);
+    h5::set(result, "parameters", std::int64_t(n_));
+    h5::set(result, "weights_sha256",
+            sha256_text({reinterpret_cast<const char*>(w_.data()), n_ * sizeof(float)}));
+    h5::set(result, "first_loss", first_loss);
+    h5::set(result, "last_loss", last_loss);
+
+    const bool finite = std::isfinite(first_loss) && std::isfinite(last_loss) && std::isfinite(dot(w_, w_));
+    h5::set(file, "outcome_detail",
+            finite ? fmt::format("training loss {:.4g} -> {:.4g}", first_loss, last_loss)
+                   : std::string("a loss or weight is not finite"));
+    h5::set(file, "outcome", std::string(finite && last_loss < first_loss ? "ok" : "diverged"));
+    recorder_->close();
+  }
+
+  // Training loss over the first and the last tenth of every worker's steps; not finite if any loss is not.
+  static std::pair<double, double> losses(const std::vector<std::vector<StepRow>>& workers) {
+    double first = 0, last = 0, first_samples = 0, last_samples = 0;
+    for (const auto& rows : workers) {
+      const std::size_t tenth = (rows.size() + 9) / 10;
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const double sum = double(rows[i].loss) * rows[i].samples;
+        if (!std::isfinite(sum)) return {sum, sum};
+        if (i < tenth) first += sum, first_samples += rows[i].samples;
+        if (i + tenth >= rows.size()) last += sum, last_samples += rows[i].samples;
+      }
+    }
+    return {first / first_samples, last / last_samples};
+  }
+
+  static std::string host_name() {
+    char name[256] = "";
+    gethostname(name, sizeof name - 1);
+    return name;
+  }
+
+  const RunConfig& config_;
+  std::filesystem::path part_;
+  World* world_;
+  Reporter reporter_;
+  Dataset data_;
+  Network network_;
+  std::unique_ptr<Device> device_;
+  std::optional<Model> model_;
+  std::size_t n_ = 0;
+  Vector w_;
+  std::optional<Snapshots> snapshots_;
+  std::optional<Recorder> recorder_;
+  double setup_start_ = 0, setup_s_ = 0, start_ = 0, gradient_s_ = 0, seconds_ = 0, last_seconds_ = 0,
+         scoring_s_ = 0;
+  std::int64_t used_ = 0, updates_ = 0, unapplied_ = 0;
+  std::vector<StepRow> rows_;
+  std::vector<SnapshotRow> scored_;
+  std::vector<StalenessRow> staleness_;
+  std::vector<std::int64_t> uses_;
+  RankRow totals_;
+};
+
+}  // namespace
+
+void run_rank(const RunConfig& config, const std::filesystem::path& part,
+              const std::filesystem::path& data_dir) {
+  const auto world = World::open(config.servers(), config.minibatch());
+  try {
+    Run run(*world, config, part, data_dir);
+    run();
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "rank {}: {}\n", world->rank(), e.what());
+    world->abort();
+  }
+}
+
+}  // namespace dsgd

@@ -1,0 +1,300 @@
+#include "harness/sweep.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "harness/experiment.h"
+#include "harness/launch.h"
+#include "harness/record.h"
+#include "harness/results.h"
+#include "models/model.h"
+
+namespace dsgd {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+volatile std::sig_atomic_t interrupted = 0;
+
+std::string duration(double seconds) {
+  const auto s = long(seconds + 0.5);
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
+}
+
+// One sweep at a time in a folder: held as long as the process lives.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& folder) {
+    const fs::path file = folder / ".lock";
+    fd_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd_ < 0)
+      throw std::runtime_error(fmt::format("{}: {}; results need a folder that can be written to",
+                                           file.string(), std::strerror(errno)));
+    if (flock(fd_, LOCK_EX | LOCK_NB))
+      throw std::runtime_error(
+          fmt::format("{}: another dsgd is at work in this folder; wait for it, or use another one (-o)",
+                      folder.string()));
+  }
+  ~FolderLock() { ::close(fd_); }
+
+ private:
+  int fd_;
+};
+
+// Progress on stderr: a bar that is redrawn on a terminal, a line per run elsewhere.
+class Display {
+ public:
+  Display(std::size_t runs, std::int64_t samples)
+      : runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {}
+
+  void start(std::size_t number, const RunConfig& config) {
+    number_ = number;
+    config_ = &config;
+    used_ = 0;
+    last_ = {};
+    if (!terminal_) fmt::print(stderr, "{} ...\n", head());
+  }
+
+  void update(const Progress& p) {
+    if (p.rank == 0) last_ = p;
+    if (p.phase == "train") used_ = std::max(used_, p.used);
+    if (p.phase == "score") used_ = config_->samples();
+    if (!terminal_ || p.rank != 0) return;
+    constexpr int width = 20;
+    const double share = double(used_) / double(config_->samples());
+    const int full = std::min(width, int(share * width));
+    std::string bar;
+    for (int i = 0; i < width; ++i) bar += i < full ? "█" : "░";
+    std::string line = fmt::format("{} {} {:3.0f} %", head(), bar, 100 * share);
+    if (p.phase == "train" && p.seconds > 0)
+      line += fmt::format("  {:.0f} samples/s  loss {:.3f}", double(used_) / p.seconds, p.loss);
+    if (p.phase == "load" || p.phase == "score") line += p.phase == "load" ? "  loading" : "  scoring";
+    fmt::print(stderr, "\r\033[K{}{}", line, left());
+    std::fflush(stderr);
+  }
+
+  void end(const std::string& outcome, const std::string& detail) {
+    done_ += config_->samples();
+    if (terminal_) fmt::print(stderr, "\r\033[K");
+    fmt::print(stderr, "{} {}{}{}\n", head(), outcome, detail.empty() ? "" : ": " + detail, left());
+  }
+
+ private:
+  std::string head() const {
+    return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}", number_, std::to_string(runs_).size(), runs_,
+                       config_->strategy->name, config_->workers(), config_->workers() == 1 ? " " : "s",
+                       config_->seed());
+  }
+  std::string left() const {
+    const double done = double(done_ + (number_ ? used_ : 0)),
+                 elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
+    if (done <= 0 || elapsed < 3 || done >= double(samples_)) return "";
+    return fmt::format("  (about {} left)", duration(elapsed / done * (double(samples_) - done)));
+  }
+  std::size_t runs_, number_ = 0;
+  std::int64_t samples_, done_ = 0, used_ = 0;
+  bool terminal_;
+  const RunConfig* config_ = nullptr;
+  Progress last_;
+  Clock::time_point begun_ = Clock::now();
+};
+
+// Seconds of one gradient of every (model, data shape, device, minibatch) in the experiment, measured here.
+class Estimate {
+ public:
+  double seconds(const RunConfig& config) {
+    Samples samples = sample_shape(config);
+    const std::string key = config.settings.text("model") + to_string(samples.shape) +
+                            config.settings.text("device") + std::to_string(config.minibatch());
+    const auto [at, fresh] = gradient_.try_emplace(key, 0);
+    if (fresh) at->second = measure(config, samples);
+    const int parallel = std::min(config.workers(), int(std::thread::hardware_concurrency()));
+    return double(config.samples()) / config.minibatch() * at->second / parallel + 1.5;  // start and scoring
+  }
+
+ private:
+  static Samples sample_shape(const RunConfig& config) {
+    const DatasetEntry* entry = find_dataset(config.settings.text("dataset"));
+    const bool made = entry->files.empty();
+    Samples s{.shape = made ? config.synthetic().shape : entry->shape,
+              .classes = made ? config.synthetic().classes : entry->classes,
+              .count = std::size_t(config.minibatch())};
+    s.pixels.resize(s.count * s.shape.size());
+    s.labels.resize(s.count);
+    return s;
+  }
+  static double measure(const RunConfig& config, const Samples& samples) {
+    const auto device = find_device(config.settings.text("device"))->make();
+    const Network net = find_model(config.settings.text("model"))->make(samples.shape, samples.classes);
+    Model model(net, *device, config.minibatch());
+    Vector w(device->space(), parameters(net)), g(device->space(), parameters(net));
+    std::vector<std::uint32_t> ids(samples.count);
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::uint32_t(i);
+    double best = 1e30;
+    for (int i = 0; i < 4; ++i) {
+      const auto begun = Clock::now();
+      model.gradient(w, samples, ids, g);
+      best = std::min(best, std::chrono::duration<double>(Clock::now() - begun).count());
+    }
+    return best;
+  }
+  std::map<std::string, double> gradient_;
+};
+
+void print_plan(const Experiment& experiment, const fs::path& out) {
+  Estimate estimate;
+  double total = 0;
+  fmt::print("{:<52} {:>7} {:>7} {:>10} {:>9} {:>14}\n", "run", "workers", "servers", "samples", "about",
+             "MB sent/worker");
+  for (const RunConfig& config : experiment.runs) {
+    const double seconds = estimate.seconds(config);
+    total += seconds;
+    const DatasetEntry* entry = find_dataset(config.settings.text("dataset"));
+    const bool made = entry->files.empty();
+    const std::size_t n = parameters(find_model(config.settings.text("model"))
+                                         ->make(made ? config.synthetic().shape : entry->shape,
+                                                made ? config.synthetic().classes : entry->classes));
+    const std::int64_t steps = config.samples() / (std::int64_t(config.workers()) * config.minibatch());
+    const Cost cost = config.strategy->cost(config.strategy_settings, context_of(config, n), steps);
+    fmt::print("{:<52} {:>7} {:>7} {:>10} {:>9} {:>14.1f}\n", config.name(), config.workers(),
+               config.servers(), config.samples(), duration(seconds), cost.bytes_sent / 1e6);
+  }
+  fmt::print("{} runs, about {} (from one gradient of each model, measured here); results would go to {}\n",
+             experiment.runs.size(), duration(total), out.string());
+}
+
+std::string attempt(const RunResult& run) {
+  return fmt::format("{} {}: {}\n", std::get<std::string>(run.provenance.at("started")), run.outcome,
+                     run.detail);
+}
+
+}  // namespace
+
+int sweep(const SweepOptions& options) {
+  const fs::path file = find_experiment(options.experiment);
+  const Experiment experiment = load_experiment(file, options.overrides);
+  if (options.single && experiment.runs.size() != 1)
+    throw std::runtime_error(
+        fmt::format("{} is {} runs, not one: use `dsgd sweep`, or narrow it with --set (for example --set "
+                    "workers=1 --set seed=1)",
+                    file.string(), experiment.runs.size()));
+  const fs::path out = options.out.empty() ? fs::path("out") / file.stem() : options.out;
+  if (options.dry_run) {
+    print_plan(experiment, out);
+    return 0;
+  }
+  for (const RunConfig& config : experiment.runs)
+    if (const DatasetEntry* entry = find_dataset(config.settings.text("dataset")); !entry->files.empty())
+      locate_dataset(*entry, options.data_dir);
+
+  std::error_code failed;
+  fs::create_directories(out, failed);
+  if (failed)
+    throw std::runtime_error(fmt::format("{}: {}; results need a folder that can be written to (-o)",
+                                         out.string(), failed.message()));
+  const FolderLock lock(out);
+
+  // What is there already: finished runs are skipped, failed ones are tried again, runs that died with their
+  // dsgd are recorded.
+  const std::string here = RunResult::origin_of(provenance_here(), "mpi");
+  std::vector<const RunConfig*> todo;
+  std::map<const RunConfig*, std::string> history;
+  std::vector<std::string> stale;
+  for (const RunConfig& config : experiment.runs) {
+    const fs::path result = out / (config.name() + ".h5");
+    if (fs::exists(part_of(result))) {
+      finish_record(result, config, "error", "interrupted: dsgd ended before the run did");
+      fmt::print(stderr, "{}: had been interrupted; starts again\n", config.name());
+    }
+    if (!fs::exists(result)) {
+      todo.push_back(&config);
+      continue;
+    }
+    try {
+      const RunResult old = read_result(result);
+      const bool done = old.outcome == "ok" || old.outcome == "diverged";
+      if (done && !options.redo && old.origin() != here && !options.keep_stale)
+        stale.push_back(fmt::format("{}: {}", result.filename().string(), old.origin()));
+      if (done && !options.redo) continue;
+      history[&config] = old.history + attempt(old);
+    } catch (const std::runtime_error& e) {
+      fmt::print(stderr, "{}; starts again\n", e.what());
+    }
+    todo.push_back(&config);
+  }
+  if (!stale.empty()) {
+    std::string message = fmt::format(
+        "{} of {} results in {} were made by another program or host than this one ({}); --keep-stale keeps "
+        "them, "
+        "--redo makes them anew, -o takes another folder:",
+        stale.size(), experiment.runs.size(), out.string(), here);
+    for (const std::string& line : stale) message += "\n  " + line;
+    throw std::runtime_error(message);
+  }
+  if (todo.size() < experiment.runs.size())
+    fmt::print(stderr, "{} of {} runs are there already\n", experiment.runs.size() - todo.size(),
+               experiment.runs.size());
+
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+
+  std::int64_t samples = 0;
+  for (const RunConfig* config : todo) samples += config->samples();
+  Display display(todo.size(), samples);
+  for (std::size_t i = 0; i < todo.size() && !interrupted; ++i) {
+    const RunConfig& config = *todo[i];
+    const fs::path result = out / (config.name() + ".h5");
+    create_record(part_of(result), config, history[&config]);
+    display.start(i + 1, config);
+    const LaunchEnd end = launch(
+        config, {fs::read_symlink("/proc/self/exe"), part_of(result), options.data_dir, options.launcher},
+        [&](const Progress& p) { display.update(p); }, interrupted);
+    std::string outcome = end.kind == LaunchEnd::Kind::timeout ? "timeout" : "error", detail = end.reason;
+    if (end.kind == LaunchEnd::Kind::finished) {
+      const RunResult made = read_result(part_of(result));
+      outcome = made.outcome == "running" ? "error" : made.outcome;
+      detail = made.outcome == "running" ? "the job ended without a result" : made.detail;
+    }
+    finish_record(result, config, outcome, detail);
+    display.end(outcome, detail);
+  }
+
+  std::vector<RunResult> runs;
+  bool good = true;
+  for (const RunConfig& config : experiment.runs) {
+    const fs::path result = out / (config.name() + ".h5");
+    if (!fs::exists(result)) {
+      good = false;
+      continue;
+    }
+    runs.push_back(read_result(result));
+    good = good && (runs.back().outcome == "ok" || runs.back().outcome == "diverged");
+  }
+  if (!runs.empty()) {
+    double target = experiment.runs.front().settings.number("target");
+    if (options.single)
+      fmt::print("{}", show(runs.front()));
+    else
+      fmt::print("\n{}\n{}", experiment.title, table(runs, target, options.keep_stale));
+    fmt::print("results: {}\n", fs::absolute(out).lexically_normal().string());
+  }
+  if (interrupted) return 130;
+  return good ? 0 : 1;
+}
+
+}  // namespace dsgd
