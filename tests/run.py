@@ -1,0 +1,113 @@
+#!/usr/bin/python3
+"""Runs all tests of a build and prints one line for each program, every skipped test with its reason, and the totals.
+
+usage: run.py BUILD_DIR [NAME ...]     NAME: part of a program's name; default: all
+"""
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as xml
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PYTHON = "/usr/bin/python3"
+LIMIT = 600  # seconds a program
+
+# Worker and server counts at which every mpi_*_test runs.
+WORLDS = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)]
+
+
+def mpirun(ranks):
+    crowded = ranks > (os.cpu_count() or 1)
+    extra = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"] if crowded else []
+    return ["mpirun", "-n", str(ranks), *extra]
+
+
+def programs(build):
+    """(name, command, kind) of every test program; kind says how its output is counted."""
+    binaries = sorted(f for f in os.listdir(f"{build}/tests") if f.endswith("_test"))
+    for name in binaries:
+        program = f"{build}/tests/{name}"
+        if name == "fetch_test":
+            yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
+        elif name.startswith("mpi_"):
+            for workers, servers in WORLDS:
+                yield f"{name}-{workers}w{servers}s", [*mpirun(workers + servers), program, str(servers)], "gtest"
+        else:
+            yield name, [program], "gtest"
+    for name in sorted(os.listdir(f"{ROOT}/tests")):
+        if name.endswith("_test.py"):
+            yield name, [PYTHON, f"tests/{name}", "-v"], "unittest"
+
+
+def count_gtest(log, report):
+    """(passed, failed, {skipped test: reason}) from a GoogleTest XML report."""
+    if not os.path.exists(report):
+        return 0, 1, {}
+    passed, failed, skipped = 0, 0, {}
+    for case in xml.parse(report).getroot().iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        if case.find("failure") is not None:
+            failed += 1
+        elif case.find("skipped") is not None:
+            skipped[name] = " ".join((case.find("skipped").text or case.find("skipped").get("message") or "").split())
+        elif case.get("status") == "run":
+            passed += 1
+    return passed, failed, skipped
+
+
+def count_unittest(log, report):
+    passed = len(re.findall(r"\.\.\. ok$", log, re.M))
+    failed = len(re.findall(r"\.\.\. (?:FAIL|ERROR)$", log, re.M))
+    skipped = dict(re.findall(r"^(\w+) \(.*?\.\.\. skipped ['\"](.*)['\"]$", log, re.M))
+    return passed, failed, skipped
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    build, wanted = sys.argv[1], sys.argv[2:]
+    os.chdir(ROOT)
+    logs = f"{build}/logs"
+    os.makedirs(logs, exist_ok=True)
+    environment = dict(os.environ, DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
+    if os.geteuid() == 0:
+        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    with open("tests/skips.txt") as f:
+        allowed = [line.split("#")[0].strip() for line in f]
+    totals, bad = [0, 0, 0], []
+    for name, command, kind in programs(build):
+        if wanted and not any(w in name for w in wanted):
+            continue
+        report = os.path.abspath(f"{logs}/{name}.xml")
+        if os.path.exists(report):
+            os.remove(report)
+        begun = time.time()
+        with open(f"{logs}/{name}.log", "w") as log:
+            try:
+                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT,
+                                      env=dict(environment, GTEST_OUTPUT=f"xml:{report}")).returncode
+            except subprocess.TimeoutExpired:
+                code = "no end after %d s" % LIMIT
+        with open(f"{logs}/{name}.log", errors="replace") as log:
+            text = log.read()
+        passed, failed, skipped = (count_gtest if kind == "gtest" else count_unittest)(text, report)
+        if code != 0 and failed == 0:
+            failed = 1
+        unexpected = [test for test in skipped if test not in allowed]
+        totals = [a + b for a, b in zip(totals, (passed, failed + len(unexpected), len(skipped) - len(unexpected)))]
+        print(f"{'ok  ' if not failed and not unexpected else 'FAIL'} {name:<40} {passed:>4} passed {time.time() - begun:6.1f} s", flush=True)
+        for test, reason in skipped.items():
+            print(f"     skipped {test}: {reason}{'' if test in allowed else '   (not in tests/skips.txt)'}")
+        if failed or unexpected:
+            bad.append(name)
+            print("".join(f"     | {line}\n" for line in text.splitlines()[-40:]), end="")
+            print(f"     exit code {code}; whole log: {logs}/{name}.log")
+    if bad:
+        print("failed: " + " ".join(bad))
+    print(f"{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped")
+    sys.exit(1 if bad or totals[0] == 0 else 0)
+
+
+main()
