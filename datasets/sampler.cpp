@@ -1,0 +1,164 @@
+#include "datasets/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "datasets/random.h"
+
+namespace dsgd {
+namespace {
+
+constexpr std::uint64_t order_purpose = 'o';
+constexpr std::uint64_t cut_stream = std::numeric_limits<std::uint64_t>::max();
+
+// The k-th of P even parts of n things begins here.
+std::int64_t even(std::int64_t n, std::int64_t k, std::int64_t parts) { return n * k / parts; }
+
+const Sampler::Settings& checked(const Sampler::Settings& s) {
+  if (s.samples == 0 || s.samples > std::numeric_limits<std::uint32_t>::max() || s.workers < 1 ||
+      s.worker < 0 || s.worker >= s.workers || s.minibatch < 1)
+    throw std::invalid_argument(
+        fmt::format("sampler: {} samples, worker {} of {}, minibatch {}: expected 1 to {} samples, a worker "
+                    "from 0 to workers - 1, a minibatch of at least 1",
+                    s.samples, s.worker, s.workers, s.minibatch, std::numeric_limits<std::uint32_t>::max()));
+  return s;
+}
+
+}  // namespace
+
+void shuffled(std::uint64_t seed, std::uint64_t stream, std::span<std::uint32_t> ids) {
+  std::mt19937_64 engine = seeded(seed, order_purpose, stream);
+  for (std::size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[below(engine, std::uint32_t(i))]);
+}
+
+Sampler::Sampler(const Settings& settings) : settings_(checked(settings)), order_(settings.samples) {
+  const auto& s = settings_;
+  if (s.order == DataOrder::shard) {
+    std::iota(order_.begin(), order_.end(), 0u);
+    shuffled(s.seed, cut_stream, order_);
+    const auto n = std::int64_t(s.samples);
+    part_.assign(order_.begin() + even(n, s.worker, s.workers),
+                 order_.begin() + even(n, s.worker + 1, s.workers));
+    std::sort(part_.begin(), part_.end());
+    order_.resize(part_.size());
+  } else if (s.order == DataOrder::queue) {
+    portion_.resize(std::size_t(s.minibatch));
+  }
+  uses_.resize(s.samples);
+  open_epoch(0);
+}
+
+void Sampler::open_epoch(std::int64_t epoch) {
+  if (epoch == open_) return;
+  open_ = epoch;
+  if (settings_.order == DataOrder::shard) {
+    std::copy(part_.begin(), part_.end(), order_.begin());
+    shuffled(settings_.seed, std::uint64_t(epoch * settings_.workers + settings_.worker), order_);
+  } else {
+    std::iota(order_.begin(), order_.end(), 0u);
+    shuffled(settings_.seed, std::uint64_t(epoch), order_);
+  }
+}
+
+Minibatch Sampler::hand_out(std::span<const std::uint32_t> ids, std::int64_t global_count) {
+  for (const std::uint32_t id : ids) ++uses_[id];
+  ++steps_;
+  used_ += global_count;
+  return {ids, global_count, false};
+}
+
+Minibatch Sampler::next() {
+  if (settings_.order == DataOrder::queue) throw std::logic_error("Sampler::next: a queue is read by at()");
+  const std::int64_t rest = settings_.budget - used_;
+  if (rest <= 0) return {};
+  Minibatch batch = settings_.order == DataOrder::global ? next_global(rest) : next_shard(rest);
+  batch.last = used_ == settings_.budget;
+  return batch;
+}
+
+Minibatch Sampler::next_global(std::int64_t rest) {
+  const auto& s = settings_;
+  const auto samples = std::int64_t(s.samples);
+  if (done_ == samples) {
+    ++epoch_;
+    done_ = 0;
+  }
+  open_epoch(epoch_);
+  const std::int64_t count = std::min({std::int64_t(s.workers) * s.minibatch, samples - done_, rest});
+  const std::int64_t first = even(count, s.worker, s.workers), end = even(count, s.worker + 1, s.workers);
+  const auto ids = std::span(order_).subspan(std::size_t(done_ + first), std::size_t(end - first));
+  done_ += count;
+  return hand_out(ids, count);
+}
+
+Minibatch Sampler::next_shard(std::int64_t rest) {
+  const auto& s = settings_;
+  const auto samples = std::int64_t(s.samples);
+  const std::int64_t largest = (samples + s.workers - 1) / s.workers;
+  if (done_ * s.minibatch >= largest) {
+    ++epoch_;
+    done_ = 0;
+  }
+  open_epoch(epoch_);
+  const std::int64_t first = done_ * s.minibatch;
+  const auto left = [&](std::int64_t worker) {  // for this step
+    const std::int64_t size = even(samples, worker + 1, s.workers) - even(samples, worker, s.workers);
+    return std::clamp<std::int64_t>(size - first, 0, s.minibatch);
+  };
+  std::int64_t before = 0, total = 0;
+  for (int worker = 0; worker < s.workers; ++worker) {
+    if (worker == s.worker) before = total;
+    total += left(worker);
+  }
+  // A step that exceeds the budget is cut in proportion to what each worker would have got.
+  const std::int64_t count = std::min(total, rest);
+  const std::int64_t own = even(count, before + left(s.worker), total) - even(count, before, total);
+  ++done_;
+  return hand_out(
+      own ? std::span(order_).subspan(std::size_t(first), std::size_t(own)) : std::span<std::uint32_t>(),
+      count);
+}
+
+Minibatch Sampler::next_own(int most) {
+  if (settings_.order != DataOrder::shard)
+    throw std::logic_error("Sampler::next_own: the order is not shard");
+  const auto size = std::int64_t(order_.size());
+  if (size == 0 || most <= 0) return {};
+  if (done_ == size) {
+    ++epoch_;
+    done_ = 0;
+  }
+  open_epoch(epoch_);
+  const std::int64_t count = std::min<std::int64_t>({most, settings_.minibatch, size - done_});
+  const auto ids = std::span(order_).subspan(std::size_t(done_), std::size_t(count));
+  done_ += count;
+  return hand_out(ids, count);
+}
+
+Minibatch Sampler::at(std::int64_t position, int count) {
+  if (settings_.order != DataOrder::queue) throw std::logic_error("Sampler::at: the order is not queue");
+  if (position < 0 || count < 0 || count > settings_.minibatch)
+    throw std::invalid_argument(
+        fmt::format("Sampler::at: position {}, count {}: expected a position from 0 and "
+                    "a count from 0 to the minibatch, {}",
+                    position, count, settings_.minibatch));
+  if (count == 0) return {};
+  const auto samples = std::int64_t(settings_.samples);
+  for (int done = 0; done < count;) {
+    const std::int64_t first = (position + done) % samples;
+    const std::int64_t take = std::min<std::int64_t>(count - done, samples - first);
+    open_epoch((position + done) / samples);
+    std::copy_n(order_.begin() + first, take, portion_.begin() + done);
+    done += int(take);
+  }
+  Minibatch batch = hand_out(std::span(portion_).first(std::size_t(count)), count);
+  batch.last = position + count >= settings_.budget;
+  return batch;
+}
+
+}  // namespace dsgd

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+namespace dsgd {
+
+// Who reads which samples. Declared by the strategy.
+enum class DataOrder {
+  global,  // the minibatches of P workers are, side by side, that of one worker with P times the size
+  shard,   // each worker has its own part of the set, cut once from the seed and reshuffled every epoch
+  queue,   // one stream; whoever is idle takes the next portion (a parameter server hands out positions)
+};
+
+struct Minibatch {
+  std::span<const std::uint32_t> ids;  // valid until the next call
+  std::int64_t global_count = 0;       // samples of all workers in this step; own samples (next_own, at)
+  bool last = false;                   // nothing is left of the budget after this one
+};
+
+// The order of the samples; depends on the settings alone, on every host. The last minibatch of an epoch and
+// of the budget is short rather than dropped; its samples are spread evenly over the workers, so some may get
+// none. With one worker, `shard` is the same order as `global`. Allocates at construction only.
+class Sampler {
+ public:
+  struct Settings {
+    std::size_t samples = 0;  // size of the training set
+    std::uint64_t seed = 1;
+    DataOrder order = DataOrder::global;
+    int worker = 0, workers = 1;
+    int minibatch = 32;       // per worker
+    std::int64_t budget = 0;  // samples of all workers together
+  };
+  explicit Sampler(const Settings& settings);  // throws std::invalid_argument
+
+  // global: the worker's part of the next step. shard: likewise; all workers take equally many steps, so one
+  // whose part is used up waits for the end of the epoch with empty minibatches. When the budget is spent,
+  // returns an empty minibatch with global_count 0.
+  Minibatch next();
+  // shard without lock-step (parameter servers grant the work, so no budget here): the worker's next
+  // min(most, minibatch, rest of its epoch) samples. Either this or next(), not both.
+  Minibatch next_own(int most = std::numeric_limits<int>::max());
+  // queue: samples [position, position + count) of the endless stream of shuffled epochs; count <= minibatch.
+  Minibatch at(std::int64_t position, int count);
+
+  // How often this worker has used each sample: one count per sample.
+  const std::vector<std::uint32_t>& uses() const { return uses_; }
+  // Minibatches handed out: the whole state of next(). A new sampler that is asked as often is in the same
+  // place.
+  std::int64_t steps() const { return steps_; }
+
+ private:
+  Minibatch next_global(std::int64_t rest);
+  Minibatch next_shard(std::int64_t rest);
+  Minibatch hand_out(std::span<const std::uint32_t> ids, std::int64_t global_count);
+  void open_epoch(std::int64_t epoch);
+
+  Settings settings_;
+  std::vector<std::uint32_t> part_;     // shard: the worker's samples, ascending
+  std::vector<std::uint32_t> order_;    // all samples (shard: the worker's) in the order of the open epoch
+  std::vector<std::uint32_t> portion_;  // queue: what at() returns
+  std::vector<std::uint32_t> uses_;
+  std::int64_t open_ = -1;  // the epoch of order_
+  std::int64_t epoch_ = 0;  // of the next step
+  std::int64_t done_ = 0;   // of this epoch: samples (global: of all workers); steps in next() of shard
+  std::int64_t used_ = 0;   // samples of all workers
+  std::int64_t steps_ = 0;
+};
+
+// Permutes ids: Fisher-Yates, the same on every host. `stream` separates permutations of one seed.
+void shuffled(std::uint64_t seed, std::uint64_t stream, std::span<std::uint32_t> ids);
+
+}  // namespace dsgd

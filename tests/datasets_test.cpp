@@ -1,0 +1,456 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "datasets/dataset.h"
+#include "datasets/fetch.h"
+#include "datasets/idx.h"
+
+namespace dsgd {
+namespace {
+
+namespace fs = std::filesystem;
+using Bytes = std::string;
+
+// What a call throws, as text; empty when it throws nothing.
+template <class Call>
+std::string error_of(Call&& call) {
+  try {
+    call();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+// Without the user's own sets.
+class Data : public testing::Test {
+ protected:
+  Data() {
+    char name[] = "/tmp/dsgd-datasets-XXXXXX";
+    folder_ = mkdtemp(name);
+    setenv("XDG_CACHE_HOME", (folder_ / "cache").c_str(), 1);
+    unsetenv("DSGD_DATA");
+  }
+  ~Data() override { fs::remove_all(folder_); }
+
+  fs::path write(const fs::path& name, const Bytes& content) const {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name, std::ios::binary) << content;
+    return folder_ / name;
+  }
+  fs::path folder_;
+};
+
+Bytes word(std::uint32_t n) { return {char(n >> 24), char(n >> 16), char(n >> 8), char(n)}; }
+Bytes images(std::uint32_t count, std::uint32_t rows, std::uint32_t columns, const Bytes& pixels) {
+  return word(0x803) + word(count) + word(rows) + word(columns) + pixels;
+}
+Bytes labels(std::uint32_t count, const Bytes& values) { return word(0x801) + word(count) + values; }
+
+Bytes gzip(const Bytes& content) {
+  z_stream z{};
+  EXPECT_EQ(deflateInit2(&z, 9, Z_DEFLATED, 16 + MAX_WBITS, 9, Z_DEFAULT_STRATEGY), Z_OK);
+  Bytes out(deflateBound(&z, uLong(content.size())), 0);
+  z.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(content.data()));
+  z.avail_in = uInt(content.size());
+  z.next_out = reinterpret_cast<Bytef*>(out.data());
+  z.avail_out = uInt(out.size());
+  EXPECT_EQ(deflate(&z, Z_FINISH), Z_STREAM_END);
+  out.resize(z.total_out);
+  deflateEnd(&z);
+  return out;
+}
+
+// Two images of 2x3, labels 1 and 0.
+const Bytes pixels("\x00\x01\x02\x7f\x80\xff\x06\x05\x04\x03\x02\x01", 12);
+const Bytes good_images = images(2, 2, 3, pixels), good_labels = labels(2, Bytes("\1\0", 2));
+
+TEST(Shape, TextGoesBothWays) {
+  EXPECT_EQ(to_string(Shape{1, 28, 28}), "1x28x28");
+  for (const Shape& s : {Shape{1, 28, 28}, Shape{784}, Shape{3, 32, 16}})
+    EXPECT_EQ(parse_shape(to_string(s)), s);
+  EXPECT_EQ(parse_shape("784"), (Shape{784, 1, 1}));
+  for (const char* bad : {"", "x", "0", "-1", "1x28", "1x28x", "1x0x28", "1x28x28x", "1x28x28x3", "1x28x28 ",
+                          " 1", "1X28X28", "99999999999", "2000000000x2000000000x2000000000", "1.5"})
+    EXPECT_EQ(error_of([&] { parse_shape(bad); }),
+              fmt::format("shape \"{}\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or one number", bad));
+}
+
+TEST(Gather, GivesPixelsOver255InTheOrderAsked) {
+  constexpr int size = 67;  // not a multiple of any vector's width
+  Samples all{{1, 1, size}, 4, 4, {}, {3, 1, 0, 2}};
+  for (int i = 0; i < 4 * size; ++i) all.pixels.push_back(std::uint8_t(i));
+  const std::uint32_t ids[] = {2, 0, 3, 2};
+  std::vector<float> x(4 * size + 1, -1);
+  std::vector<std::uint8_t> y(5, 99);
+  gather(all, ids, x.data(), y.data());
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < size; ++j)
+      ASSERT_EQ(x[i * size + j], float(std::uint8_t(ids[i] * size + j)) * (1.0f / 255));
+  EXPECT_EQ(y, (std::vector<std::uint8_t>{0, 3, 2, 0, 99}));
+  EXPECT_EQ(x.back(), -1);  // and writes nothing else
+  gather(all, {}, nullptr, nullptr);
+
+  Samples ends{{2}, 1, 1, {0, 255}, {0}};
+  const std::uint32_t first[] = {0};
+  gather(ends, first, x.data(), y.data());
+  EXPECT_EQ(x[0], 0.0f);
+  EXPECT_EQ(x[1], 1.0f);
+}
+
+TEST(Synthetic, SamplesArePrototypesPlusBoundedNoise) {
+  SyntheticSpec spec{.shape = {2, 3, 5}, .classes = 3, .train = 20, .test = 11, .noise = 0, .seed = 4};
+  const Dataset plain = make_synthetic(spec);
+  const std::size_t size = 30;
+  for (const Samples* s : {&plain.train, &plain.test}) {
+    EXPECT_EQ(s->shape, spec.shape);
+    EXPECT_EQ(s->classes, 3);
+    ASSERT_EQ(s->pixels.size(), s->count * size);
+    ASSERT_EQ(s->labels.size(), s->count);
+    for (std::size_t i = 0; i < s->count; ++i) {
+      EXPECT_EQ(s->labels[i], i % 3);
+      for (std::size_t j = 0; j < size; ++j)
+        ASSERT_EQ(s->pixels[i * size + j], plain.train.pixels[(i % 3) * size + j]);
+    }
+  }
+  spec.noise = 0.25;
+  const Dataset noisy = make_synthetic(spec);
+  int largest = 0;
+  for (std::size_t i = 0; i < noisy.train.pixels.size(); ++i)
+    largest = std::max(largest, std::abs(noisy.train.pixels[i] - plain.train.pixels[i]));
+  EXPECT_EQ(largest, 64);  // round(255 / 4)
+}
+
+TEST(Synthetic, DependsOnTheSeedAloneOnEveryHost) {
+  const SyntheticSpec spec{.shape = {2, 3, 4}, .classes = 3, .train = 7, .test = 4, .noise = 0.25, .seed = 5};
+  const auto sum = [](const Samples& s) { return sha256_text({s.pixels.begin(), s.pixels.end()}); };
+  const Dataset set = make_synthetic(spec);
+  EXPECT_EQ(sum(set.train), "5ca37276822e1ae8d5acb0a352e2ead47722edb9a012f44c5308066123409d7a");
+  EXPECT_EQ(sum(set.test), "f4d71861dc834e3f7d51c9eb93ef06ce1585100beb730ac4e9a8284720fd5cf9");
+
+  SyntheticSpec more = spec, other = spec;
+  more.train = 100;
+  const Dataset longer = make_synthetic(more);
+  EXPECT_TRUE(std::equal(set.train.pixels.begin(), set.train.pixels.end(), longer.train.pixels.begin()));
+  EXPECT_EQ(set.test.pixels, longer.test.pixels);
+  other.seed = 6;
+  EXPECT_NE(sum(make_synthetic(other).train), sum(set.train));
+  EXPECT_EQ(sum(load_dataset("synthetic", "", spec).train), sum(set.train));
+}
+
+TEST(Synthetic, RefusesWhatMakesNoSense) {
+  for (const SyntheticSpec& bad :
+       {SyntheticSpec{.shape = {0, 1, 1}}, SyntheticSpec{.classes = 0}, SyntheticSpec{.classes = 257},
+        SyntheticSpec{.train = 0}, SyntheticSpec{.noise = -0.1}, SyntheticSpec{.noise = 1.1},
+        SyntheticSpec{.noise = NAN}})
+    EXPECT_THROW(make_synthetic(bad), std::invalid_argument);
+}
+
+class Idx : public Data {
+ protected:
+  // Why a pair of files is refused, without the folder; empty when it is not. Bytes are given as file
+  // content.
+  std::string refusal(const Bytes& image_file, const Bytes& label_file) const {
+    const auto i = write("images", image_file), l = write("labels", label_file);
+    std::string text = error_of([&] { read_idx(i, l, {1, 2, 3}, 2); });
+    if (const auto at = text.find(folder_.string() + "/"); at == 0)
+      text.erase(0, folder_.string().size() + 1);
+    return text;
+  }
+};
+
+TEST_F(Idx, ReadsPlainAndGzip) {
+  for (const bool zipped : {false, true}) {
+    const Samples s = read_idx(write("i", zipped ? gzip(good_images) : good_images),
+                               write("l", zipped ? gzip(good_labels) : good_labels), {1, 2, 3}, 2);
+    EXPECT_EQ(s.count, 2u);
+    EXPECT_EQ(s.classes, 2);
+    EXPECT_EQ(s.shape, (Shape{1, 2, 3}));
+    EXPECT_EQ(Bytes(s.pixels.begin(), s.pixels.end()), pixels);
+    EXPECT_EQ(s.labels, (std::vector<std::uint8_t>{1, 0}));
+  }
+  // A gzip file of several members is their contents side by side.
+  EXPECT_EQ(refusal(gzip(good_images.substr(0, 17)) + gzip(good_images.substr(17)), good_labels), "");
+}
+
+TEST_F(Idx, ReadsFilesBeyondEveryBuffer) {
+  Bytes noise(3 << 20, 0);
+  std::uint32_t state = 1;
+  for (char& c : noise) c = char((state = state * 1664525 + 1013904223) >> 24);
+  const Bytes many = images(1 << 20, 1, 3, noise), zeros(1 << 20, 0);
+  for (const Bytes& file : {many, gzip(many)}) {
+    const Samples s = read_idx(write("i", file), write("l", gzip(labels(1 << 20, zeros))), {1, 1, 3}, 1);
+    EXPECT_TRUE(std::equal(noise.begin(), noise.end(), s.pixels.begin(), s.pixels.end(),
+                           [](char a, std::uint8_t b) { return std::uint8_t(a) == b; }));
+  }
+}
+
+TEST_F(Idx, NamesFileByteAndExpectation) {
+  const auto image_file = [&](const Bytes& file) { return refusal(file, good_labels); };
+  const auto label_file = [&](const Bytes& file) { return refusal(good_images, file); };
+  EXPECT_EQ(image_file(good_labels),
+            "images: byte 0: expected the magic number 00000803 of IDX images, found 00000801");
+  EXPECT_EQ(image_file("<!DOCTYPE html>"),
+            "images: byte 0: expected the magic number 00000803 of IDX images, found 3c21444f");
+  EXPECT_EQ(label_file(good_images),
+            "labels: byte 0: expected the magic number 00000801 of IDX labels, found 00000803");
+  EXPECT_EQ(image_file(""), "images: byte 0: expected an IDX header of 16 bytes, found the end of the file");
+  EXPECT_EQ(image_file(good_images.substr(0, 15)),
+            "images: byte 15: expected an IDX header of 16 bytes, found the end of the file");
+  EXPECT_EQ(image_file(images(0, 2, 3, "")), "images: byte 4: expected at least 1 image, found 0");
+  EXPECT_EQ(image_file(images(2, 3, 3, pixels)), "images: byte 8: expected 2 rows, found 3");
+  EXPECT_EQ(image_file(images(2, 2, 4, pixels)), "images: byte 12: expected 3 columns, found 4");
+  EXPECT_EQ(image_file(images(2, 2, 3, pixels.substr(1))),
+            "images: byte 27: expected the 12 bytes of 2 images of 2x3, found the end of the file");
+  EXPECT_EQ(image_file(images(0xffffffff, 2, 3, pixels)),
+            "images: byte 28: expected the 25769803770 bytes of 4294967295 images of 2x3, found the end of "
+            "the file");
+  EXPECT_EQ(image_file(good_images + "x"),
+            "images: byte 28: expected the end of the file after 2 images of 2x3, found more bytes");
+  EXPECT_EQ(label_file(labels(3, Bytes(3, 0))),
+            "labels: byte 4: expected 2 labels, as many as images in images, found 3");
+  EXPECT_EQ(label_file(labels(2, Bytes(1, 0))),
+            "labels: byte 9: expected the 2 bytes of 2 labels, found the end of the file");
+  EXPECT_EQ(label_file(labels(2, Bytes(3, 0))),
+            "labels: byte 10: expected the end of the file after 2 labels, found more bytes");
+  EXPECT_EQ(label_file(labels(2, "\1\2")), "labels: byte 9: expected a label from 0 to 1, found 2");
+  EXPECT_EQ(label_file(gzip(labels(2, "\1\2"))),
+            "labels: byte 9 of the decompressed content: expected a label from 0 to 1, found 2");
+  EXPECT_EQ(error_of([&] {
+              read_idx(folder_ / "none", folder_, {1, 2, 3}, 2);
+            }),
+            (folder_ / "none").string() + ": expected a readable file: No such file or directory");
+  EXPECT_EQ(error_of([&] {
+              read_idx(folder_, folder_, {1, 2, 3}, 2);
+            }),
+            folder_.string() + ": byte 0: expected a readable file: Is a directory");
+}
+
+TEST_F(Idx, NamesGzipDamage) {
+  const Bytes whole = gzip(good_images);
+  const auto n = whole.size();
+  Bytes bad_crc = whole, bad_length = whole, bad_block = whole;
+  bad_crc[n - 8] ^= 1;
+  bad_length[n - 1] ^= 1;
+  bad_block[10] |= 6;  // block type 3
+  EXPECT_EQ(refusal(bad_crc, good_labels),
+            fmt::format("images: byte {} of the compressed file: expected intact gzip data, found damage "
+                        "(incorrect data check)",
+                        n - 4));
+  EXPECT_EQ(refusal(bad_length, good_labels),
+            fmt::format("images: byte {} of the compressed file: expected intact gzip data, found damage "
+                        "(incorrect length check)",
+                        n));
+  EXPECT_EQ(
+      refusal(bad_block, good_labels),
+      "images: byte 11 of the compressed file: expected intact gzip data, found damage (invalid block type)");
+  EXPECT_EQ(refusal(whole.substr(0, n - 1), good_labels),
+            fmt::format(
+                "images: byte {} of the compressed file: expected more gzip data, found the end of the file",
+                n - 1));
+  EXPECT_EQ(
+      refusal(whole + "junk", good_labels),
+      fmt::format("images: byte {} of the compressed file: expected the end of the file, found more bytes "
+                  "after the gzip data",
+                  n));
+}
+
+TEST_F(Idx, EveryCutIsNoticed) {
+  for (const Bytes& whole : {good_images, gzip(good_images)})
+    for (std::size_t n = 0; n < whole.size(); ++n)
+      EXPECT_NE(refusal(whole.substr(0, n), good_labels), "") << n;
+  for (const Bytes& whole : {good_labels, gzip(good_labels)})
+    for (std::size_t n = 0; n < whole.size(); ++n)
+      EXPECT_NE(refusal(good_images, whole.substr(0, n)), "") << n;
+}
+
+TEST_F(Idx, EveryFlippedBitIsNoticedOrHarmless) {
+  const Bytes whole = gzip(good_images);
+  const auto l = write("l", good_labels);
+  int noticed = 0;
+  for (std::size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    Bytes bad = whole;
+    bad[bit / 8] ^= char(1 << bit % 8);
+    const auto i = write("i", bad);
+    noticed += !error_of([&] {
+                  const Samples s = read_idx(i, l, {1, 2, 3}, 2);
+                  ASSERT_EQ(Bytes(s.pixels.begin(), s.pixels.end()), pixels);  // date, system: not content
+                }).empty();
+  }
+  EXPECT_GT(noticed, int(8 * (whole.size() - 10)));  // all after the gzip header, and some of it
+}
+
+class Lookup : public Data {
+ protected:
+  // A set of two training images and one test image in the likeness of MNIST.
+  void write_set(const fs::path& at, const Bytes& test_label = Bytes(1, 7), const Bytes& ending = "") const {
+    const auto put = [&](const char* name, const Bytes& content) {
+      write(at / (name + ending), ending == ".gz" ? gzip(content) : content);
+    };
+    put("train-images-idx3-ubyte", images(2, 28, 28, Bytes(2 * 784, 3)));
+    put("train-labels-idx1-ubyte", labels(2, "\4\5"));
+    put("t10k-images-idx3-ubyte", images(1, 28, 28, Bytes(784, 6)));
+    put("t10k-labels-idx1-ubyte", labels(1, test_label));
+  }
+  fs::path found(const fs::path& data_dir = "") const {
+    return fs::relative(locate_dataset(known_dataset("mnist"), data_dir), folder_);
+  }
+};
+
+TEST_F(Lookup, LoadsPlainAndGzip) {
+  for (const char* ending : {"", ".gz"}) {
+    write_set("set", Bytes(1, 7), ending);
+    const Dataset set = load_dataset("mnist", folder_ / "set");
+    EXPECT_EQ(set.name, "mnist");
+    EXPECT_EQ(set.train.count, 2u);
+    EXPECT_EQ(set.train.labels, (std::vector<std::uint8_t>{4, 5}));
+    EXPECT_EQ(set.test.labels, (std::vector<std::uint8_t>{7}));
+    EXPECT_EQ(set.test.pixels, std::vector<std::uint8_t>(784, 6));
+    fs::remove_all(folder_ / "set");
+  }
+}
+
+TEST_F(Lookup, TakesTheFirstCompleteFolder) {
+  setenv("DSGD_DATA", (folder_ / "variable").c_str(), 1);
+  const auto folders = dataset_folders("mnist", folder_ / "given");
+  EXPECT_EQ(folders,
+            (std::vector<fs::path>{folder_ / "given/mnist", folder_ / "given", folder_ / "variable/mnist",
+                                   folder_ / "variable", folder_ / "cache/dsgd/mnist", folder_ / "cache/dsgd",
+                                   "/usr/share/datasets/mnist", "/usr/share/datasets"}));
+  // From the last to the first, each wins over those before.
+  for (const char* next :
+       {"cache/dsgd", "cache/dsgd/mnist", "variable", "variable/mnist", "given", "given/mnist"}) {
+    write_set(next);
+    EXPECT_EQ(found(folder_ / "given"), next);
+  }
+  fs::remove(folder_ / "given/mnist/t10k-labels-idx1-ubyte");
+  EXPECT_EQ(found(folder_ / "given"), "given");
+}
+
+TEST_F(Lookup, SaysWhereItLookedAndWhatToDo) {
+  write_set("given");
+  fs::remove(folder_ / "given/train-labels-idx1-ubyte");
+  fs::create_directories(folder_ / "cache/dsgd");
+  const std::string text = error_of([&] { found(folder_ / "given"); });
+  const std::string f = folder_.string();
+  for (const std::string& part :
+       {std::string(
+            "data set mnist was not found; get it with `dsgd data fetch mnist`, or name its folder with "
+            "--data-dir or $DSGD_DATA. Places tried:\n"),
+        f + "/given/mnist: no such folder\n",
+        f + "/given: 1 of 4 files missing, train-labels-idx1-ubyte first\n",
+        f + "/cache/dsgd: none of its files\n"})
+    EXPECT_NE(text.find(part), text.npos) << text << part;
+  EXPECT_EQ(error_of([] { load_dataset("minst", ""); }),
+            "data set \"minst\" is unknown (allowed: mnist, fashion-mnist, synthetic)");
+  EXPECT_EQ(find_dataset("minst"), nullptr);
+}
+
+TEST_F(Lookup, DamagedSetsAreNamedWithTheRemedy) {
+  write_set("set", Bytes(1, 10));
+  EXPECT_EQ(
+      error_of([&] { load_dataset("mnist", folder_ / "set"); }),
+      (folder_ / "set/t10k-labels-idx1-ubyte").string() +
+          ": byte 8: expected a label from 0 to 9, found 10; remove the file and get the set again with "
+          "`dsgd data fetch mnist`");
+}
+
+TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
+  const auto write_ = [&](const char* name, const Bytes& content) { write(fs::path("set") / name, content); };
+  DatasetEntry entry = known_dataset("mnist");
+  for (auto& file : entry.files) file.sha256 = sha256_text(file.name);
+  write_("train-images-idx3-ubyte", "train-images-idx3-ubyte");
+  write_("train-labels-idx1-ubyte.gz", gzip("train-labels-idx1-ubyte"));
+  write_("t10k-images-idx3-ubyte", "something else");
+  auto check = check_dataset(entry, folder_ / "set");
+  using State = FileCheck::State;
+  ASSERT_EQ(check.files.size(), 4u);
+  EXPECT_EQ(check.files[0].state, State::right);
+  EXPECT_EQ(check.files[1].state, State::right);
+  EXPECT_EQ(check.files[1].path, folder_ / "set/train-labels-idx1-ubyte.gz");
+  EXPECT_EQ(check.files[2].state, State::wrong);
+  EXPECT_EQ(check.files[2].problem, "expected content with SHA-256 " + entry.files[2].sha256 + ", found " +
+                                        sha256_text("something else"));
+  EXPECT_EQ(check.files[3].state, State::missing);
+  EXPECT_FALSE(check.complete());
+  EXPECT_TRUE(check.damaged());
+  const std::string f = (folder_ / "set/").string();
+  EXPECT_EQ(to_string(check),
+            "mnist: damaged; remove the wrong files and run `dsgd data fetch mnist`\n  right    " + f +
+                "train-images-idx3-ubyte\n  right    " + f + "train-labels-idx1-ubyte.gz\n  wrong    " + f +
+                "t10k-images-idx3-ubyte: " + check.files[2].problem +
+                "\n  missing  t10k-labels-idx1-ubyte\n" +
+                "  untried  https://ossci-datasets.s3.amazonaws.com/mnist (a public address that "
+                "this project has never tried)\n" +
+                "  untried  https://storage.googleapis.com/cvdf-datasets/mnist (a public address "
+                "that this project has never tried)\n");
+
+  write_("t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte");
+  check = check_dataset(entry, folder_ / "set");
+  EXPECT_FALSE(check.damaged());
+  EXPECT_EQ(to_string(check).find("mnist: incomplete; run `dsgd data fetch mnist`\n"), 0u);
+  const Bytes cut = gzip("t10k-labels-idx1-ubyte");
+  write_("t10k-labels-idx1-ubyte.gz", cut.substr(0, cut.size() - 3));
+  EXPECT_NE(check_dataset(entry, folder_ / "set").files[3].problem.find("expected more gzip data"),
+            Bytes::npos);
+  write_("t10k-labels-idx1-ubyte.gz", cut);
+  check = check_dataset(entry, folder_ / "set");
+  EXPECT_TRUE(check.complete());
+  EXPECT_EQ(to_string(check).find("mnist: complete\n"), 0u);
+  EXPECT_EQ(to_string(check_dataset("synthetic", "")), "synthetic: made from a seed, needs no files\n");
+}
+
+// Debian's package; the tests' and the quickstart's real data.
+TEST_F(Lookup, FashionMnistIsCompleteAndNotTakenForMnist) {
+  const fs::path installed = "/usr/share/datasets/fashion-mnist";
+  if (!fs::exists(installed)) GTEST_SKIP() << "package dataset-fashion-mnist is not installed";
+  EXPECT_TRUE(check_dataset("fashion-mnist", "").complete());
+  const Dataset set = load_dataset("fashion-mnist", "");
+  for (const auto& [samples, each] : {std::pair{&set.train, 6000}, std::pair{&set.test, 1000}}) {
+    ASSERT_EQ(samples->count, std::size_t(10 * each));
+    for (int label = 0; label < 10; ++label)
+      EXPECT_EQ(std::count(samples->labels.begin(), samples->labels.end(), label), each);
+  }
+  // The files of the two have the same names.
+  EXPECT_NE(
+      error_of([&] { load_dataset("mnist", installed); }).find(installed.string() + ": holds fashion-mnist"),
+      Bytes::npos);
+  for (const auto& file : check_dataset("mnist", installed).files)
+    EXPECT_EQ(file.state, FileCheck::State::missing);
+}
+
+TEST_F(Data, Sha256OfKnownTexts) {  // FIPS 180-2
+  EXPECT_EQ(sha256_text("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(sha256_text(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(sha256_file(write("a", "abc")), sha256_text("abc"));
+  EXPECT_EQ(sha256_file(write("z", gzip("abc"))), sha256_text(gzip("abc")));
+  EXPECT_EQ(sha256_content(folder_ / "z"), sha256_text("abc"));
+  EXPECT_EQ(sha256_content(folder_ / "a"), sha256_text("abc"));
+  EXPECT_EQ(error_of([&] { sha256_file(folder_ / "none"); }),
+            (folder_ / "none").string() + ": expected a readable file: No such file or directory");
+  EXPECT_EQ(error_of([&] { sha256_file(folder_); }),
+            folder_.string() + ": expected a readable file: Is a directory");
+}
+
+TEST_F(Data, CacheIsTheUsers) {
+  EXPECT_EQ(cache_folder(), folder_ / "cache/dsgd");
+  const std::string home = std::getenv("HOME") ? std::getenv("HOME") : "";
+  setenv("HOME", "/somewhere", 1);
+  for (const char* unusable : {"", "relative"}) {
+    setenv("XDG_CACHE_HOME", unusable, 1);
+    EXPECT_EQ(cache_folder(), "/somewhere/.cache/dsgd");
+  }
+  setenv("HOME", home.c_str(), 1);
+}
+
+}  // namespace
+}  // namespace dsgd
