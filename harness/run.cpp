@@ -34,8 +34,12 @@ class ModelReplica final : public Replica {
     Minibatch m;
     if (!server_) {
       m = sampler_.next();
-    } else if (const auto portion = server_->take(minibatch); portion.count) {
-      m = queue_ ? sampler_.at(portion.position, portion.count) : sampler_.next_own();
+    } else {
+      if (portion_.count == 0) portion_ = server_->take(minibatch);
+      if (portion_.count)
+        m = queue_ ? sampler_.at(portion_.position, portion_.count) : sampler_.next_own(portion_.count);
+      portion_.count -=
+          int(m.ids.size());  // an epoch's last minibatch is short; the rest of the portion comes next
     }
     batch = {m.ids, m.global_count, m.last};
     return batch;
@@ -63,6 +67,7 @@ class ModelReplica final : public Replica {
   bool queue_;
   ParameterServer* server_;
   const World& world_;
+  ParameterServer::Portion portion_;
 };
 
 DataOrder order_of(const std::string& name) {

@@ -1,0 +1,237 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <csignal>
+#include <fstream>
+
+#include "harness/progress.h"
+#include "harness/record.h"
+#include "harness/results.h"
+#include "harness/snapshots.h"
+#include "harness/statistics.h"
+
+namespace dsgd {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string name = (fs::temp_directory_path() / "dsgd-test-XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~TemporaryFolder() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+TEST(Statistics, MeanAndInterval) {
+  const std::vector<double> x{1, 2, 3, 4};
+  EXPECT_DOUBLE_EQ(mean(x), 2.5);
+  EXPECT_NEAR(interval(x), 3.182446 * std::sqrt(5.0 / 3.0) / 2, 1e-4);  // t(0.975, 3) * s / sqrt(4)
+  EXPECT_TRUE(std::isnan(interval(std::vector<double>{1.0})));
+}
+
+TEST(Statistics, StudentQuantiles) {  // from published tables
+  EXPECT_NEAR(t_quantile_975(1), 12.706, 1e-3);
+  EXPECT_NEAR(t_quantile_975(9), 2.262, 1e-3);
+  EXPECT_NEAR(t_quantile_975(21), 2.0796, 1e-4);
+  EXPECT_NEAR(t_quantile_975(30), 2.0423, 1e-4);
+  EXPECT_NEAR(t_quantile_975(120), 1.9799, 1e-4);
+}
+
+TEST(Progress, LineIsReadBack) {
+  const Progress told{3, 4711, "train", 64000, 1.5, 0.25};
+  std::string line = to_line(told);
+  ASSERT_EQ(line.back(), '\n');
+  line.pop_back();
+  const auto read = parse_progress(line);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->rank, 3);
+  EXPECT_EQ(read->pid, 4711);
+  EXPECT_EQ(read->phase, "train");
+  EXPECT_EQ(read->used, 64000);
+  EXPECT_DOUBLE_EQ(read->seconds, 1.5);
+  EXPECT_DOUBLE_EQ(read->loss, 0.25);
+  EXPECT_FALSE(parse_progress("some other program's output"));
+}
+
+TEST(Progress, LossNeedNotBeANumber) {
+  std::string line = to_line({0, 1, "train", 32, 0.5, std::nan("")});
+  line.pop_back();
+  ASSERT_TRUE(parse_progress(line));
+  EXPECT_TRUE(std::isnan(parse_progress(line)->loss));
+}
+
+TEST(Snapshots, PointsAreSpreadEvenly) {
+  EXPECT_EQ(snapshot_points(1000, 3), (std::vector<std::int64_t>{0, 250, 500, 750}));
+  EXPECT_EQ(snapshot_points(1000, 0), (std::vector<std::int64_t>{0}));
+}
+
+// One copy per planned point, whatever the steps; from memory and from disk alike.
+TEST(Snapshots, MemoryAndSpoolHoldTheSame) {
+  const TemporaryFolder folder;
+  constexpr std::size_t n = 5;
+  for (const std::size_t in_memory : {0u, 2u, 10u}) {
+    Snapshots snapshots(snapshot_points(100, 3), n, in_memory * n * sizeof(float), folder.path());
+    ASSERT_EQ(snapshots.planned(), 5u);
+    Vector w(host_space(), n);
+    for (std::int64_t used = 0; used <= 60; used += 20) {
+      fill(float(used), w);
+      EXPECT_EQ(snapshots.due(used), used == 0 || used == 40 || used == 60);
+      if (snapshots.due(used)) snapshots.take({used, double(used), used}, w);
+    }
+    fill(99, w);
+    snapshots.finish({99, 99, 99}, w);  // stands for the planned 75 too
+    const std::vector<float> expected{0, 40, 60, 99, 99};
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      snapshots.get(i, w);
+      EXPECT_EQ(w.data()[0], expected[i]) << i << " with " << in_memory << " in memory";
+      EXPECT_EQ(w.data()[n - 1], expected[i]);
+      EXPECT_EQ(snapshots.point(i).used, std::int64_t(expected[i]));
+    }
+  }
+  EXPECT_TRUE(fs::is_empty(folder.path()));  // the spool has no name
+}
+
+RunConfig small_run() {
+  return parse_experiment("dataset = 'synthetic'\nmodel = 'softmax'\nsamples = 64\n[strategy.averaging]\n",
+                          "test")
+      .runs.at(0);
+}
+
+TEST(Record, IsReadBack) {
+  const TemporaryFolder folder;
+  const RunConfig config = small_run();
+  const fs::path result = folder.path() / (config.name() + ".h5");
+  create_record(part_of(result), config, "yesterday error: unknown\n");
+  {
+    Recorder recorder(part_of(result));
+    for (int i = 0; i < 1000; ++i)
+      recorder.step({.rank = 0, .samples = 32, .step = i, .seconds = i * 0.01, .loss = 1.0f / float(i + 1)});
+    const std::vector<StepRow> others(10, {.rank = 1});
+    recorder.steps(others);
+    const std::vector<StalenessRow> staleness{{0, 0, 1}, {0, 1, 2}, {0, 3, 1}};
+    h5::write_table<StalenessRow>(recorder.file(), "staleness", staleness);
+    recorder.close();
+  }
+  finish_record(result, config, "error", "because");
+  EXPECT_FALSE(fs::exists(part_of(result)));
+
+  const RunResult run = read_result(result);
+  EXPECT_EQ(run.outcome, "error");
+  EXPECT_EQ(run.detail, "because");
+  EXPECT_EQ(run.history, "yesterday error: unknown\n");
+  EXPECT_EQ(run.strategy(), "averaging");
+  EXPECT_EQ(run.integer("samples"), 64);
+  EXPECT_EQ(std::get<std::int64_t>(run.config.at("strategy.tau")), 10);
+  EXPECT_DOUBLE_EQ(run.mean_staleness().value(), 5.0 / 4);
+  EXPECT_FALSE(run.throughput());  // only ok runs have one
+  EXPECT_EQ(parse_run(std::get<std::string>(run.config.at("text"))).id(), config.id());
+  const auto steps = read_steps(result);
+  ASSERT_EQ(steps.size(), 1010u);
+  EXPECT_EQ(steps[999].step, 999);
+  EXPECT_FLOAT_EQ(steps[999].loss, 0.001f);
+  EXPECT_EQ(steps[1009].rank, 1);
+}
+
+// What is flushed survives a writer that is killed.
+TEST(Record, IsReadableWithoutClose) {
+  const TemporaryFolder folder;
+  const RunConfig config = small_run();
+  const fs::path result = folder.path() / "killed.h5";
+  create_record(part_of(result), config, "");
+  const pid_t child = fork();
+  if (child == 0) {
+    Recorder recorder(part_of(result));
+    for (int i = 0; i < 3000; ++i) recorder.step({.rank = 0, .step = i, .seconds = i * 0.001});
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_GE(read_steps(part_of(result)).size(), 2000u);
+  finish_record(result, config, "error", "killed");
+  EXPECT_EQ(read_result(result).outcome, "error");
+  EXPECT_GE(read_steps(result).size(), 2000u);
+}
+
+TEST(Record, DamagedPartIsSetAside) {
+  const TemporaryFolder folder;
+  const RunConfig config = small_run();
+  const fs::path result = folder.path() / "broken.h5";
+  std::ofstream(part_of(result)) << "no HDF5 at all";
+  finish_record(result, config, "error", "killed while writing");
+  EXPECT_EQ(read_result(result).detail, "killed while writing");
+  EXPECT_TRUE(fs::exists(result.string() + ".damaged"));
+}
+
+TEST(Results, DamagedFileIsNamed) {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() / "a.h5") << "no HDF5 at all";
+  const ResultFolder results = read_folder(folder.path());
+  EXPECT_TRUE(results.runs.empty());
+  ASSERT_EQ(results.unreadable.size(), 1u);
+  EXPECT_NE(results.unreadable[0].find("a.h5"), std::string::npos);
+}
+
+// A result with the given numbers, for the derived ones.
+RunResult invented(const std::string& strategy, std::int64_t workers, std::int64_t minibatch,
+                   std::int64_t seed, double seconds, std::int64_t correct,
+                   const std::string& outcome = "ok") {
+  RunResult run;
+  run.outcome = outcome;
+  run.config = {{"strategy", strategy},
+                {"workers", workers},
+                {"minibatch", minibatch},
+                {"seed", seed},
+                {"target", 0.5}};
+  run.result = {{"samples", std::int64_t(1000)}, {"seconds", seconds}};
+  run.snapshots = {{.used = 0, .seconds = 0, .test_correct = 10, .test_count = 100},
+                   {.used = 500, .seconds = seconds / 2, .test_correct = correct - 1, .test_count = 100},
+                   {.used = 1000, .seconds = seconds, .test_correct = correct, .test_count = 100}};
+  run.ranks = {{.rank = 0, .bytes_sent = 3000000}, {.rank = 1, .server = 1, .bytes_sent = 900000000}};
+  return run;
+}
+
+TEST(Results, DerivedNumbers) {
+  const RunResult run = invented("sync", 1, 32, 1, 4.0, 80);
+  EXPECT_DOUBLE_EQ(run.accuracy().value(), 0.8);
+  EXPECT_DOUBLE_EQ(run.throughput().value(), 250);
+  EXPECT_DOUBLE_EQ(run.time_to(0.79).value(), 2.0);  // the first snapshot that is good enough
+  EXPECT_DOUBLE_EQ(run.time_to(0.80).value(), 4.0);
+  EXPECT_FALSE(run.time_to(0.81));
+  EXPECT_FALSE(run.mean_staleness());
+  EXPECT_DOUBLE_EQ(run.megabytes_per_worker().value(), 3);  // servers do not count
+}
+
+TEST(Results, TableNamesTheBaseOfEverySpeedUp) {
+  const std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 64, 1, 3.0, 80),
+                                    invented("sync", 2, 32, 1, 2.0, 80), invented("bmuf", 2, 32, 1, 2.0, 80)};
+  const std::string text = table(runs, 0.8, false);
+  EXPECT_NE(text.find("2.00 weak, 1.50 strong"), std::string::npos) << text;
+  EXPECT_NE(text.find("no base"), std::string::npos) << text;
+}
+
+TEST(Results, UnreachedTargetIsNeverATime) {
+  const std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 32, 2, 4.0, 70),
+                                    invented("sync", 1, 32, 3, 4.0, 90, "diverged")};
+  const std::string text = table(runs, 0.8, false);
+  EXPECT_NE(text.find("1 of 3 reached"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 diverged, 2 ok"), std::string::npos) << text;
+}
+
+TEST(Results, TableRefusesToMix) {
+  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
+  runs[1].provenance["commit"] = std::string("another");
+  EXPECT_THROW(table(runs, 0.8, false), std::runtime_error);
+  EXPECT_NE(table(runs, 0.8, true).find("sync"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace dsgd
