@@ -1,0 +1,416 @@
+"""Reads result files, schema version 1: the only module that knows it. results/README.md defines every number here."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Callable, Iterable, NamedTuple
+
+import h5py
+import numpy as np
+
+SCHEMA = 1
+TABLES = {
+    "steps": ("rank", "step", "samples", "used", "seconds", "loss", "compute_s", "communication_s"),
+    "snapshots": ("used", "seconds", "version_min", "version_max", "test_loss", "test_correct", "test_count"),
+    "ranks": ("rank", "server", "steps", "samples", "total_s", "compute_s", "communication_s", "wait_s",
+              "snapshot_s", "bytes_sent", "bytes_received", "messages", "synchronisations"),
+    "staleness": ("shard", "tau", "count"),
+}
+PHASES = ("compute", "communication", "wait", "snapshot", "other")
+OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "running": "did not finish"}
+
+# Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
+# (those that harness/run_config.cpp calls policy).
+NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
+                 "snapshot_memory_mib"}
+
+
+class ResultError(Exception):
+    """A result file, or a set of them, that cannot be used; the text is meant for the user."""
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with the half width of its 95 % confidence interval; None for a single seed."""
+
+    mean: float
+    half: float | None
+    n: int
+
+    @property
+    def error(self) -> float:
+        """The half width as error bars want it: NaN draws none."""
+        return math.nan if self.half is None else self.half
+
+
+def student_t(freedom: int) -> float:
+    """t(0.975, freedom): inverts the closed form of P(|T| < t) (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+
+    def inside(t: float) -> float:
+        theta = math.atan(t / math.sqrt(freedom))
+        odd = freedom % 2
+        term = total = math.cos(theta) if odd else 1.0
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= math.cos(theta) ** 2 * (k - 1) / k
+            total += term
+        if not odd:
+            return math.sin(theta) * total
+        return 2 / math.pi * (theta + (math.sin(theta) * total if freedom > 1 else 0.0))
+
+    low, high = 0.0, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 0.95 else (low, middle)
+    return high
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Mean and interval of the values that exist; None where none does."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    n = len(known)
+    half = student_t(n - 1) * statistics.stdev(known) / math.sqrt(n) if n > 1 else None
+    return Estimate(statistics.fmean(known), half, n)
+
+
+class Variant(NamedTuple):
+    """A strategy with all its settings, whatever the number of workers and the seed."""
+
+    strategy: str
+    settings: tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One result file. Tables are structured arrays, empty where the run did not come that far."""
+
+    path: Path
+    outcome: str
+    title: str
+    engine: str
+    config: dict
+    effective: dict
+    provenance: dict
+    result: dict
+    snapshots: np.ndarray
+    ranks: np.ndarray
+    staleness: np.ndarray
+    target: float | None = None
+
+    strategy = property(lambda self: self.config["strategy"])
+    workers = property(lambda self: self.config["workers"])
+    seed = property(lambda self: self.config["seed"])
+    ok = property(lambda self: self.outcome == "ok")
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """The training curve; read on demand, as it is the bulk of a file."""
+        with h5py.File(self.path, "r") as file:
+            return _table(file, "steps")
+
+    @cached_property
+    def variant(self) -> Variant:
+        settings = sorted((k, v) for k, v in self.config.items() if k not in NOT_A_SETTING)
+        return Variant(self.strategy, tuple(settings))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must agree between runs that are compared. A failed run may lack some of it."""
+        commit, dirty, compiler, kind, flags, cpu, cores = (
+            self.provenance.get(key) for key in ("commit", "dirty", "compiler", "build_type", "flags", "cpu", "cores"))
+        known = {"commit": commit and commit[:12] + (" with changes" if dirty == "true" else ""),
+                 "build": kind and f"{compiler} {kind} {flags}",
+                 "engine": self.engine,
+                 "host": cpu and f"{cpu}, {cores} cores"}
+        return {k: v or "unknown" for k, v in known.items() if v or self.ok}
+
+    # Derived numbers, each None where the run has none.
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Test accuracy of each snapshot."""
+        return self.snapshots["test_correct"] / np.maximum(self.snapshots["test_count"], 1)
+
+    @property
+    def reached_accuracy(self) -> float | None:
+        return float(self.accuracy[-1]) if len(self.snapshots) else None
+
+    @property
+    def throughput(self) -> float | None:
+        samples, seconds = self.result.get("samples"), self.result.get("seconds")
+        return samples / seconds if self.ok and samples and seconds and seconds > 0 else None
+
+    @property
+    def time_to_target(self) -> float | None:
+        if not self.ok or self.target is None:
+            return None
+        reached = self.snapshots["seconds"][self.accuracy >= self.target]
+        return float(reached[0]) if len(reached) else None
+
+    @property
+    def mean_staleness(self) -> float | None:
+        count = self.staleness["count"].sum()
+        return float((self.staleness["tau"] * self.staleness["count"]).sum() / count) if count else None
+
+    @property
+    def worker_ranks(self) -> np.ndarray:
+        return self.ranks[self.ranks["server"] == 0]
+
+    @property
+    def megabytes_sent(self) -> float | None:
+        return float(self.worker_ranks["bytes_sent"].mean()) / 1e6 if len(self.worker_ranks) else None
+
+    def megabytes_per_1000_samples(self, server: bool | None = None) -> float | None:
+        """Sent by all workers, by all servers, or by both, for 1000 of the samples that all workers used."""
+        samples = self.result.get("samples")
+        if not samples or not len(self.ranks):
+            return None
+        rows = self.ranks if server is None else self.ranks[(self.ranks["server"] != 0) == server]
+        return float(rows["bytes_sent"].sum()) / 1e3 / samples
+
+    def phase(self, name: str) -> float | None:
+        """Seconds of one of PHASES, or `total`: mean over workers. `other` is what the others leave of the total."""
+        if not len(self.worker_ranks):
+            return None
+        if name != "other":
+            return float(self.worker_ranks[f"{name}_s"].mean())
+        measured = sum(self.worker_ranks[f"{phase}_s"] for phase in PHASES[:-1])
+        return float(np.maximum(self.worker_ranks["total_s"] - measured, 0).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs that differ in nothing but the seed."""
+
+    variant: Variant
+    workers: int
+    runs: tuple[Run, ...]
+
+    @property
+    def ok(self) -> list[Run]:
+        return [run for run in self.runs if run.ok]
+
+    def estimate(self, number: Callable[[Run], float | None]) -> Estimate | None:
+        return estimate(map(number, self.ok))
+
+
+Gain = Callable[[Run, Run], float | None]  # of a run over its base
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Which run with 1 worker is the base of a speed-up."""
+
+    name: str
+    base: str
+
+    def line(self, run: Run) -> Variant:
+        """Equal for a run and its base."""
+        if self is WEAK:
+            return run.variant
+        settings = dict(run.variant.settings)
+        settings["workers × minibatch"] = run.workers * settings.pop("minibatch")
+        return Variant(run.strategy, tuple(sorted(settings.items())))
+
+
+WEAK = Scaling("weak", "the same minibatch per worker")
+STRONG = Scaling("strong", "the same global minibatch")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All runs of a folder, in the order in which figures show them."""
+
+    folder: Path
+    runs: list[Run]
+    problems: list[str] = field(default_factory=list)  # files that were left out, and why
+    unfinished: int = 0
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        return in_order({run.variant for run in self.runs})
+
+    @cached_property
+    def workers(self) -> list[int]:
+        return sorted({run.workers for run in self.runs})
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        found: dict[tuple[Variant, int], list[Run]] = {}
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            found.setdefault((run.variant, run.workers), []).append(run)
+        return [Group(v, p, tuple(found[v, p])) for v in self.variants for p in self.workers if (v, p) in found]
+
+    @cached_property
+    def labels(self) -> dict[Variant, str]:
+        return labels(self.variants)
+
+    @property
+    def targets(self) -> list[float]:
+        return sorted({run.target for run in self.runs if run.target is not None})
+
+    def identities(self) -> dict[str, Counter]:
+        """How many runs have which commit, build, engine and class of host."""
+        found = {what: Counter() for what in ("commit", "build", "engine", "host")}
+        for run in self.runs:
+            for what, value in run.identity.items():
+                found[what][value] += 1
+        return found
+
+    def failures(self) -> list[str]:
+        """One sentence for each group with runs that did not end as ok."""
+        sentences = []
+        for group in self.groups:
+            counts = Counter(run.outcome for run in group.runs if not run.ok)
+            if counts:
+                words = ", ".join(f"{n} {OUTCOMES.get(outcome, outcome)}" for outcome, n in sorted(counts.items()))
+                of, (first, _, rest) = len(group.runs), words.partition(" ")
+                sentences.append(f"{self.labels[group.variant]}, {count(group.workers, 'worker')}: "
+                                 f"{first} of {count(of, 'run')} {rest}")
+        if self.unfinished:
+            sentences.append(f"{count(self.unfinished, 'run')} not finished (.part)")
+        return sentences
+
+    def speedups(self, scaling: Scaling, gain: Gain) -> dict[Variant, dict[int, Estimate]]:
+        """Mean over seeds of gain(run, base), by line and number of workers; only lines that leave 1 worker."""
+        runs = [run for run in self.runs if scaling is WEAK or "minibatch" in run.config]
+        bases = {(scaling.line(run), run.seed): run for run in runs if run.workers == 1}
+        found: dict[Variant, dict[int, list[float | None]]] = {}
+        for run in sorted(runs, key=lambda run: run.workers):
+            if base := bases.get((scaling.line(run), run.seed)):
+                found.setdefault(scaling.line(run), {}).setdefault(run.workers, []).append(gain(run, base))
+        # Where a seed missed the target, the mean of the others would flatter: there is no time, so no speed-up.
+        needed = all if gain is time_to_target_gain else any
+        means = {line: {p: estimate(values) for p, values in found[line].items()
+                        if needed(value is not None for value in values)} for line in in_order(found)}
+        return {line: by_workers for line, by_workers in means.items() if max(by_workers, default=1) > 1}
+
+
+def throughput_gain(run: Run, base: Run) -> float | None:
+    return run.throughput / base.throughput if run.throughput and base.throughput else None
+
+
+def time_to_target_gain(run: Run, base: Run) -> float | None:
+    return base.time_to_target / run.time_to_target if run.time_to_target and base.time_to_target else None
+
+
+STRATEGIES = ("sync", "averaging", "downpour", "staleness_aware", "bmuf")  # these first, others by name
+
+
+def in_order(variants: Iterable[Variant]) -> list[Variant]:
+    def place(variant: Variant):
+        known = variant.strategy in STRATEGIES
+        settings = [(k, isinstance(v, str), v) for k, v in variant.settings]
+        return not known, STRATEGIES.index(variant.strategy) if known else 0, variant.strategy, settings
+
+    return sorted(variants, key=place)
+
+
+def labels(variants: list[Variant]) -> dict[Variant, str]:
+    """Names for people: the strategy and those of its settings that differ within the list."""
+    values: dict[tuple[str, str], set] = {}
+    sizes = Counter(variant.strategy for variant in variants)
+    for variant in variants:
+        for key, value in variant.settings:
+            values.setdefault((variant.strategy, key), set()).add(value)
+    seen = Counter((v.strategy, key) for v in variants for key, _ in v.settings)
+
+    def swept(strategy: str, key: str) -> bool:
+        return len(values[strategy, key]) > 1 or seen[strategy, key] < sizes[strategy]
+
+    def shown(value) -> str:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return text.lower() if isinstance(value, bool) else text
+
+    def short(key: str) -> str:
+        return key.removeprefix("strategy.").removeprefix("optimizer.")
+
+    return {v: ", ".join([v.strategy] + [f"{short(key)} {shown(value)}" for key, value in v.settings
+                                         if swept(v.strategy, key)]) for v in variants}
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def load(folder: Path, target: float | None = None, allow_mixed: bool = False) -> Results:
+    """Reads every NAME.h5 in the folder; damaged files are left out and reported. Raises ResultError where no file can
+    be read or the runs do not compare."""
+    files = sorted(folder.glob("*.h5"))
+    loaded, problems = [], []
+    for path in files:
+        try:
+            loaded.append(read(path, target))
+        except ResultError as error:
+            problems.append(str(error))
+    runs: dict[tuple, Run] = {}
+    # Of two runs with the same settings and seed, one that ended as ok counts.
+    for run in sorted(loaded, key=lambda run: not run.ok):
+        twin = runs.setdefault((run.variant, run.workers, run.seed), run)
+        if twin is not run:
+            problems.append(f"{run.path.name}: the same settings and seed as {twin.path.name}")
+    parts = [path for path in folder.glob("*.h5.part") if not path.with_suffix("").exists()]
+    problems += [f"{path.name}: not finished" for path in sorted(parts)]
+    results = Results(folder, sorted(runs.values(), key=lambda run: run.path), problems, len(parts))
+    if not loaded:
+        inside = sorted({path.parent.name for path in folder.glob("*/*.h5")})
+        hint = f"\nThere are some in {', '.join(str(folder / name) for name in inside)}." if inside else ""
+        raise ResultError("\n".join([f"{folder}: no result file (.h5) that can be read.{hint}", *problems]))
+    mixed = {what: counts for what, counts in results.identities().items() if len(counts) > 1}
+    if mixed and not allow_mixed:
+        lines = [f"  {what}: " + ", ".join(f"{value} ({count(n, 'run')})" for value, n in counts.most_common())
+                 for what, counts in mixed.items()]
+        raise ResultError(f"{folder}: these runs do not compare, as they differ in\n" + "\n".join(lines)
+                          + "\nPut them into folders of their own, or pass --allow-mixed.")
+    return results
+
+
+def read(path: Path, target: float | None = None) -> Run:
+    """One result file; `target` overrides the one in its configuration."""
+    try:
+        with h5py.File(path, "r") as file:
+            root = _attributes(file)
+            if root.get("schema") != SCHEMA:
+                raise ResultError(f"{path.name}: schema {root.get('schema', 'unknown')}, where {SCHEMA} is expected")
+            config = _attributes(file.get("config"))
+            for key, kind in (("strategy", str), ("workers", int), ("seed", int)):
+                if not isinstance(config.get(key), kind):
+                    raise ResultError(f"{path.name}: /config has no {key}")
+            if target is None and isinstance(config.get("target"), (int, float)) and config["target"] > 0:
+                target = float(config["target"])
+            return Run(path, root.get("outcome", "running"), root.get("title", ""), root.get("engine", ""), config,
+                       *(_attributes(file.get(name)) for name in ("effective", "provenance", "result")),
+                       *(_table(file, name) for name in ("snapshots", "ranks", "staleness")), target)
+    except ResultError:
+        raise
+    # What h5py makes of damage depends on where it is.
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
+        raise ResultError(f"{path.name}: damaged or not a result file: {error}") from error
+
+
+def _attributes(group: h5py.Group | None) -> dict:
+    """Attributes as Python's own types; none where there is no such group."""
+
+    def plain(value):
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, np.generic):
+            return bool(value) if value.dtype == np.uint8 else value.item()
+        return str(value)
+
+    return {} if group is None else {key: plain(value) for key, value in group.attrs.items()}
+
+
+def _table(file: h5py.File, name: str) -> np.ndarray:
+    if name not in file:
+        return np.zeros(0, [(field, float) for field in TABLES[name]])
+    table = file[name][()]
+    missing = [field for field in TABLES[name] if field not in (table.dtype.names or ())]
+    if missing:
+        raise ResultError(f"{Path(file.filename).name}: /{name} has no {', '.join(missing)}")
+    return table

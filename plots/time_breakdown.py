@@ -1,0 +1,37 @@
+"""Where the time of a worker goes."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+import style
+from bars import Rows
+from results import PHASES, Results
+
+NAMES = {"compute": "compute (gradients)", "communication": "communication", "wait": "wait", "snapshot": "snapshots",
+         "other": "other"}
+
+
+def draw(results: Results) -> Figure:
+    groups = [group for group in results.groups if group.estimate(lambda run: run.phase("compute"))]
+    if not groups:
+        raise style.LeftOut("no run that ended as ok has the times of its workers")
+    fig, panel = plt.subplots()
+    rows, left = Rows(groups, results), [0.0] * len(groups)
+    for phase in PHASES:
+        means = [group.estimate(lambda run: run.phase(phase)).mean for group in groups]
+        panel.barh(rows.y, means, left=left, height=0.8, color=style.PHASE_COLOURS[phase], edgecolor="white",
+                   linewidth=0.6)
+        left = [a + b for a, b in zip(left, means)]
+    for group, y, total in zip(groups, rows.y, left):
+        seconds = group.estimate(lambda run: run.phase("total"))
+        share = group.estimate(lambda run: run.phase("compute")).mean / total if total else 0
+        style.beside(panel, total, y, f"{style.with_interval(seconds)} s, {100 * share:.0f} %")
+    rows.label(panel)
+    panel.set_xlim(0, 1.25 * max(left) or 1)
+    panel.set_xlabel("seconds per worker, mean over workers and seeds")
+    return style.finish(fig, rows.height,
+                        "Time of a worker while the clock runs; beside each bar, the total and the share of compute",
+                        [[Patch(color=style.PHASE_COLOURS[phase], label=NAMES[phase]) for phase in PHASES]], results)

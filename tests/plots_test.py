@@ -1,0 +1,642 @@
+"""Tests of plots/, on invented result files; with RESULTS_DIR, on the real ones in it as well.
+
+    python3 tests/plots_test.py [RESULTS_DIR]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import math
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plots"))
+import convergence  # noqa: E402
+import results  # noqa: E402
+import speedup  # noqa: E402
+import staleness  # noqa: E402
+import style  # noqa: E402
+
+all_figures = importlib.import_module("all")
+
+STRATEGIES = ("sync", "averaging", "downpour", "staleness_aware", "bmuf")
+FIGURES = ("convergence", "speedup", "staleness", "time_breakdown", "traffic")
+PROVENANCE = {"commit": "4f1c09d2ab7e55", "dirty": "false", "compiler": "GNU 12.2.0", "build_type": "Release",
+              "flags": "-O3 -ffp-contract=off", "mpi": "Open MPI 4.1.4", "cpu": "Intel(R) Xeon(R) CPU @ 2.70GHz",
+              "cores": 2, "ranks": 2, "host": "node-1"}
+DTYPES = {
+    "steps": [("rank", "i4"), ("step", "i8"), ("samples", "i4"), ("used", "i8"), ("seconds", "f8"), ("loss", "f4"),
+              ("compute_s", "f4"), ("communication_s", "f4")],
+    "snapshots": [("used", "i8"), ("seconds", "f8"), ("version_min", "i8"), ("version_max", "i8"), ("test_loss", "f8"),
+                  ("test_correct", "i8"), ("test_count", "i8")],
+    "ranks": [("rank", "i4"), ("server", "u1"), ("steps", "i8"), ("samples", "i8"), ("total_s", "f8"),
+              ("compute_s", "f8"), ("communication_s", "f8"), ("wait_s", "f8"), ("snapshot_s", "f8"),
+              ("bytes_sent", "i8"), ("bytes_received", "i8"), ("messages", "i8"), ("synchronisations", "i8")],
+    "staleness": [("shard", "i4"), ("tau", "i8"), ("count", "i8")],
+}
+
+
+def write_run(folder: Path, strategy="sync", workers=1, seed=1, *, name=None, outcome="ok",
+              title="LeNet on Fashion-MNIST", engine="mpi", schema=1, config=None, provenance=None, without=(),
+              samples=180000, snapshots=12, target=0.86, tables=None) -> Path:
+    """One result file as the harness writes it, with numbers like those of a real run. `without` names groups to leave
+    out, `tables` replaces tables by lists of rows."""
+    random = np.random.default_rng([seed, workers, STRATEGIES.index(strategy) if strategy in STRATEGIES else 9])
+    server = strategy in ("downpour", "staleness_aware")
+    minibatch = (config or {}).get("minibatch", 64)
+    settings = {"strategy": strategy, "workers": workers, "seed": seed, "minibatch": minibatch, "samples": samples,
+                "model": "lenet", "dataset": "fashion-mnist", "optimizer.learning_rate": 0.05, "target": target,
+                "text": "model = \"lenet\"\n"}
+    settings |= {"averaging": {"strategy.tau": 10}, "downpour": {"strategy.n_push": 1, "strategy.overlap": True},
+                 "bmuf": {"strategy.block": 20, "strategy.eta": -1.0}}.get(strategy, {})
+    settings |= config or {}
+
+    efficiency = {"averaging": 0.97, "downpour": 0.8, "staleness_aware": 0.84, "bmuf": 0.96}
+    rate = 7800 * (1 + (workers - 1) * efficiency.get(strategy, 0.9)) * random.normal(1, 0.012)
+    if server:
+        rate *= 0.93
+    seconds = samples / rate
+    used = np.linspace(0, samples, snapshots + 1).astype(int) if snapshots else np.zeros(0, int)
+    if server and workers > 1 and len(used):
+        used[1:-1] += random.integers(0, minibatch * workers, len(used) - 2)
+    lost = {"downpour": 0.012, "staleness_aware": 0.006, "bmuf": 0.002}
+    top = 0.895 - 0.004 * (workers - 1) - lost.get(strategy, 0)
+    slow = {"averaging": 1.25, "downpour": 1.5, "bmuf": 1.1}.get(strategy, 1) if workers > 1 else 1
+    noise = random.normal(0, 0.0025, len(used)) * (used > 0)
+    accuracy = top - (top - 0.1) / (1 + (used / (1600 * slow)) ** 0.9) + noise
+    steps = np.arange(0, samples // (workers * minibatch), 25)
+
+    parameters = 431080
+    exchanges = samples / minibatch / workers / {"averaging": 10, "bmuf": 20}.get(strategy, 1)
+    sent = 4 * parameters * exchanges * (1 if server else 2 * (workers - 1) / workers)
+    wait = {True: 0.09, False: 0.04}[server] * seconds * (workers > 1) * random.uniform(0.8, 1.2)
+    communication = (0.08 if server else 0.06 * (workers > 1) * (1 if strategy == "sync" else 0.2)) * seconds
+    ranks = [(r, 0, samples // minibatch // workers, samples // workers, seconds,
+              seconds * 0.99 - wait - communication - 0.008 * seconds, communication, wait, 0.008 * seconds,
+              int(sent), int(sent), int(exchanges), 0 if server else int(exchanges)) for r in range(workers)]
+    ranks += [(workers, 1, 0, 0, seconds, 0, 0.1 * seconds, 0, 0, int(sent * workers), int(sent * workers),
+               int(exchanges * workers), 0)] * server
+    taus = np.bincount(np.minimum(random.poisson(workers - 1, 4000), 3 * workers)) if workers > 1 else np.array([2800])
+
+    data = {
+        "steps": [(0, s, minibatch, s * minibatch * workers, seconds * (i + 1) / len(steps),
+                   2.3 * math.exp(-s / 300) + 0.3, 0.008, 0.001) for i, s in enumerate(steps)],
+        "snapshots": [(u, seconds * u / max(samples, 1), u // minibatch, u // minibatch, 1 - a, round(1e4 * a), 10000)
+                      for u, a in zip(used, accuracy)],
+        "ranks": ranks,
+        "staleness": [(0, tau, n) for tau, n in enumerate(taus)] if server else None,
+    } | (tables or {})
+    identity = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    path = folder / (name or f"{strategy}-{workers}w-seed{seed}-{identity}.h5")
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"schema": schema, "name": path.stem, "id": "0" * 12, "title": title, "outcome": outcome,
+                           "outcome_detail": "", "engine": engine})
+        for group, values in {
+            "config": settings, "provenance": PROVENANCE | (provenance or {}),
+            "effective": {"global_minibatch": float(minibatch * workers), "period": 1.0},
+            "result": {"seconds": seconds, "setup_s": 1.0, "scoring_s": 1.0, "samples": samples,
+                       "updates": int(exchanges), "synchronisations": int(exchanges), "first_loss": 2.3,
+                       "last_loss": 0.31, "weights_sha256": "0" * 64}}.items():
+            if group not in without:
+                for key, value in values.items():
+                    value = np.uint8(value) if isinstance(value, bool) else value
+                    file.require_group(group).attrs[key] = value
+        for table, rows in data.items():
+            if table not in without and rows is not None:
+                file.create_dataset(table, data=np.array(rows, DTYPES[table]), maxshape=(None,), chunks=(1024,))
+    return path
+
+
+def write_sweep(folder: Path, strategies=STRATEGIES, workers=(1, 2), seeds=(1, 2, 3), **more) -> None:
+    for seed in seeds:
+        for strategy in strategies:
+            for p in workers:
+                write_run(folder, strategy, p, seed, title="LeNet on Fashion-MNIST: five strategies, 3 epochs", **more)
+
+
+class Folder(unittest.TestCase):
+    """Each test has a folder of its own."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+
+    def draw(self, *arguments) -> tuple[int, str, str]:
+        """Exit code, output and error output of plots/all.py."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = all_figures.main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                code = end.code
+        return code, out.getvalue(), err.getvalue()
+
+
+def texts(figure) -> str:
+    return "\n".join(text.get_text() for text in figure.texts)
+
+
+class Statistics(unittest.TestCase):
+    def test_student_t_agrees_with_tables(self):
+        known = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 9: 2.2622, 10: 2.2281, 29: 2.0452,
+                 30: 2.0423, 99: 1.9842, 299: 1.9679}
+        for freedom, value in known.items():
+            self.assertAlmostEqual(results.student_t(freedom), value, 4, f"{freedom} degrees of freedom")
+
+    def test_interval(self):
+        # Mean 2, s = 1, n = 3: 4.3027 / sqrt(3).
+        mean, half, n = results.estimate([1.0, None, 2.0, 3.0])
+        self.assertEqual((mean, n), (2.0, 3))
+        self.assertAlmostEqual(half, 2.48414, 4)
+        self.assertEqual(results.estimate([5.0]), (5.0, None, 1))
+        self.assertIsNone(results.estimate([None]))
+
+    def test_numbers_are_written_with_three_digits(self):
+        for value, text in ((0, "0"), (0.04267, "0.0427"), (2.694, "2.69"), (23.0, "23.0"), (2425.1, "2425")):
+            self.assertEqual(style.number(value), text)
+        self.assertEqual(style.with_interval(results.Estimate(23.012, 0.183, 3)), "23.01 ± 0.18")
+        self.assertEqual(style.with_interval(results.Estimate(1234.5, 67.8, 3)), "1234 ± 68")
+        self.assertEqual(style.with_interval(results.Estimate(1.5, None, 1)), "1.50")
+
+
+class Derived(Folder):
+    """The definitions of results/README.md, on numbers that can be followed by hand."""
+
+    tables = {
+        "snapshots": [(0, 0.0, 0, 0, 2.3, 10, 100), (500, 2.0, 5, 5, 0.5, 79, 100), (1000, 4.5, 9, 10, 0.4, 80, 100),
+                      (1500, 6.0, 15, 15, 0.5, 78, 100), (2000, 8.0, 20, 20, 0.3, 85, 100)],
+        "ranks": [(0, 0, 10, 1000, 8.0, 4.0, 1.0, 0.5, 0.25, 3_000_000, 0, 10, 0),
+                  (1, 0, 10, 1000, 8.0, 5.0, 1.0, 0.5, 0.75, 5_000_000, 0, 10, 0),
+                  (2, 1, 0, 0, 8.0, 0.0, 7.0, 0.0, 0.0, 90_000_000, 0, 20, 0)],
+        "staleness": [(0, 0, 6), (0, 2, 2), (1, 0, 4), (1, 3, 4)],
+    }
+
+    def run_of(self, **more) -> results.Run:
+        return results.read(write_run(self.folder, "downpour", 2, samples=2000, tables=self.tables, **more))
+
+    def test_accuracy(self):
+        run = self.run_of()
+        self.assertEqual(list(run.accuracy), [0.10, 0.79, 0.80, 0.78, 0.85])
+        self.assertEqual(run.reached_accuracy, 0.85)
+
+    def test_time_to_target_is_that_of_the_first_snapshot_at_least_there(self):
+        self.assertEqual(self.run_of(target=0.80).time_to_target, 4.5)
+        self.assertEqual(self.run_of(target=0.81).time_to_target, 8.0)
+        self.assertIsNone(self.run_of(target=0.86).time_to_target)
+        self.assertIsNone(self.run_of(target=0.0).time_to_target, "no target was set")
+        self.assertEqual(results.read(write_run(self.folder, tables=self.tables, target=0.99), 0.5).time_to_target, 2.0)
+
+    def test_throughput(self):
+        run = self.run_of()
+        self.assertAlmostEqual(run.throughput, 2000 / run.result["seconds"])
+
+    def test_staleness(self):
+        self.assertEqual(self.run_of().mean_staleness, (2 * 2 + 3 * 4) / 16)
+        self.assertIsNone(results.read(write_run(self.folder, "sync", 2)).mean_staleness)
+
+    def test_traffic(self):
+        run = self.run_of()
+        self.assertEqual(run.megabytes_sent, 4.0)
+        self.assertEqual(run.megabytes_per_1000_samples(server=False), 4.0)
+        self.assertEqual(run.megabytes_per_1000_samples(server=True), 45.0)
+        self.assertEqual(run.megabytes_per_1000_samples(), 49.0)
+
+    def test_phases_are_means_over_workers_and_add_up(self):
+        run = self.run_of()
+        self.assertEqual({phase: run.phase(phase) for phase in results.PHASES},
+                         {"compute": 4.5, "communication": 1.0, "wait": 0.5, "snapshot": 0.5, "other": 1.5})
+
+    def test_only_ok_runs_have_throughput_and_time(self):
+        for outcome in ("diverged", "timeout", "error", "running"):
+            run = self.run_of(outcome=outcome, target=0.8)
+            self.assertIsNone(run.throughput, outcome)
+            self.assertIsNone(run.time_to_target, outcome)
+            self.assertEqual(run.reached_accuracy, 0.85, outcome)
+
+    def test_types_of_the_configuration(self):
+        config = self.run_of().config
+        self.assertIs(config["strategy.overlap"], True)
+        self.assertIs(type(config["workers"]), int)
+        self.assertIs(type(config["optimizer.learning_rate"]), float)
+        self.assertIs(type(config["model"]), str)
+
+    def test_steps_are_there_on_demand(self):
+        steps = self.run_of().steps
+        self.assertEqual(steps.dtype.names, results.TABLES["steps"])
+        self.assertEqual(steps["step"][0], 0)
+
+    def test_shares_of_staleness(self):
+        write_run(self.folder, "downpour", 2, 1, tables={"staleness": [(0, 0, 1), (0, 1, 3)]})
+        write_run(self.folder, "downpour", 2, 2, tables={"staleness": [(0, 1, 5), (1, 3, 5)]})
+        group, = results.load(self.folder).groups
+        self.assertEqual(list(staleness.shares(group)), [0.125, 0.625, 0, 0.25])
+
+
+class Curves(Folder):
+    def curve(self, *snapshots):
+        for seed, rows in enumerate(snapshots):
+            write_run(self.folder, seed=seed, tables={"snapshots": [(u, s, 0, 0, 0, a, 100) for u, s, a in rows]})
+        return convergence.curve(results.load(self.folder).runs)
+
+    def test_mean_over_equal_sample_counts(self):
+        used, seconds, mean, half = self.curve([(0, 0, 10), (100, 2, 50)], [(0, 0, 20), (100, 4, 60)],
+                                               [(0, 0, 30), (100, 6, 70)])
+        self.assertEqual((list(used), list(seconds)), ([0, 100], [0, 4]))
+        np.testing.assert_allclose(mean, [0.2, 0.6])
+        np.testing.assert_allclose(half, 0.248414, rtol=1e-4)
+
+    def test_one_seed_is_itself(self):
+        used, seconds, mean, half = self.curve([(0, 0, 10), (100, 2, 50), (200, 5, 60)])
+        self.assertEqual((list(used), list(seconds), list(mean)), ([0, 100, 200], [0, 2, 5], [0.1, 0.5, 0.6]))
+        self.assertTrue(np.isnan(half).all())
+
+    def test_runs_copied_at_other_counts_are_interpolated(self):
+        used, seconds, mean, _ = self.curve([(0, 0, 0), (100, 2, 40), (200, 4, 60)],
+                                            [(0, 0, 0), (50, 1, 20), (150, 3, 60), (200, 4, 80)])
+        self.assertEqual((list(used), list(seconds)), ([0, 100, 200], [0, 2, 4]))
+        np.testing.assert_allclose(mean, [0, 0.4, 0.7])
+
+    def test_of_two_snapshots_at_one_count_the_last_counts(self):
+        used, seconds, mean, _ = self.curve([(0, 0, 10), (100, 2, 40), (100, 3, 50)])
+        self.assertEqual((list(used), list(seconds), list(mean)), ([0, 100], [0, 3], [0.1, 0.5]))
+
+
+class Loading(Folder):
+    def names(self, found: results.Results) -> list[str]:
+        return [run.path.name for run in found.runs]
+
+    def test_groups_and_labels(self):
+        for tau in (10, 5, 100):
+            write_sweep(self.folder, ("averaging",), (1, 2), (1, 2), config={"strategy.tau": tau})
+        write_sweep(self.folder, ("bmuf", "sync", "aaa"), (2,), (1, 2))
+        found = results.load(self.folder)
+        self.assertEqual([(found.labels[g.variant], g.workers, len(g.ok)) for g in found.groups],
+                         [("sync", 2, 2)] + [(f"averaging, tau {t}", p, 2) for t in (5, 10, 100) for p in (1, 2)]
+                         + [("bmuf", 2, 2), ("aaa", 2, 2)])
+
+    def test_missing_groups(self):
+        for i, without in enumerate((("snapshots",), ("ranks",), ("result",), ("effective",), ("steps", "staleness"))):
+            write_run(self.folder, "downpour", 2, i, without=without)
+        found = results.load(self.folder)
+        self.assertEqual((len(found.runs), found.problems), (5, []))
+        self.assertEqual([run.reached_accuracy is None for run in found.runs], [True, False, False, False, False])
+        self.assertEqual([run.megabytes_sent is None for run in found.runs], [False, True, False, False, False])
+        self.assertEqual([run.throughput is None for run in found.runs], [False, False, True, False, False])
+        self.assertEqual([run.mean_staleness is None for run in found.runs], [False, False, False, False, True])
+        for module in all_figures.FIGURES:
+            if module is not speedup:  # they all have 2 workers
+                style.plt.close(module.draw(found))
+
+    def test_damaged_files_are_reported_and_left_out(self):
+        good = write_run(self.folder)
+        (self.folder / "junk.h5").write_bytes(b"not HDF5" * 100)
+        (self.folder / "empty.h5").write_bytes(b"")
+        (self.folder / "folder.h5").mkdir()
+        write_run(self.folder, name="future.h5", schema=2)
+        write_run(self.folder, name="lost.h5", without=("config",))
+        with h5py.File(write_run(self.folder, name="narrow.h5"), "a") as file:
+            rows = file["snapshots"][()][["used", "seconds"]]
+            del file["snapshots"]
+            file["snapshots"] = np.array(rows.tolist(), [("used", "i8"), ("seconds", "f8")])
+        with h5py.File(write_run(self.folder, name="odd.h5"), "a") as file:
+            del file["ranks"]
+            file.create_group("ranks")
+        found = results.load(self.folder)
+        self.assertEqual(self.names(found), [good.name])
+        told = "\n".join(found.problems)
+        for words in ("junk.h5: damaged", "empty.h5: damaged", "folder.h5: damaged", "odd.h5: damaged",
+                      "future.h5: schema 2, where 1 is expected", "lost.h5: /config has no strategy",
+                      "narrow.h5: /snapshots has no version_min, version_max, test_loss, test_correct, test_count"):
+            self.assertIn(words, told)
+
+    def test_truncated_files_never_crash(self):
+        path = write_run(self.folder)
+        whole = path.read_bytes()
+        for part in range(1, 16):
+            path.write_bytes(whole[:len(whole) * part // 16])
+            with self.assertRaisesRegex(results.ResultError, "damaged"):
+                results.read(path)
+
+    def test_unfinished_runs_are_counted(self):
+        write_run(self.folder, seed=1)
+        write_run(self.folder, seed=2, name="second.h5").rename(self.folder / "second.h5.part")
+        write_run(self.folder, seed=3, name="third.h5")
+        (self.folder / "third.h5.part").write_bytes(b"")  # of a run that has ended since
+        found = results.load(self.folder)
+        self.assertEqual((len(found.runs), found.unfinished, found.problems), (2, 1, ["second.h5.part: not finished"]))
+        self.assertIn("1 run not finished (.part)", found.failures())
+
+    def test_failures_in_words(self):
+        for seed, outcome in enumerate(("ok", "ok", "diverged")):
+            write_run(self.folder, seed=seed, outcome=outcome)
+        for seed, outcome in enumerate(("timeout", "error", "running")):
+            write_run(self.folder, "bmuf", 2, seed, outcome=outcome)
+        self.assertEqual(results.load(self.folder).failures(),
+                         ["sync, 1 worker: 1 of 3 runs diverged",
+                          "bmuf, 2 workers: 1 of 3 runs failed, 1 did not finish, 1 timed out"])
+
+    def test_a_repeated_run_counts_once_and_ok_wins(self):
+        write_run(self.folder, name="a.h5", outcome="error")
+        write_run(self.folder, name="b.h5")
+        write_run(self.folder, name="c.h5")
+        found = results.load(self.folder)
+        self.assertEqual(self.names(found), ["b.h5"])
+        self.assertEqual(found.problems, ["c.h5: the same settings and seed as b.h5",
+                                          "a.h5: the same settings and seed as b.h5"])
+
+    def test_reporting_keys_do_not_split_groups(self):
+        write_run(self.folder, seed=1, target=0.8)
+        write_run(self.folder, seed=2, target=0.9)
+        self.assertEqual(len(results.load(self.folder).groups), 1)
+
+
+class Mixing(Folder):
+    def test_refused_unless_allowed(self):
+        for change in ({"commit": "0ther"}, {"dirty": "true"}, {"compiler": "Clang 16.0.0"}, {"flags": "-O0"},
+                       {"build_type": "Debug"}, {"cpu": "i486"}, {"cores": 64}):
+            with self.subTest(**change), tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                write_run(folder, seed=1)
+                write_run(folder, seed=2)
+                write_run(folder, seed=3, provenance=change)
+                with self.assertRaises(results.ResultError) as error:
+                    results.load(folder)
+                changed = "with changes" if "dirty" in change else str(*change.values())
+                for words in (changed, "(2 runs)", "(1 run)", "--allow-mixed"):
+                    self.assertIn(words, str(error.exception))
+                self.assertEqual(len(results.load(folder, allow_mixed=True).groups[0].ok), 3)
+
+    def test_engines(self):
+        write_run(self.folder, seed=1)
+        write_run(self.folder, seed=2, engine="simgrid")
+        code, _, err = self.draw(self.folder)
+        self.assertEqual(code, 1)
+        self.assertIn("engine: mpi (1 run), simgrid (1 run)", err)
+        self.assertEqual(len(results.load(self.folder, allow_mixed=True).runs), 2)
+
+    def test_an_ok_run_without_provenance_is_another_kind(self):
+        write_run(self.folder, seed=1)
+        write_run(self.folder, seed=2, without=("provenance",))
+        with self.assertRaisesRegex(results.ResultError, "unknown"):
+            results.load(self.folder)
+
+    def test_same_class_of_host_is_one(self):
+        write_run(self.folder, seed=1)
+        write_run(self.folder, seed=2, provenance={"host": "node-2"})
+        write_run(self.folder, seed=3, outcome="error", without=("provenance",))
+        self.assertEqual(len(results.load(self.folder).runs), 3)
+
+
+class Speedups(Folder):
+    def run_at(self, workers, seed, seconds, minibatch=32, outcome="ok", reached=None):
+        """A run of 1000 samples that takes so many seconds, and reaches the target after `reached` of them."""
+        path = write_run(self.folder, "sync", workers, seed, samples=1000, outcome=outcome, target=0.5,
+                         config={"minibatch": minibatch},
+                         tables={"snapshots": [(0, 0, 0, 0, 0, 1, 10)]
+                                 + [(500, reached, 0, 0, 0, 5, 10)] * (reached is not None)
+                                 + [(1000, seconds, 0, 0, 0, 4, 10)]})
+        with h5py.File(path, "a") as file:
+            file["result"].attrs["seconds"] = float(seconds)
+
+    def means(self, scaling, gain=results.throughput_gain):
+        found = results.load(self.folder).speedups(scaling, gain)
+        return [{p: e.mean for p, e in line.items()} for line in found.values()]
+
+    def test_per_seed_then_averaged(self):
+        self.run_at(1, 1, seconds=8)
+        self.run_at(2, 1, seconds=4)
+        self.run_at(1, 2, seconds=30)
+        self.run_at(2, 2, seconds=10)
+        self.assertEqual(self.means(results.WEAK), [{1: 1.0, 2: 2.5}])
+
+    def test_failed_runs_and_those_without_a_base_have_none(self):
+        self.run_at(1, 1, seconds=8)
+        self.run_at(2, 1, seconds=4)
+        self.run_at(1, 2, seconds=8, outcome="diverged")
+        self.run_at(2, 2, seconds=1)
+        self.run_at(1, 3, seconds=8)
+        self.run_at(2, 3, seconds=1, outcome="timeout")
+        self.assertEqual(self.means(results.WEAK), [{1: 1.0, 2: 2.0}])
+
+    def test_strong_has_the_base_with_the_same_global_minibatch(self):
+        self.run_at(1, 1, seconds=12, minibatch=64)
+        self.run_at(2, 1, seconds=4, minibatch=32)
+        self.run_at(4, 1, seconds=2, minibatch=16)
+        self.assertEqual(self.means(results.STRONG), [{1: 1.0, 2: 3.0, 4: 6.0}])
+        self.assertEqual(self.means(results.WEAK), [])
+
+    def test_to_target(self):
+        self.run_at(1, 1, seconds=10, reached=6)
+        self.run_at(2, 1, seconds=5, reached=4)
+        self.run_at(1, 2, seconds=10, reached=6)
+        self.run_at(2, 2, seconds=5)
+        self.run_at(4, 1, seconds=4, reached=3)
+        self.run_at(4, 2, seconds=4, reached=1.5)
+        self.assertEqual(self.means(results.WEAK, results.time_to_target_gain), [{1: 1.0, 4: 3.0}])
+        self.run_at(1, 1, seconds=1, minibatch=64)  # reaches nothing: in one panel, and once in the legend
+        self.run_at(2, 1, seconds=1, minibatch=64)
+        figure = speedup.draw(results.load(self.folder))
+        legend = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        self.assertEqual([legend.count(name) for name in ("sync, minibatch 32", "minibatch 64")], [1, 1], legend)
+        self.assertIn("sync, minibatch 32, 2 workers: 1 of 2 reached;", texts(figure))
+
+    def test_panels_name_their_base(self):
+        for workers, minibatch in ((1, 32), (1, 64), (2, 32)):
+            self.run_at(workers, 1, 10 / workers, minibatch)
+        panels = [panel for panel in speedup.draw(results.load(self.folder)).axes if panel.get_visible()]
+        self.assertEqual([panel.get_title("left") for panel in panels],
+                         ["weak speed-up of throughput", "strong speed-up of throughput"])
+        self.assertIn("1 worker,\nthe same minibatch per worker", panels[0].get_ylabel())
+        self.assertIn("1 worker,\nthe same global minibatch", panels[1].get_ylabel())
+
+    def test_reasons_to_leave_it_out(self):
+        self.run_at(2, 1, seconds=4)
+        with self.assertRaisesRegex(style.LeftOut, r"same number of workers \(2\)"):
+            speedup.draw(results.load(self.folder))
+        self.run_at(4, 1, seconds=2)
+        with self.assertRaisesRegex(style.LeftOut, "no run with 1 worker"):
+            speedup.draw(results.load(self.folder))
+        self.run_at(1, 2, seconds=2)
+        with self.assertRaisesRegex(style.LeftOut, "no run has a base"):
+            speedup.draw(results.load(self.folder))
+
+
+class Look(Folder):
+    def test_strategies_keep_their_colours(self):
+        okabe_ito = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+        self.assertLessEqual({*style.COLOURS.values(), *style.OTHERS}, okabe_ito)
+        self.assertEqual(len(set(style.COLOURS.values())), len(STRATEGIES))
+        for strategies in (STRATEGIES, ("downpour", "bmuf"), ("bmuf", "gossip")):
+            look = style.looks([results.Variant(strategy, ()) for strategy in strategies])
+            self.assertEqual(look[results.Variant("bmuf", ())]["color"], style.COLOURS["bmuf"])
+
+    def test_variants_differ(self):
+        variants = [results.Variant("sync", (("minibatch", 2 ** i),)) for i in range(8)]
+        looks = style.looks(variants).values()
+        self.assertEqual(len({tuple(look["color"]) for look in looks}), 8)
+        self.assertEqual(len({look["marker"] for look in looks}), 8)
+
+    def test_nothing_covers_the_panels_or_leaves_the_figure(self):
+        write_sweep(self.folder, samples=20000)
+        write_sweep(self.folder, ("downpour", "averaging"), (2,), config={"strategy.n_push": 20}, samples=20000)
+        write_run(self.folder, "bmuf", 2, 4, outcome="diverged", samples=20000)
+        found = results.load(self.folder)
+        style.setup()
+        for module in all_figures.FIGURES:
+            figure = module.draw(found)
+            figure.canvas.draw()
+            renderer = figure.canvas.get_renderer()
+            around = [artist.get_window_extent(renderer) for artist in (*figure.texts, *figure.legends)]
+            panels = [panel.get_tightbbox(renderer) for panel in figure.axes if panel.get_visible()]
+            for box in around + panels:
+                self.assertTrue(-1 <= box.x0 and -1 <= box.y0 and box.x1 <= figure.bbox.width + 1
+                                and box.y1 <= figure.bbox.height + 1, f"{module.__name__}: {box}")
+            for panel in panels:
+                self.assertFalse([box for box in around if box.overlaps(panel)], module.__name__)
+            style.plt.close(figure)
+
+
+class Command(Folder):
+    def made(self, folder: Path) -> list[str]:
+        return sorted(path.stem for path in folder.glob("*.png") if path.with_suffix(".pdf").exists())
+
+    def test_a_whole_sweep(self):
+        write_sweep(self.folder)
+        code, out, err = self.draw(self.folder)
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(out.splitlines(), [str(self.folder / "plots" / f"{name}.{kind}") for name in FIGURES
+                                            for kind in ("png", "pdf")])
+        self.assertEqual(self.made(self.folder / "plots"), sorted(FIGURES))
+
+        # The same results make the same bytes.
+        again = self.folder / "new" / "folder"
+        self.assertEqual(self.draw(self.folder, "-o", again)[0], 0)
+        for path in (self.folder / "plots").iterdir():
+            content = path.read_bytes()
+            self.assertEqual(content, (again / path.name).read_bytes(), path.name)
+            self.assertNotIn(b"CreationDate", content)
+            self.assertNotIn(b"Software", content)
+
+    def test_figures_that_are_left_out_say_why(self):
+        write_sweep(self.folder, ("sync", "bmuf"), (2,), (1,), samples=20000)
+        code, out, _ = self.draw(self.folder)
+        self.assertEqual(code, 0)
+        self.assertIn("no staleness: no run that ended as ok used a parameter server", out)
+        self.assertIn("no speedup: all runs have the same number of workers (2)", out)
+        self.assertEqual(self.made(self.folder / "plots"), ["convergence", "time_breakdown", "traffic"])
+
+    def test_failed_runs_are_noted_on_every_figure(self):
+        write_sweep(self.folder, ("downpour",), seeds=(1, 2), samples=20000)
+        write_run(self.folder, "downpour", 2, 3, outcome="diverged", samples=20000)
+        write_run(self.folder, "sync", 2, 3, outcome="error", without=("snapshots", "ranks", "result"), samples=20000)
+        found = results.load(self.folder)
+        for module in all_figures.FIGURES:
+            figure = module.draw(found)
+            self.assertIn("Not shown: sync, 2 workers: 1 of 1 run failed; downpour, 2 workers: 1 of 3 runs diverged.",
+                          texts(figure).replace("\n", " "), module.__name__)
+            self.assertIn("commit 4f1c09d2ab7e", texts(figure))
+            self.assertIn("2 seeds", texts(figure))
+            style.plt.close(figure)
+
+    def test_no_ok_run_is_exit_code_1(self):
+        write_run(self.folder, outcome="diverged")
+        code, out, err = self.draw(self.folder)
+        self.assertEqual(code, 1)
+        self.assertIn("no figure could be drawn", err)
+        self.assertEqual(out.count("no "), 2 * len(FIGURES), out)
+
+    def test_no_results_is_exit_code_1(self):
+        code, _, err = self.draw(self.folder)
+        self.assertEqual(code, 1)
+        self.assertIn("no result file (.h5)", err)
+        (self.folder / "quickstart").mkdir()
+        write_run(self.folder / "quickstart")
+        self.assertIn(f"There are some in {self.folder / 'quickstart'}.", self.draw(self.folder)[2])
+
+    def test_an_output_folder_that_cannot_be_written_is_exit_code_1(self):
+        write_run(self.folder)
+        (self.folder / "taken").write_text("")
+        code, _, err = self.draw(self.folder, "-o", self.folder / "taken")
+        self.assertEqual(code, 1)
+        self.assertIn("taken", err)
+
+    def test_wrong_usage_is_exit_code_2(self):
+        for arguments, words in (([], "RESULTS_DIR"), ([self.folder / "nothing"], "not a folder"),
+                                 ([self.folder, "--target", "85"], "such as 0.85"),
+                                 ([self.folder, "--target", "high"], "such as 0.85"),
+                                 ([self.folder, "--colour"], "--colour")):
+            code, _, err = self.draw(*arguments)
+            self.assertEqual(code, 2, arguments)
+            self.assertIn(words, err)
+
+    def test_help_has_examples(self):
+        code, out, _ = self.draw("--help")
+        self.assertEqual(code, 0)
+        self.assertIn("python3 plots/all.py out/quickstart", out)
+
+    def test_target_on_the_command_line_wins(self):
+        write_sweep(self.folder, ("sync",), seeds=(1,), target=0.99, samples=20000)
+        figure = convergence.draw(results.load(self.folder, target=0.7))
+        self.assertIn("target 70 %", [text.get_text() for legend in figure.legends for text in legend.get_texts()])
+
+    def test_300_runs(self):
+        for rate in (0.02, 0.05, 0.1):
+            write_sweep(self.folder, workers=(1, 2, 4, 8), seeds=range(5), samples=2000, snapshots=4,
+                        config={"optimizer.learning_rate": rate, "minibatch": 16})
+        found = results.load(self.folder)
+        self.assertEqual((len(found.runs), len(found.groups)), (300, 60))
+        style.setup()
+        for module in all_figures.FIGURES:
+            style.plt.close(module.draw(found))
+
+    def test_unknown_strategies_and_thin_series(self):
+        write_run(self.folder, "gossip", 2, 1, snapshots=1, samples=2000)
+        write_run(self.folder, "easgd", 2, 1, snapshots=0, samples=2000)
+        write_run(self.folder, "ssp", 1, 1, target=0.0, samples=2000, tables={"snapshots": [(0, 0.0, 0, 0, 0.0, 0, 0)]})
+        self.assertEqual(self.draw(self.folder)[0], 0)
+
+
+class RealResults(unittest.TestCase):
+    """Result files of the harness, given on the command line."""
+
+    folder: Path
+
+    def test_every_file_is_read(self):
+        found = results.load(self.folder, allow_mixed=True)
+        self.assertEqual([problem for problem in found.problems if "not finished" not in problem], [])
+        for run in found.runs:
+            self.assertLessEqual({*results.TABLES["steps"]}, {*run.steps.dtype.names}, run.path.name)
+            for key in ("commit", "build_type", "flags", "cpu", "cores"):
+                self.assertIn(key, run.provenance, run.path.name)
+            if run.ok:
+                self.assertGreater(run.throughput, 0, run.path.name)
+                self.assertTrue(0 <= run.reached_accuracy <= 1, run.path.name)
+                self.assertEqual(len(run.worker_ranks), run.workers, run.path.name)
+                self.assertEqual(run.mean_staleness is not None, len(run.ranks) > run.workers, run.path.name)
+                parts = sum(run.phase(phase) for phase in results.PHASES)
+                self.assertAlmostEqual(parts, run.worker_ranks["total_s"].mean(), delta=0.02 * parts, msg=run.path.name)
+
+    def test_every_figure_is_drawn_or_says_why_not(self):
+        out = io.StringIO()
+        with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(out):
+            self.assertEqual(all_figures.main([str(self.folder), "-o", output, "--allow-mixed"]), 0)
+            for name in FIGURES:
+                drawn = all((Path(output) / f"{name}.{kind}").exists() for kind in ("png", "pdf"))
+                self.assertNotEqual(drawn, f"no {name}: " in out.getvalue(), name)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and Path(sys.argv[-1]).is_dir():
+        RealResults.folder = Path(sys.argv.pop())
+    else:
+        del RealResults
+    unittest.main()
