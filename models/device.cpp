@@ -1,0 +1,73 @@
+#include "models/device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace dsgd {
+
+Plan::Plan(const Network& net, int batch) : batch_(batch), classes_(int(place(net).back().out.size())) {
+  if (batch < 1) throw std::invalid_argument(fmt::format("{}: a minibatch of {} samples", net.name, batch));
+  dlogits_.resize(std::size_t(batch) * classes_);
+}
+
+Loss Plan::gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g) {
+  const float* logits = forward(w, x, n);
+  const Loss loss = softmax_cross_entropy(logits, labels, n, classes_, dlogits_.data());
+  backward(w, dlogits_.data(), n, g);
+  return loss;
+}
+
+Loss Plan::score(ConstVec w, const float* x, const std::uint8_t* labels, int n) {
+  return softmax_cross_entropy(forward(w, x, n), labels, n, classes_, nullptr);
+}
+
+Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
+                           float* dlogits) {
+  Loss loss;
+  for (int i = 0; i < n; ++i) {
+    const float* z = logits + std::size_t(i) * classes;
+    const int label = labels[i];
+    const double largest = *std::max_element(z, z + classes);
+    double sum = 0;
+    for (int k = 0; k < classes; ++k) sum += std::exp(z[k] - largest);
+    loss.sum += std::log(sum) + largest - z[label];
+    bool correct = true;  // stays false for logits that are not numbers
+    for (int k = 0; k < classes; ++k) correct = correct && (k < label ? z[k] < z[label] : z[k] <= z[label]);
+    loss.correct += correct;
+    if (!dlogits) continue;
+    float* d = dlogits + std::size_t(i) * classes;
+    for (int k = 0; k < classes; ++k) d[k] = float(std::exp(z[k] - largest) / sum - (k == label));
+  }
+  return loss;
+}
+
+std::unique_ptr<Device> make_reference();
+#ifdef DSGD_HAVE_ONEDNN
+std::unique_ptr<Device> make_onednn();
+std::string onednn_unavailable() { return ""; }
+#else
+std::unique_ptr<Device> make_onednn() { return nullptr; }
+std::string onednn_unavailable() {
+  return "built without oneDNN; install it (Debian: apt install libdnnl-dev) and build again";
+}
+#endif
+
+const std::vector<DeviceEntry>& all_devices() {
+  static const std::vector<DeviceEntry> devices{
+      {"reference", "plain loops, the specification", [] { return std::string(); }, make_reference},
+      {"onednn", "the host's processor by oneDNN, one thread", onednn_unavailable, make_onednn},
+  };
+  return devices;
+}
+
+const DeviceEntry* find_device(const std::string& name) {
+  for (const auto& d : all_devices()) {
+    if (d.name == name) return &d;
+  }
+  return nullptr;
+}
+
+}  // namespace dsgd

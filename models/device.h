@@ -1,0 +1,69 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/network.h"
+#include "models/vec.h"
+
+namespace dsgd {
+
+struct Loss {
+  double sum = 0;            // softmax cross-entropy, natural logarithm, summed over the samples
+  std::int64_t correct = 0;  // samples whose largest logit (of equal ones the first) is the label's
+  Loss& operator+=(const Loss& other) {
+    sum += other.sum;
+    correct += other.correct;
+    return *this;
+  }
+};
+
+// A network prepared for minibatches of up to `batch` samples on one device. Owns activations, never weights.
+// Nothing allocates after construction. Vectors are in the device's space and in canonical order.
+class Plan {
+ public:
+  Plan(const Network& net, int batch);
+  virtual ~Plan() = default;
+  // x: n rows of the network's input, n <= batch. Returns n rows of logits, valid until the next call.
+  virtual const float* forward(ConstVec w, const float* x, int n) = 0;
+  // After forward with the same w, x and n, which must still be in place: dlogits (n rows) -> g, overwritten
+  // with the sum over the samples; dx (n rows) too unless null.
+  virtual void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx = nullptr) = 0;
+  // Which implementation each layer got, one line each.
+  virtual std::vector<std::string> implementations() const = 0;
+
+  // g <- sum over the n samples of dL(w)/dw. labels: n class indices.
+  virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);
+  virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n);
+  int batch() const { return batch_; }
+
+ protected:
+  int batch_, classes_;
+  std::vector<float> dlogits_;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const Space& space() const = 0;
+  virtual std::unique_ptr<Plan> plan(const Network& net, int batch) = 0;
+  virtual std::string library() const { return "none"; }  // name and version of what does the arithmetic
+  // The best size of the pieces into which a minibatch of `batch` samples is cut (they stay in cache).
+  virtual int piece(const Network&, int batch) const { return batch; }
+};
+
+// softmax cross-entropy over n rows of `classes` logits; writes dL/dlogits = softmax - onehot unless dlogits
+// is null.
+Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
+                           float* dlogits);
+
+struct DeviceEntry {
+  std::string name, summary;
+  std::string (*unavailable)();  // empty when it can be used here, else the reason and what to do
+  std::unique_ptr<Device> (*make)();
+};
+const std::vector<DeviceEntry>& all_devices();
+const DeviceEntry* find_device(const std::string& name);  // nullptr when unknown
+
+}  // namespace dsgd

@@ -1,0 +1,449 @@
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
+#include <utility>
+
+#include "models/device.h"
+#include "models/max_pool.h"
+
+namespace dsgd {
+namespace {
+
+using dnnl::algorithm;
+using dnnl::memory;
+using dnnl::prop_kind;
+using Tag = memory::format_tag;
+using Dims = memory::dims;
+
+memory::desc floats(const Dims& dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
+memory::desc plain(const Dims& dims) { return floats(dims, dims.size() == 2 ? Tag::nc : Tag::nchw); }
+
+float* data(const memory& m) { return static_cast<float*>(m.get_data_handle()); }
+
+void sum_rows(const float* from, memory::dim rows, memory::dim columns, float* to) {
+  std::fill_n(to, columns, 0.0f);
+  for (memory::dim i = 0; i < rows; ++i) {
+    for (memory::dim j = 0; j < columns; ++j) to[j] += from[i * columns + j];
+  }
+}
+
+// Which layout a primitive works with decides between its implementations, some of them very slow.
+template <class PrimitiveDesc>
+bool fast(const PrimitiveDesc& pd) {
+  return std::string(pd.impl_info_str()).find("ref") == std::string::npos;
+}
+
+struct Activation {
+  algorithm forward, backward;  // backward works from the outputs
+};
+std::optional<Activation> activation(const LayerSpec& spec) {
+  if (std::get_if<Relu>(&spec)) return {{algorithm::eltwise_relu, algorithm::eltwise_relu_use_dst_for_bwd}};
+  if (std::get_if<Sigmoid>(&spec)) {
+    return {{algorithm::eltwise_logistic, algorithm::eltwise_logistic_use_dst_for_bwd}};
+  }
+  if (std::get_if<Tanh>(&spec)) return {{algorithm::eltwise_tanh, algorithm::eltwise_tanh_use_dst_for_bwd}};
+  return std::nullopt;
+}
+
+dnnl::primitive_attr attributes(const std::optional<Activation>& fused = std::nullopt) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (fused) {
+    dnnl::post_ops after;
+    after.append_eltwise(1, fused->forward, 0, 0);
+    attributes.set_post_ops(after);
+  }
+  return attributes;
+}
+
+// ReLU and max-pool commute, gradients included: a window without positive values passes nothing on either
+// way. ReLU is cheaper at the pooled size.
+std::vector<PlacedLayer> relu_after_pool(std::vector<PlacedLayer> layers) {
+  for (std::size_t k = 0; k + 1 < layers.size(); ++k) {
+    if (!std::get_if<Relu>(&layers[k].spec) || !std::get_if<MaxPool>(&layers[k + 1].spec)) continue;
+    std::swap(layers[k], layers[k + 1]);
+    layers[k + 1].in = layers[k + 1].out = layers[k].out;
+  }
+  return layers;
+}
+
+// The constructor walks over the layers, forward and back, and emits steps that are ready to run: primitives
+// with their arguments, in the plan's own memory. Only w and g are the caller's; they are bound at every
+// call.
+class OnednnPlan final : public Plan {
+ public:
+  OnednnPlan(const Network& net, int batch, const dnnl::engine& engine);
+  const float* forward(ConstVec w, const float* x, int n) override;
+  void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx) override;
+  std::vector<std::string> implementations() const override { return implementations_; }
+
+ private:
+  using Steps = std::vector<std::function<void()>>;
+  struct Bound {
+    memory m;
+    std::size_t first;  // element of the flat vector
+  };
+  // What is left to emit for a layer on the way back, given the gradient at its output.
+  struct Backward {
+    memory y;
+    std::optional<Activation> activation;           // applied in place to y
+    std::function<void(const memory&)> parameters;  // empty for layers without
+    std::function<memory(const memory&)> data;      // returns the gradient at the layer's input
+  };
+  Backward dense(const PlacedLayer& p, const memory& x, const std::optional<Activation>& a);
+  Backward convolution(const PlacedLayer& p, const Conv2d& l, const memory& x,
+                       const std::optional<Activation>& a);
+  std::optional<Backward> fast_max_pool(const PlacedLayer& p, const MaxPool& l, const memory& x,
+                                        const std::optional<Activation>& a);
+  Backward pooling(const PlacedLayer& p, algorithm kind, int size, int stride, const memory& x,
+                   const std::optional<Activation>& a);
+  Backward elementwise(const Activation& a, const memory& x, const memory& y);
+  memory through(const Activation& a, const memory& y, const memory& dy);
+
+  template <class Primitive>
+  void emit(const typename Primitive::primitive_desc& pd, std::initializer_list<std::pair<int, memory>> args);
+  memory make(const memory::desc& d);
+  memory as(memory from, const memory::desc& wanted);
+  void reorder(const memory& from, const memory& to);
+  memory bind(std::vector<Bound>& to, const memory::desc& d, std::size_t first);
+  memory alias(const memory& m, const memory::desc& d) { return {d, engine_, m.get_data_handle()}; }
+  void report(const std::string& forward, const std::string& weights, const std::string& data) {
+    implementations_.back() +=
+        ": forward " + forward + (weights.empty() ? "" : ", weights " + weights) + ", data " + data;
+  }
+  Dims dims(const Shape& s) const { return {batch_, s.channels, s.height, s.width}; }
+
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  Steps forward_, backward_, input_gradient_;  // the last only when the caller wants dx
+  Steps* steps_ = &forward_;                   // where emitted steps go
+  memory x_, logits_, dlogits_at_end_, dx_;
+  std::vector<Bound> weights_, gradients_;
+  std::vector<memory> kept_, scratch_;
+  std::vector<std::string> implementations_;
+};
+
+OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine)
+    : Plan(net, batch), engine_(engine), stream_(engine) {
+  const auto layers = relu_after_pool(place(net));
+  x_ = make(plain(dims(net.input)));
+  std::vector<Backward> done;
+  for (std::size_t k = 0; k < layers.size(); ++k) {
+    const PlacedLayer& p = layers[k];
+    const memory x = done.empty() ? x_ : done.back().y;
+    implementations_.push_back(to_string(p.spec));
+    if (const auto a = activation(p.spec)) {
+      done.push_back(elementwise(*a, x, make(x.get_desc())));
+      continue;
+    }
+    // The activation that follows is applied where the layer's output is written.
+    const auto next = k + 1 < layers.size() ? activation(layers[k + 1].spec) : std::nullopt;
+    if (next) implementations_.back() += " + " + to_string(layers[++k].spec);
+    if (std::get_if<Dense>(&p.spec)) done.push_back(dense(p, x, next));
+    if (const auto* l = std::get_if<Conv2d>(&p.spec)) done.push_back(convolution(p, *l, x, next));
+    if (const auto* l = std::get_if<MaxPool>(&p.spec)) {
+      if (auto b = fast_max_pool(p, *l, x, next)) {
+        done.push_back(std::move(*b));
+      } else {
+        done.push_back(pooling(p, algorithm::pooling_max, l->size, l->stride, x, next));
+      }
+    }
+    if (const auto* l = std::get_if<AvgPool>(&p.spec)) {
+      done.push_back(pooling(p, algorithm::pooling_avg_exclude_padding, l->size, l->stride, x, next));
+    }
+  }
+  logits_ = as(done.back().y, plain({batch_, classes_}));
+
+  memory dy = dlogits_at_end_ = make(logits_.get_desc());
+  const auto first =
+      std::find_if(done.begin(), done.end(), [](const Backward& b) { return bool(b.parameters); });
+  for (auto b = done.end(); b-- != done.begin();) {
+    steps_ = b >= first ? &backward_ : &input_gradient_;
+    dy = as(dy, b->y.get_desc());
+    if (b->activation) dy = through(*b->activation, b->y, dy);
+    if (b->parameters) b->parameters(dy);
+    steps_ = b > first ? &backward_ : &input_gradient_;
+    dy = b->data(dy);
+  }
+  dx_ = as(dy, x_.get_desc());
+
+  std::size_t bytes = 0;
+  for (const auto& m : scratch_) bytes = std::max(bytes, m.get_desc().get_size());
+  const memory shared = make({{memory::dim(bytes)}, memory::data_type::u8, Tag::x});
+  for (auto& m : scratch_) m.set_data_handle(shared.get_data_handle());
+}
+
+const float* OnednnPlan::forward(ConstVec w, const float* x, int n) {
+  // Rows beyond n are zeros here and in the gradient at the end: they add nothing.
+  const std::size_t row = x_.get_desc().get_size() / batch_;
+  auto* to = static_cast<std::byte*>(x_.get_data_handle());
+  std::memcpy(to, x, n * row);
+  std::memset(to + n * row, 0, (batch_ - n) * row);
+  for (auto& b : weights_) b.m.set_data_handle(const_cast<float*>(w.data + b.first));
+  for (const auto& step : forward_) step();
+  return static_cast<const float*>(logits_.get_data_handle());
+}
+
+void OnednnPlan::backward(ConstVec, const float* dlogits, int n, Vec g, float* dx) {
+  const std::size_t row = classes_ * sizeof(float);
+  auto* to = static_cast<std::byte*>(dlogits_at_end_.get_data_handle());
+  std::memcpy(to, dlogits, n * row);
+  std::memset(to + n * row, 0, (batch_ - n) * row);
+  for (auto& b : gradients_) b.m.set_data_handle(g.data + b.first);
+  for (const auto& step : backward_) step();
+  if (!dx) return;
+  for (const auto& step : input_gradient_) step();
+  std::memcpy(dx, dx_.get_data_handle(), n * (dx_.get_desc().get_size() / batch_));
+}
+
+// Products with the flat vector's own matrices, {units, inputs}. oneDNN's inner product gains less by blocked
+// weights than their reorders cost, and with plain ones it allocates at every call.
+OnednnPlan::Backward OnednnPlan::dense(const PlacedLayer& p, const memory& input,
+                                       const std::optional<Activation>& a) {
+  using dnnl::matmul;
+  const memory::dim rows = batch_, inputs = memory::dim(p.in.size()), units = p.out.channels;
+  const auto xd = plain({rows, inputs}), yd = plain({rows, units}), wd = plain({units, inputs});
+  const auto transposed = [](const memory::desc& d) { return floats({d.dims()[1], d.dims()[0]}, Tag::ba); };
+  const matmul::primitive_desc f({xd, transposed(wd), plain({1, units}), yd}, attributes(a), engine_);
+  const matmul::primitive_desc g({transposed(yd), xd, wd}, attributes(), engine_);
+  const matmul::primitive_desc d({yd, wd, xd}, attributes(), engine_);
+  report(f.impl_info_str(), g.impl_info_str(), d.impl_info_str());
+  const memory x = as(input, xd), y = make(yd);
+  const std::size_t first = p.first, bias = p.first + p.weights;
+  emit<matmul>(f, {{DNNL_ARG_SRC, x},
+                   {DNNL_ARG_WEIGHTS, bind(weights_, f.weights_desc(), first)},
+                   {DNNL_ARG_BIAS, bind(weights_, plain({1, units}), bias)},
+                   {DNNL_ARG_DST, y}});
+  return {y, a,
+          [=, this](const memory& dy) {
+            emit<matmul>(g, {{DNNL_ARG_SRC, alias(dy, g.src_desc())},
+                             {DNNL_ARG_WEIGHTS, x},
+                             {DNNL_ARG_DST, bind(gradients_, wd, first)}});
+            const memory db = bind(gradients_, plain({1, units}), bias);
+            steps_->push_back([=] { sum_rows(data(dy), rows, units, data(db)); });
+          },
+          [=, this](const memory& dy) {
+            const memory dx = make(xd);
+            emit<matmul>(
+                d, {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, bind(weights_, wd, first)}, {DNNL_ARG_DST, dx}});
+            return dx;
+          }};
+}
+
+OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d& l, const memory& input,
+                                             const std::optional<Activation>& a) {
+  using Forward = dnnl::convolution_forward;
+  using Weights = dnnl::convolution_backward_weights;
+  using Data = dnnl::convolution_backward_data;
+  const auto direct = algorithm::convolution_direct;
+  const Dims kernels{l.filters, p.in.channels, l.kernel, l.kernel}, strides{l.stride, l.stride},
+      pad{l.pad, l.pad};
+  const auto wd = floats(kernels, Tag::any), bd = floats({l.filters}, Tag::x);
+  // Channels last is the fastest layout unless there are next to no channels; `any` is what oneDNN would
+  // take. A layout that suits no fast implementation ends in oneDNN's reference loops, a thousand times
+  // slower.
+  const bool image = p.in.channels < 4;
+  Forward::primitive_desc f;
+  Weights::primitive_desc g;
+  for (const Tag tag : {image ? Tag::any : Tag::nhwc, image ? Tag::nhwc : Tag::any, Tag::nchw}) {
+    const auto xd = floats(dims(p.in), tag), yd = floats(dims(p.out), tag);
+    f = {{prop_kind::forward_training, direct, xd, wd, bd, yd, strides, pad, pad}, attributes(a), engine_};
+    g = {{direct, f.src_desc(), wd, bd, f.dst_desc(), strides, pad, pad}, attributes(), engine_, f};
+    if (fast(f) && fast(g)) break;
+  }
+  Data::primitive_desc d({direct, f.src_desc(), wd, f.dst_desc(), strides, pad, pad}, attributes(), engine_,
+                         f);
+  for (const Tag tag : {Tag::nhwc, Tag::nchw}) {
+    if (fast(d)) break;
+    const auto xd = floats(dims(p.in), tag), yd = floats(dims(p.out), tag);
+    d = {{direct, xd, wd, yd, strides, pad, pad}, attributes(), engine_, f};
+  }
+  report(f.impl_info_str(), g.impl_info_str(), d.impl_info_str());
+  const memory x = as(input, f.src_desc()), y = make(f.dst_desc()),
+               w = bind(weights_, plain(kernels), p.first);
+  const std::size_t first = p.first, bias = p.first + p.weights;
+  emit<Forward>(f, {{DNNL_ARG_SRC, x},
+                    {DNNL_ARG_WEIGHTS, as(w, f.weights_desc())},
+                    {DNNL_ARG_BIAS, bind(weights_, bd, bias)},
+                    {DNNL_ARG_DST, y}});
+  return {y, a,
+          [=, this](const memory& dy) {
+            const memory canonical = bind(gradients_, plain(kernels), first);
+            const memory dw =
+                g.diff_weights_desc() == plain(kernels) ? canonical : make(g.diff_weights_desc());
+            emit<Weights>(g, {{DNNL_ARG_SRC, x},
+                              {DNNL_ARG_DIFF_DST, dy},
+                              {DNNL_ARG_DIFF_WEIGHTS, dw},
+                              {DNNL_ARG_DIFF_BIAS, bind(gradients_, bd, bias)}});
+            reorder(dw, canonical);
+          },
+          [=, this](const memory& dy) {
+            const memory dx = make(d.diff_src_desc());
+            emit<Data>(d, {{DNNL_ARG_DIFF_DST, as(dy, d.diff_dst_desc())},
+                           {DNNL_ARG_WEIGHTS, as(w, d.weights_desc())},
+                           {DNNL_ARG_DIFF_SRC, dx}});
+            return dx;
+          }};
+}
+
+// Our own kernel where the windows do not overlap and the layout of x suits it.
+std::optional<OnednnPlan::Backward> OnednnPlan::fast_max_pool(const PlacedLayer& p, const MaxPool& l,
+                                                              const memory& x,
+                                                              const std::optional<Activation>& a) {
+  const auto xd = x.get_desc();
+  const auto& layout = xd.data.format_desc.blocking;
+  const bool blocks = layout.inner_nblks == 1 && layout.inner_idxs[0] == 1;
+  const bool last = layout.inner_nblks == 0 && xd.data.ndims == 4 && layout.strides[1] == 1;
+  if (l.size > l.stride || l.size > 15 || !(blocks || last)) return std::nullopt;
+  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const MaxPoolKernel kernel{batch_,
+                             p.in.channels,
+                             p.out.height,
+                             p.out.width,
+                             l.size,
+                             l.stride,
+                             relu,
+                             blocks ? int(layout.inner_blks[0]) : p.in.channels,
+                             layout.strides[0],
+                             layout.strides[1],
+                             layout.strides[2],
+                             layout.strides[3]};
+  const memory y = make(floats(dims(p.out), Tag::nhwc));
+  const memory winners =
+      make({{memory::dim(y.get_desc().get_size() / sizeof(float))}, memory::data_type::u8, Tag::x});
+  auto* const w = static_cast<std::uint8_t*>(winners.get_data_handle());
+  report("own kernel", "", "own kernel");
+  steps_->push_back([=, from = data(x), to = data(y)] { kernel.forward(from, to, w); });
+  if (a && !relu) elementwise(*a, y, y);
+  return Backward{y, relu ? std::nullopt : a, {}, [=, this](const memory& dy) {
+                    const memory dx = make(xd);
+                    steps_->push_back([=, from = data(dy), to = data(dx)] { kernel.backward(from, w, to); });
+                    return dx;
+                  }};
+}
+
+OnednnPlan::Backward OnednnPlan::pooling(const PlacedLayer& p, algorithm kind, int size, int stride,
+                                         const memory& input, const std::optional<Activation>& a) {
+  using Forward = dnnl::pooling_forward;
+  using Data = dnnl::pooling_backward;
+  const Dims window{size, size}, strides{stride, stride}, none{0, 0};
+  const memory x = input.get_desc().dims().size() == 4 ? input : as(input, plain(dims(p.in)));
+  const auto xd = x.get_desc();
+  const Forward::primitive_desc f(
+      {prop_kind::forward_training, kind, xd, floats(dims(p.out), Tag::any), strides, window, none, none},
+      attributes(), engine_);
+  const Data::primitive_desc d({kind, xd, f.dst_desc(), strides, window, none, none}, attributes(), engine_,
+                               f);
+  report(f.impl_info_str(), "", d.impl_info_str());
+  const memory y = make(f.dst_desc());
+  const memory largest = kind == algorithm::pooling_max ? make(f.workspace_desc()) : memory();
+  emit<Forward>(f, {{DNNL_ARG_SRC, x}, {DNNL_ARG_DST, y}, {DNNL_ARG_WORKSPACE, largest}});
+  if (a) elementwise(*a, y, y);
+  return {y, a, {}, [=, this](const memory& dy) {
+            const memory dx = make(xd);
+            emit<Data>(d, {{DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_SRC, dx}, {DNNL_ARG_WORKSPACE, largest}});
+            return dx;
+          }};
+}
+
+OnednnPlan::Backward OnednnPlan::elementwise(const Activation& a, const memory& x, const memory& y) {
+  using Forward = dnnl::eltwise_forward;
+  emit<Forward>({{prop_kind::forward_training, a.forward, x.get_desc()}, attributes(), engine_},
+                {{DNNL_ARG_SRC, x}, {DNNL_ARG_DST, y}});
+  return {y, a, {}, [](const memory& dy) { return dy; }};
+}
+
+// Turns dy, the gradient at the output y of an activation, into the one at its input, in place.
+memory OnednnPlan::through(const Activation& a, const memory& y, const memory& dy) {
+  using Forward = dnnl::eltwise_forward;
+  using Data = dnnl::eltwise_backward;
+  const auto d = y.get_desc();
+  const Forward::primitive_desc f({prop_kind::forward_training, a.backward, d}, attributes(), engine_);
+  emit<Data>({{a.backward, d, d}, attributes(), engine_, f},
+             {{DNNL_ARG_DST, y}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_SRC, dy}});
+  return dy;
+}
+
+template <class Primitive>
+void OnednnPlan::emit(const typename Primitive::primitive_desc& pd,
+                      std::initializer_list<std::pair<int, memory>> args) {
+  std::vector<dnnl_exec_arg_t> list;
+  for (const auto& [index, m] : args) {
+    if (!m) continue;
+    kept_.push_back(m);
+    list.push_back({index, m.get()});
+  }
+  if (const auto d = pd.scratchpad_desc(); d.get_size() > 0) {
+    scratch_.emplace_back(d, engine_, nullptr);
+    list.push_back({DNNL_ARG_SCRATCHPAD, scratch_.back().get()});
+  }
+  // The C function: the C++ one builds such a list at every call.
+  steps_->push_back([this, primitive = Primitive(pd), list = std::move(list)] {
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(primitive.get(), stream_.get(), int(list.size()), list.data()),
+        "oneDNN could not run a layer");
+  });
+}
+
+memory OnednnPlan::make(const memory::desc& d) {
+  memory m(d, engine_);
+  if (d.get_size() > 0) std::memset(m.get_data_handle(), 0, d.get_size());
+  kept_.push_back(m);
+  return m;
+}
+
+// The same elements in another layout: the one place that decides on reorders. Rows {N, CHW} and images
+// {N, C, H, W} share the plain layout.
+memory OnednnPlan::as(memory from, const memory::desc& wanted) {
+  if (from.get_desc().dims() != wanted.dims()) {
+    from = as(from, plain(from.get_desc().dims()));
+    from = alias(from, plain(wanted.dims()));
+  }
+  if (from.get_desc() == wanted) return from;
+  const memory to = make(wanted);
+  reorder(from, to);
+  return to;
+}
+
+void OnednnPlan::reorder(const memory& from, const memory& to) {
+  if (from.get() == to.get()) return;
+  emit<dnnl::reorder>({engine_, from.get_desc(), engine_, to.get_desc(), attributes()},
+                      {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+}
+
+memory OnednnPlan::bind(std::vector<Bound>& to, const memory::desc& d, std::size_t first) {
+  to.push_back({memory(d, engine_, nullptr), first});
+  return to.back().m;
+}
+
+class OnednnDevice final : public Device {
+ public:
+  const Space& space() const override { return host_space(); }
+  std::unique_ptr<Plan> plan(const Network& net, int batch) override {
+    omp_set_num_threads(1);  // a rank is one thread; oneDNN plans for as many as there are at this moment
+    return std::make_unique<OnednnPlan>(net, batch, engine_);
+  }
+  // Some tens of images overflow the second-level cache; matrices are the better the larger.
+  int piece(const Network& net, int batch) const override {
+    const auto convolution = [](const LayerSpec& l) { return std::get_if<Conv2d>(&l) != nullptr; };
+    return std::any_of(net.layers.begin(), net.layers.end(), convolution) ? std::min(batch, 32) : batch;
+  }
+  std::string library() const override {
+    const auto* v = dnnl::version();
+    return fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
+  }
+
+ private:
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_onednn() { return std::make_unique<OnednnDevice>(); }
+
+}  // namespace dsgd

@@ -1,0 +1,55 @@
+#include "models/model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace dsgd {
+
+Model::Model(const Network& net, Device& device, int batch)
+    : plan_(device.plan(net, device.piece(net, batch))), input_(net.input), batch_(batch) {
+  x_.resize(input_.size() * plan_->batch());
+  labels_.resize(plan_->batch());
+  ids_.resize(plan_->batch());
+  if (plan_->batch() < batch) part_ = Vector(device.space(), parameters(net));
+}
+
+Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g) {
+  if (ids.size() > std::size_t(batch_)) {
+    throw std::invalid_argument(fmt::format("{} samples for a model made for {}", ids.size(), batch_));
+  }
+  if (ids.empty()) fill(0, g);
+  Loss loss;
+  for (std::size_t first = 0; first < ids.size(); first += plan_->batch()) {
+    const auto piece = ids.subspan(first, std::min<std::size_t>(plan_->batch(), ids.size() - first));
+    fetch(from, piece);
+    const Vec part = first == 0 ? g : part_;
+    loss += plan_->gradient(w, x_.data(), labels_.data(), int(piece.size()), part);
+    if (first > 0) axpy(1, part, g);
+  }
+  return loss;
+}
+
+Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_t last) {
+  Loss loss;
+  while (first < last) {
+    const std::size_t count = std::min<std::size_t>(plan_->batch(), last - first);
+    std::iota(ids_.begin(), ids_.begin() + std::ptrdiff_t(count), std::uint32_t(first));
+    fetch(from, {ids_.data(), count});
+    loss += plan_->score(w, x_.data(), labels_.data(), int(count));
+    first += count;
+  }
+  return loss;
+}
+
+void Model::fetch(const Samples& from, std::span<const std::uint32_t> ids) {
+  if (from.shape != input_) {
+    throw std::invalid_argument(fmt::format("the model was made for samples of {}, these are {}",
+                                            to_string(input_), to_string(from.shape)));
+  }
+  gather(from, ids, x_.data(), labels_.data());
+}
+
+}  // namespace dsgd

@@ -1,0 +1,160 @@
+#include "models/network.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <random>
+#include <stdexcept>
+
+namespace dsgd {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+std::string window(const char* name, int size, int stride) {
+  return fmt::format("{} {}", name, size) + (stride == size ? "" : fmt::format(" stride {}", stride));
+}
+
+// Places along one axis where a window fits; 0 when it does not fit at all.
+int windows(int length, int size, int stride) { return length < size ? 0 : (length - size) / stride + 1; }
+
+Shape output(const LayerSpec& spec, const Shape& in) {
+  const auto pooled = [&](const auto& l) {
+    if (l.size < 1 || l.stride < 1) return Shape{};
+    return Shape{in.channels, windows(in.height, l.size, l.stride), windows(in.width, l.size, l.stride)};
+  };
+  return std::visit(Overloaded{[&](const Dense& l) {
+                                 return Shape{l.units, 1, 1};
+                               },
+                               [&](const Conv2d& l) {
+                                 if (l.kernel < 1 || l.stride < 1 || l.pad < 0) return Shape{};
+                                 return Shape{l.filters, windows(in.height + 2 * l.pad, l.kernel, l.stride),
+                                              windows(in.width + 2 * l.pad, l.kernel, l.stride)};
+                               },
+                               [&](const MaxPool& l) { return pooled(l); },
+                               [&](const AvgPool& l) { return pooled(l); }, [&](const auto&) { return in; }},
+                    spec);
+}
+
+// Weights per output channel and the fans of Xavier's formula; none for layers without parameters.
+struct Matrix {
+  std::size_t inputs = 0, outputs = 0;
+  double fan_in = 0, fan_out = 0;
+};
+Matrix matrix(const LayerSpec& spec, const Shape& in) {
+  if (const auto* d = std::get_if<Dense>(&spec)) {
+    return {in.size(), std::size_t(d->units), double(in.size()), double(d->units)};
+  }
+  if (const auto* c = std::get_if<Conv2d>(&spec)) {
+    const double area = double(c->kernel) * c->kernel;
+    return {std::size_t(in.channels) * c->kernel * c->kernel, std::size_t(c->filters), in.channels * area,
+            c->filters * area / (double(c->stride) * c->stride)};
+  }
+  return {};
+}
+
+// Standard normal numbers by Marsaglia's polar method: std::normal_distribution differs between libraries.
+class Normal {
+ public:
+  explicit Normal(std::uint64_t seed) : bits_(seed) {}
+  double operator()() {
+    for (;;) {
+      const double x = uniform(), y = uniform(), square = x * x + y * y;
+      if (square > 0 && square < 1) return x * std::sqrt(-2 * std::log(square) / square);
+    }
+  }
+
+ private:
+  double uniform() { return double(bits_() >> 11) * 0x1p-52 - 1; }  // in [-1, 1)
+  std::mt19937_64 bits_;
+};
+
+}  // namespace
+
+std::string to_string(const LayerSpec& spec) {
+  return std::visit(
+      Overloaded{[](const Dense& l) { return fmt::format("dense {}", l.units); },
+                 [](const Conv2d& l) {
+                   return fmt::format("conv {0}x{0}x{1}", l.kernel, l.filters) +
+                          (l.stride == 1 ? "" : fmt::format(" stride {}", l.stride)) +
+                          (l.pad == 0 ? "" : fmt::format(" pad {}", l.pad));
+                 },
+                 [](const MaxPool& l) { return window("max-pool", l.size, l.stride); },
+                 [](const AvgPool& l) { return window("avg-pool", l.size, l.stride); },
+                 [](Relu) { return std::string("relu"); }, [](Sigmoid) { return std::string("sigmoid"); },
+                 [](Tanh) { return std::string("tanh"); }},
+      spec);
+}
+
+std::vector<PlacedLayer> place(const Network& net) {
+  const auto check = [&](bool fits, const std::string& problem) {
+    if (!fits) throw std::invalid_argument(fmt::format("{} does not fit: {}", net.name, problem));
+  };
+  const auto positive = [](const Shape& s) { return s.channels > 0 && s.height > 0 && s.width > 0; };
+  check(positive(net.input), "the shape of its input must be positive, not " + to_string(net.input));
+  check(!net.layers.empty(), "it has no layers");
+  std::vector<PlacedLayer> placed;
+  Shape in = net.input;
+  std::size_t first = 0;
+  for (const auto& spec : net.layers) {
+    const Shape out = output(spec, in);
+    check(positive(out),
+          fmt::format("layer {}, {}, cannot take {} (the network's input is {})", placed.size() + 1,
+                      to_string(spec), to_string(in), to_string(net.input)));
+    const Matrix m = matrix(spec, in);
+    placed.push_back({spec, in, out, first, m.inputs * m.outputs, m.outputs});
+    first += (m.inputs + 1) * m.outputs;
+    in = out;
+  }
+  return placed;
+}
+
+std::vector<Extent> extents(const Network& net) {
+  std::vector<Extent> all;
+  int layer = 0;
+  for (const auto& p : place(net)) {
+    if (p.bias > 0) {
+      const int units = p.out.channels;
+      std::vector<int> shape{units, int(p.in.size())};
+      if (const auto* c = std::get_if<Conv2d>(&p.spec)) shape = {units, p.in.channels, c->kernel, c->kernel};
+      all.push_back({layer, "weights", std::move(shape), p.first, p.weights});
+      all.push_back({layer, "bias", {units}, p.first + p.weights, p.bias});
+    }
+    ++layer;
+  }
+  return all;
+}
+
+std::size_t parameters(const Network& net) {
+  const PlacedLayer last = place(net).back();
+  return last.first + last.weights + last.bias;
+}
+
+double flops_per_sample(const Network& net) {
+  double flops = 0;
+  for (const auto& p : place(net)) {
+    const double once = 2.0 * double(p.weights) * p.out.height * p.out.width;
+    // Backward needs both products, but nobody asks for the gradient of the network's input.
+    flops += once * (p.first == 0 ? 2 : 3);
+  }
+  return flops;
+}
+
+void initialise(const Network& net, std::uint64_t seed, Vec w) {
+  if (w.size != parameters(net)) {
+    throw std::invalid_argument(
+        fmt::format("{} has {} parameters, the vector {}", net.name, parameters(net), w.size));
+  }
+  Normal normal(seed);
+  for (const auto& p : place(net)) {
+    const Matrix m = matrix(p.spec, p.in);
+    const double deviation = std::sqrt(2 / (m.fan_in + m.fan_out));
+    for (std::size_t i = 0; i < p.weights; ++i) w.data[p.first + i] = float(deviation * normal());
+    for (std::size_t i = 0; i < p.bias; ++i) w.data[p.first + p.weights + i] = 0;
+  }
+}
+
+}  // namespace dsgd

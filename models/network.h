@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "datasets/dataset.h"
+#include "models/vec.h"
+
+namespace dsgd {
+
+struct Dense {
+  int units;
+};  // y = W x + b
+struct Conv2d {
+  int filters, kernel, stride = 1, pad = 0;
+};  // cross-correlation, square kernels, with bias
+struct MaxPool {
+  int size, stride;
+};  // no padding, windows that do not fit are left out; of equal maxima the first in row order gets the
+    // gradient
+struct AvgPool {
+  int size, stride;
+};               // no padding, windows that do not fit are left out
+struct Relu {};  // derivative 0 at 0
+struct Sigmoid {};
+struct Tanh {};
+using LayerSpec = std::variant<Dense, Conv2d, MaxPool, AvgPool, Relu, Sigmoid, Tanh>;
+std::string to_string(const LayerSpec& spec);  // "conv 5x5x20"
+
+// A feed-forward net that ends in softmax cross-entropy over its last layer's outputs, the logits.
+struct Network {
+  std::string name;
+  Shape input;
+  std::vector<LayerSpec> layers;
+};
+
+// One layer in its place: shapes of one sample before and after, and its parameters in the flat vector:
+// weights ({units, inputs} or OIHW; inputs in CHW order) from `first` on, then bias.
+struct PlacedLayer {
+  LayerSpec spec;
+  Shape in, out;
+  std::size_t first = 0, weights = 0, bias = 0;
+};
+std::vector<PlacedLayer> place(const Network& net);  // throws std::invalid_argument when shapes do not fit
+std::vector<Extent> extents(const Network& net);
+std::size_t parameters(const Network& net);
+// Forward + backward, multiply and add counted as two; matrix layers only.
+double flops_per_sample(const Network& net);
+
+// Xavier: weights from N(0, 2/(fan_in + fan_out)), biases 0 (Glorot & Bengio 2010; convolution fans as in
+// Deeplearning4j: fan_in = channels * kernel^2, fan_out = filters * kernel^2 / stride^2). The same for the
+// same seed on every device and rank. w: host memory, parameters(net) elements.
+void initialise(const Network& net, std::uint64_t seed, Vec w);
+
+// The zoo: input shape and classes come from the data set. `make` throws std::invalid_argument when the model
+// does not fit them.
+struct ModelEntry {
+  std::string name, summary;
+  Network (*make)(const Shape& input, int classes);
+};
+const std::vector<ModelEntry>& all_models();
+const ModelEntry* find_model(const std::string& name);  // nullptr when unknown
+
+}  // namespace dsgd

@@ -1,0 +1,435 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <random>
+#include <stdexcept>
+
+#include "models/device.h"
+
+namespace dsgd {
+namespace {
+
+std::vector<float> uniform(std::size_t n, unsigned seed, float scale = 1) {
+  std::mt19937 bits(seed);
+  std::vector<float> v(n);
+  for (auto& x : v) x = scale * (float(bits()) / 2147483648.0f - 1);
+  return v;
+}
+
+Vector vector(const std::vector<float>& from) {
+  Vector v(host_space(), from.size());
+  std::copy(from.begin(), from.end(), v.data());
+  return v;
+}
+
+// |a - b| / |b|, or |a| where b is zero; not a number where any element is none.
+double distance(std::size_t n, const float* a, const float* b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    norm += double(b[i]) * b[i];
+  }
+  return std::sqrt(difference) / (norm > 0 ? std::sqrt(norm) : 1);
+}
+
+// Parameters of the size that training sees.
+Vector parameters_for(const Network& net, unsigned seed) {
+  Vector w(host_space(), parameters(net));
+  initialise(net, seed, w);
+  for (const auto& e : extents(net)) {
+    if (e.name != "bias") continue;
+    const auto b = uniform(e.count, seed + 1, 0.5f);
+    std::copy(b.begin(), b.end(), w.data() + e.first);
+  }
+  return w;
+}
+
+struct Result {
+  std::vector<float> logits, dx, g;
+};
+
+Result compute(Plan& plan, const Network& net, ConstVec w, const std::vector<float>& x,
+               const std::vector<float>& dlogits, int n) {
+  const std::size_t row = net.input.size(), classes = place(net).back().out.size();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  Result r{{}, std::vector<float>(n * row, nan), std::vector<float>(w.size, nan)};
+  const Vector g = vector(r.g);
+  const float* logits = plan.forward(w, x.data(), n);
+  r.logits.assign(logits, logits + n * classes);
+  plan.backward(w, dlogits.data(), n, g.view(), r.dx.data());
+  std::copy_n(g.data(), w.size, r.g.begin());
+  return r;
+}
+
+struct Case {
+  std::string name;
+  Shape input;
+  std::vector<LayerSpec> layers;
+  int batch = 3, n = 3;
+  Network net() const { return {name, input, layers}; }
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all{
+      {"dense", {7, 1, 1}, {Dense{5}}},
+      {"dense_batch1", {1, 1, 1}, {Dense{1}}, 1, 1},
+      {"dense_image", {3, 5, 7}, {Dense{33}}, 4, 4},
+      {"dense_short", {19, 1, 1}, {Dense{17}, Relu{}, Dense{3}}, 8, 5},
+      {"dense_wide", {130, 1, 1}, {Dense{257}, Dense{10}}, 32, 31},
+      {"conv", {1, 9, 9}, {Conv2d{4, 3}}},
+      {"conv_1x1_image", {5, 1, 1}, {Conv2d{6, 1}}, 2, 2},
+      {"conv_1x1_kernel", {16, 4, 4}, {Conv2d{32, 1}}, 2, 2},
+      {"conv_pad_on_1x1", {2, 1, 1}, {Conv2d{3, 3, 1, 1}}, 1, 1},
+      {"conv_whole_image", {3, 5, 5}, {Conv2d{8, 5}}, 5, 2},
+      {"conv_colour", {3, 11, 8}, {Conv2d{20, 5}}, 4, 3},
+      {"conv_stride_remainder", {3, 10, 12}, {Conv2d{7, 3, 4}}, 3, 1},
+      {"conv_stride_pad", {2, 7, 10}, {Conv2d{9, 3, 2, 1}}, 2, 2},
+      {"conv_deep", {20, 12, 12}, {Conv2d{50, 5, 2}}, 3, 2},
+      {"conv_conv", {1, 12, 12}, {Conv2d{20, 3}, Conv2d{17, 3, 1, 1}, Conv2d{32, 2, 2}}, 3, 3},
+      {"conv_batch1", {16, 6, 6}, {Conv2d{16, 3, 1, 1}}, 1, 1},
+      {"max_pool", {1, 4, 4}, {MaxPool{2, 2}}},
+      {"max_pool_remainder", {3, 7, 5}, {MaxPool{2, 2}}, 3, 2},
+      {"max_pool_overlap", {16, 7, 9}, {MaxPool{3, 2}}, 2, 2},
+      {"max_pool_overlap_3", {3, 6, 6}, {MaxPool{3, 1}}, 2, 2},
+      {"max_pool_gaps", {20, 8, 8}, {MaxPool{2, 3}}, 2, 2},
+      {"max_pool_whole", {50, 3, 3}, {MaxPool{3, 3}}, 2, 1},
+      {"max_pool_1x1", {4, 1, 1}, {MaxPool{1, 1}}, 2, 2},
+      {"avg_pool", {1, 4, 4}, {AvgPool{2, 2}}},
+      {"avg_pool_remainder", {3, 7, 5}, {AvgPool{2, 2}}, 3, 2},
+      {"avg_pool_overlap", {20, 7, 9}, {AvgPool{3, 2}}, 2, 2},
+      {"relu", {3, 5, 5}, {Relu{}}, 3, 2},
+      {"sigmoid", {3, 5, 5}, {Sigmoid{}}, 3, 2},
+      {"tanh", {1, 1, 1}, {Tanh{}}, 1, 1},
+      {"activations_in_a_row", {1, 3, 3}, {Tanh{}, Dense{9}, Sigmoid{}, Tanh{}, Relu{}}, 2, 2},
+      {"conv_relu_pool", {1, 14, 14}, {Conv2d{20, 5}, Relu{}, MaxPool{2, 2}}, 4, 3},
+      {"conv_pool_relu", {3, 14, 14}, {Conv2d{16, 3}, MaxPool{2, 2}, Relu{}}, 4, 3},
+      {"conv_sigmoid_pool", {1, 9, 9}, {Conv2d{5, 2}, Sigmoid{}, MaxPool{2, 2}, Tanh{}}, 2, 2},
+      {"conv_relu_relu_pool", {1, 9, 9}, {Conv2d{5, 2}, Relu{}, Relu{}, MaxPool{2, 2}, Relu{}}, 2, 2},
+      {"conv_pool_remainder", {1, 9, 12}, {Conv2d{21, 2}, MaxPool{3, 3}, Tanh{}}, 3, 2},
+      {"conv_pool_gaps", {16, 9, 10}, {Conv2d{39, 2}, MaxPool{2, 3}, Conv2d{5, 2}}, 3, 2},
+      {"conv_avg_conv", {3, 13, 13}, {Conv2d{24, 3}, AvgPool{3, 2}, Tanh{}, Conv2d{17, 3}, Relu{}}, 3, 3},
+      {"pool_first", {3, 8, 8}, {MaxPool{2, 2}, Relu{}, Conv2d{6, 3}, Dense{5}}, 3, 2},
+      {"dense_then_conv", {4, 1, 1}, {Dense{18}, Sigmoid{}, Conv2d{7, 1}, Dense{5}}, 3, 3},
+      {"lenet", {1, 28, 28}, find_model("lenet")->make({1, 28, 28}, 10).layers, 5, 4},
+      {"lenet_colour", {3, 33, 30}, find_model("lenet")->make({3, 33, 30}, 7).layers, 2, 2},
+      {"softmax", {1, 28, 28}, find_model("softmax")->make({1, 28, 28}, 10).layers, 2, 1},
+      {"dnn", {1, 6, 6}, find_model("dnn")->make({1, 6, 6}, 3).layers, 2, 2},
+      {"mlp", {1, 6, 6}, find_model("mlp")->make({1, 6, 6}, 3).layers, 2, 2},
+  };
+  return all;
+}
+
+class OnDevice : public testing::TestWithParam<std::tuple<std::string, Case>> {
+ protected:
+  void SetUp() override {
+    const DeviceEntry* entry = find_device(std::get<0>(GetParam()));
+    ASSERT_NE(entry, nullptr);
+    if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+    device_ = entry->make();
+  }
+  std::unique_ptr<Device> device_;
+};
+
+TEST_P(OnDevice, AgreesWithTheReference) {
+  const Case& c = std::get<1>(GetParam());
+  const Network net = c.net();
+  const std::size_t row = net.input.size(), classes = place(net).back().out.size();
+  const auto plan = device_->plan(net, c.batch);
+  const Vector w = parameters_for(net, 1);
+
+  // Whatever an earlier call left behind must not show: fill everything with numbers that are none.
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const Vector poison = vector(std::vector<float>(w.size(), nan));
+  compute(*plan, net, poison.view(), std::vector<float>(c.batch * row, nan),
+          std::vector<float>(c.batch * classes, nan), c.batch);
+
+  for (int n : {c.n, c.batch, 1}) {
+    SCOPED_TRACE("n = " + std::to_string(n));
+    const auto x = uniform(n * row, 2 + n), dlogits = uniform(n * classes, 3);
+    const Result is = compute(*plan, net, w.view(), x, dlogits, n);
+    const auto reference = find_device("reference")->make()->plan(net, n);
+    const Result should = compute(*reference, net, w.view(), x, dlogits, n);
+    EXPECT_LT(distance(is.logits.size(), is.logits.data(), should.logits.data()), 1e-5);
+    EXPECT_LT(distance(is.dx.size(), is.dx.data(), should.dx.data()), 1e-5);
+    for (const auto& e : extents(net)) {
+      EXPECT_LT(distance(e.count, is.g.data() + e.first, should.g.data() + e.first), 1e-5)
+          << "gradient of the " << e.name << " of layer " << e.layer + 1;
+    }
+  }
+}
+
+TEST_P(OnDevice, RepeatsBitForBit) {
+  const Case& c = std::get<1>(GetParam());
+  const Network net = c.net();
+  const auto plan = device_->plan(net, c.batch), again = device_->plan(net, c.batch);
+  const Vector w = parameters_for(net, 1);
+  const auto x = uniform(c.n * net.input.size(), 2), dlogits = uniform(c.n * place(net).back().out.size(), 3);
+  const Result first = compute(*plan, net, w.view(), x, dlogits, c.n);
+  for (Plan* p : {plan.get(), again.get()}) {
+    const Result other = compute(*p, net, w.view(), x, dlogits, c.n);
+    EXPECT_EQ(first.logits, other.logits);
+    EXPECT_EQ(first.dx, other.dx);
+    EXPECT_EQ(first.g, other.g);
+  }
+}
+
+TEST_P(OnDevice, NamesAnImplementationPerLayerAndNoneIsOneDnnsReference) {
+  const Case& c = std::get<1>(GetParam());
+  const auto lines = device_->plan(c.net(), c.batch)->implementations();
+  EXPECT_FALSE(lines.empty());
+  EXPECT_LE(lines.size(), c.layers.size());
+  for (const auto& line : lines) EXPECT_EQ(line.find("ref:"), std::string::npos) << line;
+}
+
+std::vector<std::string> device_names() {
+  std::vector<std::string> names;
+  for (const auto& d : all_devices()) names.push_back(d.name);
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Layers, OnDevice,
+                         testing::Combine(testing::ValuesIn(device_names()), testing::ValuesIn(cases())),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
+                         });
+
+// The first maximum of a window in row order gets the whole gradient, on every device, be it the first layer
+// or after a convolution (here the identity), which may leave images in another layout.
+TEST(MaxPool, GivesTiesToTheFirst) {
+  // The windows: all equal; the last two equal; the first and the last; the second and the third.
+  const std::vector<float> image{1, 1, 0, 0,  //
+                                 1, 1, 2, 2,  //
+                                 3, 0, 0, 4,  //
+                                 0, 3, 4, 0};
+  const std::vector<float> expected{1, 0, 0, 0,  //
+                                    0, 0, 2, 0,  //
+                                    3, 0, 0, 4,  //
+                                    0, 0, 0, 0};
+  for (const auto& entry : all_devices()) {
+    if (!entry.unavailable().empty()) continue;
+    const auto device = entry.make();
+    for (const int channels : {1, 3, 16, 20, 37}) {
+      SCOPED_TRACE(entry.name + ", " + std::to_string(channels) + " channels");
+      std::vector<float> x, dlogits;
+      for (int c = 0; c < channels; ++c) {
+        x.insert(x.end(), image.begin(), image.end());
+        dlogits.insert(dlogits.end(), {1, 2, 3, 4});
+      }
+      const Shape shape{channels, 4, 4};
+      for (const Network& net :
+           {Network{"pool", shape, {MaxPool{2, 2}}},
+            Network{"conv_pool", shape, {Conv2d{channels, 1}, MaxPool{2, 2}}},
+            Network{"conv_relu_pool", shape, {Conv2d{channels, 1}, Relu{}, MaxPool{2, 2}}}}) {
+        SCOPED_TRACE(net.name);
+        Vector w(host_space(), parameters(net)), g(host_space(), w.size());
+        if (w.size() > 0) {
+          for (int c = 0; c < channels; ++c) w.data()[c * channels + c] = 1;
+        }
+        std::vector<float> dx(x.size());
+        const auto plan = device->plan(net, 1);
+        plan->forward(w, x.data(), 1);
+        plan->backward(w, dlogits.data(), 1, g, dx.data());
+        for (int c = 0; c < channels; ++c) {
+          EXPECT_EQ(std::vector<float>(dx.begin() + c * 16, dx.begin() + (c + 1) * 16), expected);
+        }
+      }
+    }
+  }
+}
+
+// ReLU, then max-pool, where a device may swap them: the gradient must not reach windows without positive
+// values.
+TEST(MaxPool, PassesNothingThroughReluWithoutPositiveValues) {
+  const Network net{"dead", {1, 2, 4}, {Relu{}, MaxPool{2, 2}}};
+  const std::vector<float> x{-1, -2, 5, 5, 0, -4, 5, -1}, dlogits{7, 8};
+  for (const auto& entry : all_devices()) {
+    if (!entry.unavailable().empty()) continue;
+    SCOPED_TRACE(entry.name);
+    const auto device = entry.make();
+    const auto plan = device->plan(net, 1);
+    Vector none(host_space(), 0);
+    const float* y = plan->forward(none, x.data(), 1);
+    EXPECT_EQ(y[0], 0);
+    EXPECT_EQ(y[1], 5);
+    std::vector<float> dx(8, 99);
+    plan->backward(none, dlogits.data(), 1, none, dx.data());
+    EXPECT_EQ(dx, (std::vector<float>{0, 0, 8, 0, 0, 0, 0, 0}));
+  }
+}
+
+// The reference against differences of f = sum(c * logits) for random c. The logits are rounded to float,
+// about 6e-8, so with step h the quotients are good to 6e-8/h + O(h^4) (four-point formula); h = 1/32 where f
+// is smooth, 1/512 where a larger step would cross kinks.
+TEST(Reference, AgreesWithFiniteDifferences) {
+  struct Example {
+    Case net;
+    double h;
+  };
+  const double smooth = 1.0 / 32, kinks = 1.0 / 512;
+  const std::vector<Example> examples{
+      {{"dense", {5, 1, 1}, {Dense{4}}}, smooth},
+      {{"dense_sigmoid", {5, 1, 1}, {Dense{4}, Sigmoid{}, Dense{3}}}, smooth},
+      {{"dense_tanh", {5, 1, 1}, {Dense{4}, Tanh{}, Dense{3}}}, smooth},
+      {{"dense_relu", {5, 1, 1}, {Dense{6}, Relu{}, Dense{3}}}, kinks},
+      {{"conv", {2, 5, 6}, {Conv2d{3, 3}}}, smooth},
+      {{"conv_stride", {2, 6, 7}, {Conv2d{3, 3, 2}, Tanh{}, Dense{2}}}, smooth},
+      {{"conv_pad", {2, 4, 5}, {Conv2d{3, 3, 2, 1}, Sigmoid{}}}, smooth},
+      {{"max_pool", {2, 5, 5}, {Conv2d{3, 2}, MaxPool{2, 2}, Dense{2}}}, kinks},
+      {{"max_pool_overlap", {1, 6, 6}, {MaxPool{3, 1}, Dense{2}}}, kinks},
+      {{"avg_pool", {2, 6, 7}, {Conv2d{3, 2}, AvgPool{3, 2}, Tanh{}}}, smooth},
+      {{"lenet_like",
+        {1, 10, 10},
+        {Conv2d{2, 3}, Relu{}, MaxPool{2, 2}, Conv2d{3, 3}, Relu{}, Dense{4}, Tanh{}, Dense{3}}},
+       kinks},
+  };
+  for (const auto& [example, h] : examples) {
+    SCOPED_TRACE(example.name);
+    const Network net = example.net();
+    const int n = 2;
+    const auto plan = find_device("reference")->make()->plan(net, n);
+    const Vector w = parameters_for(net, 4);
+    auto x = uniform(n * net.input.size(), 5);
+    const auto c = uniform(n * place(net).back().out.size(), 6);
+    const Result is = compute(*plan, net, w.view(), x, c, n);
+
+    const auto f = [&] {
+      const float* logits = plan->forward(w.view(), x.data(), n);
+      double sum = 0;
+      for (std::size_t i = 0; i < c.size(); ++i) sum += double(c[i]) * logits[i];
+      return sum;
+    };
+    const auto differences = [&](float* at, std::size_t size) {
+      std::vector<float> quotients(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        const float kept = at[i];
+        const auto moved = [&](double by) {
+          at[i] = float(kept + by);
+          const double value = f();
+          at[i] = kept;
+          return value;
+        };
+        quotients[i] = float((8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h));
+      }
+      return quotients;
+    };
+    const double tolerance = h == smooth ? 2e-5 : 5e-4;
+    const auto dw = differences(w.data(), w.size());
+    for (const auto& e : extents(net)) {
+      EXPECT_LT(distance(e.count, is.g.data() + e.first, dw.data() + e.first), tolerance)
+          << e.layer << " " << e.name;
+    }
+    const auto dx = differences(x.data(), x.size());
+    EXPECT_LT(distance(x.size(), is.dx.data(), dx.data()), tolerance);
+  }
+}
+
+TEST(SoftmaxCrossEntropy, HasItsClosedForms) {
+  const std::vector<std::uint8_t> labels{2, 0};
+  std::vector<float> d(8);
+  // Equal logits: the loss is log(classes), whatever their size; the first of equal ones counts as the
+  // answer.
+  std::vector<float> z(8, 1000);
+  Loss loss = softmax_cross_entropy(z.data(), labels.data(), 2, 4, d.data());
+  EXPECT_NEAR(loss.sum, 2 * std::log(4.0), 1e-12);
+  EXPECT_EQ(loss.correct, 1);
+  for (int i = 0; i < 8; ++i) EXPECT_FLOAT_EQ(d[i], i == 2 || i == 4 ? -0.75f : 0.25f);
+  // Two classes: the loss is log(1 + exp(-difference)).
+  z = {3, 1};
+  loss = softmax_cross_entropy(z.data(), labels.data() + 1, 1, 2, d.data());
+  EXPECT_NEAR(loss.sum, std::log1p(std::exp(-2.0)), 1e-12);
+  EXPECT_EQ(loss.correct, 1);
+  EXPECT_NEAR(d[0], -1 / (1 + std::exp(2.0)), 1e-7);
+  EXPECT_NEAR(d[0] + d[1], 0, 1e-7);
+  // A sure wrong answer costs the difference and stays finite.
+  z = {-500, 500};
+  loss = softmax_cross_entropy(z.data(), labels.data() + 1, 1, 2, nullptr);
+  EXPECT_DOUBLE_EQ(loss.sum, 1000);
+  EXPECT_EQ(loss.correct, 0);
+  // Divergence shows in the loss and is never a right answer.
+  z = {std::numeric_limits<float>::quiet_NaN(), 1};
+  loss = softmax_cross_entropy(z.data(), labels.data() + 1, 1, 2, d.data());
+  EXPECT_TRUE(std::isnan(loss.sum));
+  EXPECT_EQ(loss.correct, 0);
+}
+
+std::string message(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const std::invalid_argument& e) {
+    return e.what();
+  }
+  return "no exception";
+}
+
+TEST(Place, SaysWhichLayerDoesNotFit) {
+  EXPECT_EQ(message([] {
+              place({"net", {1, 4, 4}, {Relu{}, Conv2d{2, 5}}});
+            }),
+            "net does not fit: layer 2, conv 5x5x2, cannot take 1x4x4 (the network's input is 1x4x4)");
+  EXPECT_EQ(
+      message([] {
+        place({"net", {3, 8, 8}, {MaxPool{3, 3}, AvgPool{3, 1}}});
+      }),
+      "net does not fit: layer 2, avg-pool 3 stride 1, cannot take 3x2x2 (the network's input is 3x8x8)");
+  EXPECT_EQ(message([] {
+              place({"net", {1, 0, 4}, {Relu{}}});
+            }),
+            "net does not fit: the shape of its input must be positive, not 1x0x4");
+  EXPECT_EQ(message([] { place({"net", {1, 4, 4}, {}}); }), "net does not fit: it has no layers");
+  for (const LayerSpec& bad :
+       std::initializer_list<LayerSpec>{Dense{0}, Conv2d{0, 1}, Conv2d{1, 0}, Conv2d{1, 1, 0},
+                                        Conv2d{1, 1, 1, -1}, MaxPool{0, 1}, AvgPool{1, 0}}) {
+    EXPECT_THROW(place({"net", {1, 4, 4}, {bad}}), std::invalid_argument) << to_string(bad);
+  }
+  EXPECT_NO_THROW(place({"net", {1, 4, 4}, {Conv2d{2, 5, 1, 1}}}));
+}
+
+TEST(Place, LaysParametersOneAfterTheOther) {
+  const Network net{"net", {3, 9, 8}, {Conv2d{4, 3, 2, 1}, Relu{}, MaxPool{2, 2}, Dense{6}}};
+  const auto placed = place(net);
+  EXPECT_EQ(placed[0].out, (Shape{4, 5, 4}));
+  EXPECT_EQ(placed[1].out, (Shape{4, 5, 4}));
+  EXPECT_EQ(placed[2].out, (Shape{4, 2, 2}));
+  EXPECT_EQ(placed[3].out, (Shape{6, 1, 1}));
+  const auto e = extents(net);
+  ASSERT_EQ(e.size(), 4u);
+  EXPECT_EQ(e[0].shape, (std::vector<int>{4, 3, 3, 3}));
+  EXPECT_EQ(e[1].shape, (std::vector<int>{4}));
+  EXPECT_EQ(e[2].shape, (std::vector<int>{6, 16}));
+  EXPECT_EQ(e[2].layer, 3);
+  EXPECT_EQ(e[3].name, "bias");
+  std::size_t next = 0;
+  for (const auto& x : e) {
+    EXPECT_EQ(x.first, next);
+    next += x.count;
+  }
+  EXPECT_EQ(next, parameters(net));
+  EXPECT_EQ(parameters(net), 3u * 9 * 4 + 4 + 16 * 6 + 6);
+  // 20 pixels, forward and one product back; dense: forward and both back.
+  EXPECT_EQ(flops_per_sample(net), 2.0 * (2 * 20 * 108 + 3 * 96));
+}
+
+TEST(Devices, AreListedAndFound) {
+  EXPECT_NE(find_device("reference"), nullptr);
+  ASSERT_NE(find_device("onednn"), nullptr);
+  EXPECT_EQ(find_device("abacus"), nullptr);
+  EXPECT_EQ(find_device("reference")->unavailable(), "");
+  for (const auto& d : all_devices()) {
+    if (d.unavailable().empty())
+      EXPECT_EQ(&d.make()->space(), &host_space());
+    else
+      EXPECT_NE(d.unavailable().find("install"), std::string::npos);
+    EXPECT_FALSE(d.summary.empty());
+  }
+}
+
+TEST(Plan, RefusesAnEmptyMinibatch) {
+  const Network net = find_model("softmax")->make({1, 2, 2}, 2);
+  EXPECT_THROW(find_device("reference")->make()->plan(net, 0), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace dsgd
