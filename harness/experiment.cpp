@@ -1,0 +1,584 @@
+#include "harness/experiment.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <compare>
+#include <cstring>
+#include <fstream>
+#include <set>
+
+#include "harness/record.h"
+#include "models/device.h"
+#include "models/network.h"
+
+namespace dsgd {
+
+ConfigError::ConfigError(std::vector<std::string> problems)
+    : std::runtime_error(fmt::to_string(fmt::join(problems, "\n"))), problems_(std::move(problems)) {}
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t most_runs = 10000;
+// toml++ recurses into every part of a dotted key, without a limit; this much text fits the stack.
+constexpr std::size_t most_bytes = 32 << 10;
+constexpr std::size_t most_values = 1 << 20;  // in a synthetic image: every model's size then fits an int
+
+using Names = std::vector<std::string>;
+
+std::string listed(const Names& names) { return fmt::to_string(fmt::join(names, ", ")); }
+
+Names strategy_names() {
+  Names names;
+  for (const StrategyEntry* strategy : all_strategies()) names.push_back(strategy->name);
+  return names;
+}
+
+struct Place {
+  std::size_t source = 0;  // 0: the file, k: the k-th override
+  std::uint32_t line = 1, column = 1;
+  auto operator<=>(const Place&) const = default;
+};
+
+// The values that a key is given in one table.
+struct Axis {
+  std::string key;  // in full
+  Place place;
+  std::vector<Value> values;  // none: all were mistaken
+  std::vector<Place> places;  // one per value
+};
+
+struct Scope {
+  const StrategyEntry* strategy = nullptr;  // null: the top level
+  Place place;
+  std::map<std::string, Axis> axes;
+
+  std::string prefix() const { return strategy ? "strategy." + strategy->name + "." : ""; }
+  Names keys() const {
+    Names keys;
+    if (strategy)
+      for (const Parameter& p : strategy->parameters) keys.push_back(p.name);
+    for (const RunKey& k : run_keys()) keys.push_back(k.name);
+    return keys;
+  }
+  const Parameter* find(const std::string& key) const {  // the strategy's own come first; null: unknown
+    if (strategy)
+      for (const Parameter& p : strategy->parameters)
+        if (p.name == key) return &p;
+    for (const RunKey& k : run_keys())
+      if (k.name == key) return &k;
+    return nullptr;
+  }
+};
+
+bool is_policy(const std::string& key) {
+  return std::any_of(run_keys().begin(), run_keys().end(),
+                     [&](const RunKey& k) { return k.policy && k.name == key; });
+}
+
+// One axis of the product, and where a run is on it.
+struct Choice {
+  std::string key;
+  const Axis* axis;
+  std::size_t at = 0;
+  const Value& value() const { return axis->values[at]; }
+  const Place& place() const { return axis->places[at]; }
+};
+
+// What is wrong with a value that has the right type and range.
+std::string objection(const std::string& key, const Value& value) {
+  if (key == "device" && value != Value("auto")) {
+    const std::string reason = find_device(std::get<std::string>(value))->unavailable();
+    Names usable{"auto"};
+    for (const DeviceEntry& device : all_devices())
+      if (device.unavailable().empty()) usable.push_back(device.name);
+    if (!reason.empty())
+      return fmt::format("{} cannot be used here: {} (allowed: {})", to_string(value), reason,
+                         listed(usable));
+  }
+  if (key == "synthetic.shape") {
+    try {
+      if (const std::size_t size = parse_shape(std::get<std::string>(value)).size(); size > most_values)
+        return fmt::format("{} has {} values (allowed: up to {})", to_string(value), size, most_values);
+    } catch (const std::invalid_argument& e) {
+      return fmt::format("{} (allowed: text such as \"1x28x28\")", e.what());
+    }
+  }
+  return "";
+}
+
+// How many parameters the model has for these images, or why it cannot take them.
+struct Fit {
+  std::size_t parameters = 0;
+  std::string problem;
+};
+Fit fit(const ModelEntry& model, const Shape& shape, int classes) {
+  try {
+    return {parameters(model.make(shape, classes)), ""};
+  } catch (const std::invalid_argument& e) {
+    return {0, e.what()};
+  }
+}
+
+toml::table parse(const std::string& text) { return toml::parse(std::string_view(text)); }
+
+std::string explain(const toml::parse_error& e) {
+  return fmt::format("{} (allowed: TOML, text in quotes)", e.description());
+}
+
+// Shells eat quotes: what is no TOML value is text, and so is each such item of an array.
+toml::table parse_override(const std::string& key, const std::string& value) {
+  const auto is_toml = [](const std::string& item) {
+    try {
+      return parse("item = " + item).size() == 1;
+    } catch (const toml::parse_error&) {
+      return false;
+    }
+  };
+  std::string quoted;
+  if (is_toml(value) || value.find_first_of("\"'{") == 0)
+    quoted = value;
+  else if (!value.starts_with('['))
+    quoted = to_string(Value(value));
+  else
+    for (std::size_t i = 0; i < value.size();) {
+      const std::size_t end = std::min(value.find_first_of("[], ", i), value.size());
+      const std::string item = value.substr(i, end - i);
+      quoted += item.empty() || is_toml(item) ? item : to_string(Value(item));
+      if (end < value.size()) quoted += value[end];
+      i = end + 1;
+    }
+  return parse(key + " = " + quoted);
+}
+
+bool mistaken(const std::vector<Choice>& choices) {
+  return std::any_of(choices.begin(), choices.end(), [](const Choice& c) { return c.axis->values.empty(); });
+}
+
+class Reader {
+ public:
+  Reader(std::string file, const std::vector<std::string>& overrides) : sources_{std::move(file)} {
+    sources_.insert(sources_.end(), overrides.begin(), overrides.end());
+  }
+  Experiment read(const std::string& text);
+
+ private:
+  void problem(const Place& at, const std::string& key, const std::string& what) {
+    problems_.insert({at, fmt::format("{}: {}", key, what)});
+  }
+  Place place(const toml::source_region& region) const {
+    return {source_, region.begin.line, region.begin.column};
+  }
+  void raise() const;  // when there are problems
+
+  void read_override(const std::string& text);
+  void read_table(const toml::table& table, const std::string& prefix, Scope& scope);
+  void read_strategies(const toml::node& node, const Place& at);
+  void read_strategy(const std::string& name, const toml::node& node, const Place& at);
+  void read_values(const Parameter& parameter, const toml::node& node, Axis& axis);
+  void read_value(const Parameter& parameter, const toml::node& node, Axis& axis);
+  void unknown(const std::string& key, const Place& at, const Scope& scope);
+
+  std::vector<Choice> choices(const Scope& scope) const;
+  void check_overrides();
+  bool check_count();
+  void expand(const Scope& scope, std::vector<RunConfig>& runs);
+  void check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& choices);
+
+  std::vector<std::string> sources_;
+  std::size_t source_ = 0;  // which is being read
+  std::set<std::pair<Place, std::string>> problems_;
+  Scope top_;
+  std::vector<Scope> strategies_;
+  bool names_strategy_ = false;  // rightly or wrongly
+  std::map<std::string, Fit> fits_;
+};
+
+void Reader::raise() const {
+  std::vector<std::string> lines;
+  for (const auto& [at, what] : problems_) {
+    const std::string& source = sources_[at.source];
+    lines.push_back(at.source ? fmt::format("--set {}: {}", source, what)
+                              : fmt::format("{}:{}:{}: {}", source, at.line, at.column, what));
+    for (char& c : lines.back())
+      if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';  // one mistake, one line
+  }
+  if (!lines.empty()) throw ConfigError(lines);
+}
+
+void Reader::read_override(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  const std::string key = text.substr(0, equals);
+  const auto refuse = [&] {
+    problem({source_}, key, "expected KEY=VALUE (allowed: a key from `dsgd list keys`)");
+  };
+  if (equals == std::string::npos || key.empty() || text.size() > most_bytes) return refuse();
+  try {
+    const toml::table table = parse_override(key, text.substr(equals + 1));
+    if (table.empty()) return refuse();  // a comment
+    read_table(table, "", top_);
+  } catch (const toml::parse_error& e) {
+    problem({source_}, key, explain(e));
+  }
+}
+
+void Reader::read_table(const toml::table& table, const std::string& prefix, Scope& scope) {
+  const Names known = scope.keys();
+  for (const auto& [name, node] : table) {
+    const std::string key = prefix + std::string(name.str()), full = scope.prefix() + key;
+    const Place at = place(name.source());
+    Names inside;
+    std::copy_if(known.begin(), known.end(), std::back_inserter(inside),
+                 [&](const std::string& k) { return k.starts_with(key + "."); });
+    if (key == "strategy" && !scope.strategy) {
+      read_strategies(node, at);
+    } else if (const Parameter* parameter = scope.find(key)) {
+      if (const auto old = scope.axes.find(key);
+          old != scope.axes.end() && old->second.place.source == source_)
+        problem(at, full, "is set twice (allowed: once)");
+      Axis axis{full, at, {}, {}};
+      read_values(*parameter, node, axis);
+      scope.axes[key] = std::move(axis);
+    } else if (inside.empty()) {
+      unknown(key, at, scope);
+    } else if (!node.is_table()) {
+      problem(place(node.source()), full, fmt::format("expected a table (allowed: {})", listed(inside)));
+    } else {
+      read_table(*node.as_table(), key + ".", scope);
+    }
+  }
+}
+
+void Reader::unknown(const std::string& key, const Place& at, const Scope& scope) {
+  const Names known = scope.keys();
+  Names candidates = known;
+  candidates.insert(candidates.end(), {"optimizer", "synthetic"});
+  if (!scope.strategy) {
+    candidates.push_back("strategy");
+    for (const StrategyEntry* strategy : all_strategies())
+      for (const Parameter& p : strategy->parameters)
+        candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
+  }
+  const std::string hint = did_you_mean(key, candidates);
+  problem(at, scope.prefix() + key,
+          "unknown key" + (hint.empty() ? fmt::format(" (allowed: {})", listed(known)) : hint));
+}
+
+void Reader::read_strategies(const toml::node& node, const Place& at) {
+  if (!node.is_table()) {
+    names_strategy_ = true;
+    return problem(
+        at, "strategy",
+        fmt::format("expected a table [strategy.NAME] (allowed: NAME one of {})", listed(strategy_names())));
+  }
+  for (const auto& [name, table] : *node.as_table())
+    read_strategy(std::string(name.str()), table, place(name.source()));
+}
+
+void Reader::read_strategy(const std::string& name, const toml::node& node, const Place& at) {
+  names_strategy_ = true;
+  const std::string key = "strategy." + name;
+  Scope scope{find_strategy(name), at, {}};
+  if (!scope.strategy)
+    return problem(at, key,
+                   fmt::format("unknown strategy{} (allowed: {})", did_you_mean(name, strategy_names()),
+                               listed(strategy_names())));
+  if (!node.is_table())
+    return problem(place(node.source()), key,
+                   fmt::format("expected a table (allowed: {})", listed(scope.keys())));
+  if (source_ == 0) {
+    read_table(*node.as_table(), "", scope);
+    strategies_.push_back(std::move(scope));
+    return;
+  }
+  Names present;
+  for (Scope& s : strategies_) {
+    if (s.strategy == scope.strategy) return read_table(*node.as_table(), "", s);
+    present.push_back(s.strategy->name);
+  }
+  problem(at, key, fmt::format("is not in this experiment (allowed: {})", listed(present)));
+}
+
+void Reader::read_values(const Parameter& parameter, const toml::node& node, Axis& axis) {
+  const toml::array* const array = node.as_array();
+  if (!array) return read_value(parameter, node, axis);
+  if (array->empty())
+    return problem(place(node.source()), axis.key,
+                   fmt::format("an empty array makes no runs (allowed: {})", allowed(parameter)));
+  if (array->size() > 1 && is_policy(parameter.name))
+    return problem(
+        place(node.source()), axis.key,
+        fmt::format("cannot be an axis, for it does not change what is computed (allowed: one of {})",
+                    allowed(parameter)));
+  for (const toml::node& element : *array) read_value(parameter, element, axis);
+}
+
+void Reader::read_value(const Parameter& parameter, const toml::node& node, Axis& axis) {
+  const Place at = place(node.source());
+  Value value;
+  if (const auto* flag = node.as_boolean())
+    value = flag->get();
+  else if (const auto* whole = node.as_integer())
+    value = whole->get();
+  else if (const auto* real = node.as_floating_point())
+    value = real->get();
+  else if (const auto* words = node.as_string())
+    value = words->get();
+  else
+    return problem(at, axis.key,
+                   fmt::format("expected {}, got {} (allowed: {})", kind(parameter),
+                               node.is_table()   ? "a table"
+                               : node.is_array() ? "an array in an array"
+                               : node.is_time()  ? "a time"
+                                                 : "a date",
+                               allowed(parameter)));
+  std::string wrong;
+  value = checked(parameter, value, wrong);
+  if (wrong.empty()) wrong = objection(parameter.name, value);
+  if (wrong.empty() && std::find(axis.values.begin(), axis.values.end(), value) != axis.values.end())
+    wrong = fmt::format("duplicate run: {} is repeated (allowed: each value once)", to_string(value));
+  if (!wrong.empty()) return problem(at, axis.key, wrong);
+  axis.values.push_back(value);
+  axis.places.push_back(at);
+}
+
+// What is said for this strategy, in the file's order: its own table takes the place of the top level.
+std::vector<Choice> Reader::choices(const Scope& scope) const {
+  std::map<std::string, const Axis*> said;
+  for (const auto& [key, axis] : scope.axes) said[key] = &axis;
+  for (const auto& [key, axis] : top_.axes) said.insert({key, &axis});
+  std::vector<Choice> all;
+  for (const auto& [key, axis] : said) all.push_back({key, axis});
+  std::sort(all.begin(), all.end(),
+            [](const Choice& a, const Choice& b) { return a.axis->place < b.axis->place; });
+  return all;
+}
+
+void Reader::check_overrides() {
+  for (const auto& [key, axis] : top_.axes) {
+    const auto own = [&key = key](const Scope& s) { return s.axes.contains(key); };
+    if (axis.place.source > 0 && std::all_of(strategies_.begin(), strategies_.end(), own))
+      problem(axis.place, key,
+              fmt::format("has no effect, for every strategy sets its own (allowed: strategy.NAME.{})", key));
+  }
+}
+
+bool Reader::check_count() {
+  double total = 0;
+  const Axis* longest = nullptr;
+  for (const Scope& scope : strategies_) {
+    double product = 1;
+    for (const Choice& c : choices(scope)) {
+      product *= double(std::max<std::size_t>(c.axis->values.size(), 1));
+      if (!longest || c.axis->values.size() > longest->values.size()) longest = c.axis;
+    }
+    total += product;
+  }
+  if (total > double(most_runs))
+    problem(longest->place, longest->key,
+            fmt::format("the axes multiply to {} runs (allowed: up to {})", total, most_runs));
+  return total <= double(most_runs);
+}
+
+void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
+  std::vector<Choice> said = choices(scope);
+  std::map<std::string, std::vector<Choice>> seen;
+  for (bool more = true; more;) {
+    RunConfig run{scope.strategy, Settings({run_keys().begin(), run_keys().end()}),
+                  Settings(scope.strategy->parameters)};
+    for (const Choice& c : said) {
+      if (c.axis->values.empty()) continue;
+      const bool own = run.strategy_settings.values().contains(c.key);
+      (own ? run.strategy_settings : run.settings).set(c.key, c.value());
+    }
+    check(run, scope, said);
+    run.normalise();
+    if (const auto [twin, fresh] = seen.insert({run.canonical(), said}); !fresh && !mistaken(said)) {
+      const auto [a, b] = std::mismatch(said.begin(), said.end(), twin->second.begin(),
+                                        [](const Choice& x, const Choice& y) { return x.at == y.at; });
+      problem(
+          a->place(), a->axis->key,
+          fmt::format("duplicate run: {} and {} make no difference to {} with its other settings (allowed: "
+                      "values that do; an axis for some strategies only belongs into their tables)",
+                      to_string(b->value()), to_string(a->value()), scope.strategy->name));
+    }
+    runs.push_back(std::move(run));
+
+    more = false;
+    for (auto c = said.rbegin(); c != said.rend() && !more; ++c) {
+      more = ++c->at < c->axis->values.size();
+      if (!more) c->at = 0;
+    }
+  }
+}
+
+// What is wrong between keys. A key that was mistaken itself is no cause for more complaints.
+void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& said) {
+  const auto fault = [&](const Names& keys, const std::string& what) {
+    const Choice* cause = nullptr;
+    for (const std::string& key : keys)
+      for (const Choice& c : said) {
+        if (c.key != key) continue;
+        if (c.axis->values.empty()) return;
+        if (!cause) cause = &c;
+      }
+    problem(cause ? cause->place() : scope.place, cause ? cause->axis->key : keys.front(), what);
+  };
+
+  if (run.samples() < run.minibatch())
+    fault({"samples", "minibatch"},
+          fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",
+                      run.samples(), run.minibatch(), run.minibatch()));
+
+  const bool served = run.strategy->make_rule;
+  if (served && run.data_order() == "global")
+    fault({"data_order"},
+          fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard, queue)",
+                      run.strategy->name));
+  if (!served && run.data_order() == "queue")
+    fault({"data_order"},
+          fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, global, shard)",
+                      run.strategy->name));
+
+  const std::string& schedule = run.settings.text("optimizer.schedule");
+  if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)
+    fault({"optimizer.schedule", "optimizer.schedule_samples"},
+          fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
+
+  const DatasetEntry& dataset = *find_dataset(run.settings.text("dataset"));
+  const SyntheticSpec made = run.synthetic();
+  const bool synthetic = dataset.name == "synthetic";
+  if (synthetic && made.train < std::size_t(run.workers()))
+    fault({"synthetic.train", "workers", "dataset"},
+          fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
+                      made.train, run.workers(), run.workers()));
+
+  const Shape shape = synthetic ? made.shape : dataset.shape;
+  const int classes = synthetic ? made.classes : dataset.classes;
+  const auto fit_of = [&](const ModelEntry& model) -> const Fit& {
+    const std::string key = fmt::format("{} {} {}", model.name, to_string(shape), classes);
+    const auto known = fits_.find(key);
+    return known != fits_.end() ? known->second : fits_[key] = fit(model, shape, classes);
+  };
+  const Fit& model = fit_of(*find_model(run.settings.text("model")));
+  if (!model.problem.empty()) {
+    Names fitting;
+    for (const ModelEntry& other : all_models())
+      if (fit_of(other).problem.empty()) fitting.push_back(other.name);
+    return fault({"model", "synthetic.shape", "dataset"},
+                 fmt::format("{} (allowed: {})", model.problem, listed(fitting)));
+  }
+  try {
+    effective_parameters(run, model.parameters);  // where a strategy can object to its parameters
+  } catch (const std::invalid_argument& e) {
+    if (!mistaken(said)) problem(scope.place, "strategy." + scope.strategy->name, e.what());
+  }
+}
+
+Experiment Reader::read(const std::string& text) {
+  if (text.size() > most_bytes)
+    problem({}, "experiment", fmt::format("is too large (allowed: up to {} KiB)", most_bytes >> 10));
+  raise();
+  try {
+    read_table(parse(text), "", top_);
+  } catch (const toml::parse_error& e) {
+    problem(place(e.source()), "syntax", explain(e));
+    raise();
+  }
+  std::sort(strategies_.begin(), strategies_.end(),
+            [](const Scope& a, const Scope& b) { return a.place < b.place; });
+  if (!names_strategy_)
+    problem({}, "strategy",
+            fmt::format("there is none (allowed: a table [strategy.NAME], NAME one of {})",
+                        listed(strategy_names())));
+  for (source_ = 1; source_ < sources_.size(); ++source_) read_override(sources_[source_]);
+  if (!strategies_.empty()) check_overrides();
+  if (!check_count()) raise();
+
+  Experiment experiment;
+  for (const Scope& scope : strategies_) expand(scope, experiment.runs);
+  raise();
+  std::map<Value, std::size_t> seeds, workers;  // in order of appearance
+  for (const RunConfig& run : experiment.runs) {
+    seeds.insert({run.settings.values().at("seed"), seeds.size()});
+    workers.insert({run.settings.values().at("workers"), workers.size()});
+  }
+  const auto order = [&](const RunConfig& run) {
+    const auto& values = run.settings.values();
+    return std::pair(seeds.at(values.at("seed")), workers.at(values.at("workers")));
+  };
+  std::stable_sort(experiment.runs.begin(), experiment.runs.end(),
+                   [&](const RunConfig& a, const RunConfig& b) { return order(a) < order(b); });
+  if (const auto title = top_.axes.find("title"); title != top_.axes.end())
+    experiment.title = std::get<std::string>(title->second.values.front());
+  return experiment;
+}
+
+fs::path experiments_folder() {
+  std::error_code none;
+  const fs::path program = fs::read_symlink("/proc/self/exe", none);
+  const fs::path installed = program.parent_path().parent_path() / "share/dsgd/experiments";
+  return fs::is_directory(installed, none) ? installed : fs::path(DSGD_SOURCE_DIR) / "harness/experiments";
+}
+
+Names shipped_names() {
+  Names names;
+  for (const fs::path& file : shipped_experiments()) names.push_back(file.stem().string());
+  return names;
+}
+
+}  // namespace
+
+Experiment parse_experiment(const std::string& text, const std::string& source,
+                            const std::vector<std::string>& overrides) {
+  return Reader(source, overrides).read(text);
+}
+
+Experiment load_experiment(const fs::path& file, const std::vector<std::string>& overrides) {
+  const auto fail = [&](const char* why) {
+    throw ConfigError({fmt::format("{}: cannot be read: {} (allowed: a TOML file, or one of {})",
+                                   file.string(), why, listed(shipped_names()))});
+  };
+  std::error_code none;
+  if (fs::is_directory(file, none)) fail("it is a folder");
+  std::ifstream in(file, std::ios::binary);
+  if (!in) fail(std::strerror(errno));
+  std::string text(most_bytes + 1, '\0');
+  in.read(text.data(), std::streamsize(text.size()));
+  if (in.bad()) fail(std::strerror(errno));
+  text.resize(std::size_t(in.gcount()));
+  return parse_experiment(text, file.string(), overrides);
+}
+
+RunConfig parse_run(const std::string& text) {
+  Experiment experiment = parse_experiment(text, "run");
+  if (experiment.runs.size() != 1)
+    throw ConfigError({fmt::format("run: describes {} runs (allowed: one)", experiment.runs.size())});
+  return std::move(experiment.runs.front());
+}
+
+fs::path find_experiment(const std::string& name) {
+  std::error_code none;
+  if (fs::exists(name, none) && !fs::is_directory(name, none)) return name;
+  for (const fs::path& file : shipped_experiments())
+    if (file.stem() == name) return file;
+  throw ConfigError(
+      {fmt::format("{}: no such file or shipped experiment{} (allowed: a TOML file, or one of {})", name,
+                   did_you_mean(name, shipped_names()), listed(shipped_names()))});
+}
+
+std::vector<fs::path> shipped_experiments() {
+  std::vector<fs::path> files;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(experiments_folder(), none))
+    if (entry.path().extension() == ".toml") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace dsgd

@@ -1,0 +1,188 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "datasets/fetch.h"
+#include "harness/experiment.h"
+#include "models/device.h"
+#include "models/network.h"
+
+namespace dsgd {
+namespace {
+
+template <class Table>
+std::vector<std::string> names_of(const Table& table, std::vector<std::string> first = {}) {
+  for (const auto& entry : table) first.push_back(entry.name);
+  return first;
+}
+
+RunKey text(const char* name, const char* fallback, const char* help, std::vector<std::string> choices = {}) {
+  constexpr double unlimited = std::numeric_limits<double>::infinity();
+  return {{name, std::string(fallback), help, -unlimited, unlimited, std::move(choices)}};
+}
+RunKey integer(const char* name, std::int64_t fallback, double min, double max, const char* help) {
+  return {{name, fallback, help, min, max, {}}};
+}
+RunKey number(const char* name, double fallback, double min, double max, const char* help) {
+  return {{name, fallback, help, min, max, {}}};
+}
+RunKey policy(RunKey key) {
+  key.policy = true;
+  return key;
+}
+
+}  // namespace
+
+const std::vector<RunKey>& run_keys() {
+  constexpr double any = std::numeric_limits<double>::infinity();
+  static const std::vector<RunKey> keys{
+      text("dataset", "fashion-mnist", "images to learn (dsgd list datasets)", names_of(all_datasets())),
+      text("model", "lenet", "network that learns them (dsgd list models)", names_of(all_models())),
+      text("device", "auto", "who computes gradients (dsgd list devices); auto: the fastest usable here",
+           names_of(all_devices(), {"auto"})),
+      text("engine", "mpi", "what carries messages: mpi is real processes and real time", {"mpi"}),
+      integer("workers", 1, 1, 4096, "processes that compute gradients"),
+      integer("servers", 1, 1, 1024,
+              "processes that share the model's vector, for strategies that need them"),
+      integer("minibatch", 32, 1, 65536, "samples per step and worker"),
+      integer("samples", 60000, 1, 1e12, "budget: training samples that all workers together use"),
+      integer("seed", 1, 0, any, "decides first weights and order of samples; repeat runs with several"),
+      integer(
+          "snapshots", 10, 0, 1000,
+          "copies of the model, spread evenly over the budget, whose test accuracy is found after the run; "
+          "one of the start and one of the end come on top"),
+      text("data_order", "auto",
+           "who reads which samples; global: the workers' minibatches are parts of one, shard: each has its "
+           "own share of the set, queue: whoever is idle takes the next; auto: the strategy's own",
+           {"auto", "global", "shard", "queue"}),
+      text("optimizer.rule", "sgd", "what is made of a gradient, at workers or at servers",
+           {"sgd", "momentum", "nesterov", "adagrad"}),
+      number("optimizer.learning_rate", 0.1, 0, 1e6, "step along the mean gradient of a minibatch"),
+      number("optimizer.momentum", 0.9, 0, 1, "share of the last step kept (momentum, nesterov)"),
+      number("optimizer.l2", 0, 0, 1e6, "weight decay: this times the weights is added to the gradient"),
+      number("optimizer.initial_accumulator", 0.1, 0, 1e6, "first sum of squares (adagrad)"),
+      number("optimizer.epsilon", 1e-8, 0, 1, "added to the root of the sum of squares (adagrad)"),
+      text("optimizer.schedule", "constant",
+           "learning rate over the run; step: times schedule_factor after every schedule_samples, warmup: "
+           "grows from schedule_factor to 1 times over schedule_samples",
+           {"constant", "step", "warmup"}),
+      integer("optimizer.schedule_samples", 0, 0, 1e12, "samples of all workers (step, warmup)"),
+      number("optimizer.schedule_factor", 0.1, 0, 1, "see optimizer.schedule"),
+      text("synthetic.shape", "1x28x28", "channels x height x width of the data set synthetic"),
+      integer("synthetic.classes", 10, 2, 256, "classes, each with one prototype image"),
+      integer("synthetic.train", 10000, 1, 1e8, "training samples"),
+      integer("synthetic.test", 2000, 1, 1e8, "test samples"),
+      number("synthetic.noise", 0.5, 0, 1, "0: samples equal their prototype, 1: noise of full range"),
+      integer("synthetic.seed", 1, 0, any, "decides the images"),
+      policy(text("title", "", "heading of tables and plots")),
+      policy(number("target", 0, 0, 1, "test accuracy that runs are timed to; 0: none")),
+      policy(number("time_limit", 600, 1, 1e8, "seconds after which a run is ended")),
+      policy(number("stall_limit", 8, 1, 1e8, "seconds without progress after which a run is ended")),
+      policy(number("setup_limit", 120, 1, 1e8, "seconds for start and loading")),
+      policy(integer("snapshot_memory_mib", 1024, 0, 1e6, "MiB of snapshots in memory; more go to disk")),
+  };
+  return keys;
+}
+
+int RunConfig::workers() const { return int(settings.integer("workers")); }
+int RunConfig::servers() const { return strategy->make_rule ? int(settings.integer("servers")) : 0; }
+int RunConfig::minibatch() const { return int(settings.integer("minibatch")); }
+std::int64_t RunConfig::samples() const { return settings.integer("samples"); }
+std::uint64_t RunConfig::seed() const { return std::uint64_t(settings.integer("seed")); }
+std::string RunConfig::data_order() const {
+  const std::string& order = settings.text("data_order");
+  return order == "auto" ? strategy->data_order : order;
+}
+
+OptimizerSettings RunConfig::optimizer() const {
+  const std::string& schedule = settings.text("optimizer.schedule");
+  return {.rule = optimizer_rule(settings.text("optimizer.rule")),
+          .learning_rate = settings.number("optimizer.learning_rate"),
+          .momentum = settings.number("optimizer.momentum"),
+          .l2 = settings.number("optimizer.l2"),
+          .initial_accumulator = settings.number("optimizer.initial_accumulator"),
+          .epsilon = settings.number("optimizer.epsilon"),
+          .schedule = {.kind = schedule == "step"     ? Schedule::Kind::step
+                               : schedule == "warmup" ? Schedule::Kind::warmup
+                                                      : Schedule::Kind::constant,
+                       .samples = settings.integer("optimizer.schedule_samples"),
+                       .factor = settings.number("optimizer.schedule_factor")}};
+}
+
+SyntheticSpec RunConfig::synthetic() const {
+  return {.shape = parse_shape(settings.text("synthetic.shape")),
+          .classes = int(settings.integer("synthetic.classes")),
+          .train = std::size_t(settings.integer("synthetic.train")),
+          .test = std::size_t(settings.integer("synthetic.test")),
+          .noise = settings.number("synthetic.noise"),
+          .seed = std::uint64_t(settings.integer("synthetic.seed"))};
+}
+
+namespace {
+
+// Whether the key can have any influence on the run's result.
+bool matters(const RunKey& key, const RunConfig& run) {
+  const auto is = [&](const char* other, std::initializer_list<const char*> values) {
+    return std::find(values.begin(), values.end(), run.settings.text(other)) != values.end();
+  };
+  if (key.policy) return false;
+  if (key.name == "servers") return run.strategy->make_rule != nullptr;
+  if (key.name == "optimizer.momentum") return is("optimizer.rule", {"momentum", "nesterov"});
+  if (key.name == "optimizer.initial_accumulator" || key.name == "optimizer.epsilon")
+    return is("optimizer.rule", {"adagrad"});
+  if (key.name.starts_with("optimizer.schedule_")) return is("optimizer.schedule", {"step", "warmup"});
+  if (key.name.starts_with("synthetic.")) return is("dataset", {"synthetic"});
+  return true;
+}
+
+// The table goes from the specification to the fastest.
+const std::string& best_device() {
+  static const std::string best = [] {
+    std::string name;
+    for (const DeviceEntry& device : all_devices())
+      if (device.unavailable().empty()) name = device.name;
+    return name;
+  }();
+  return best;
+}
+
+std::string line(const std::string& key, const Value& value) {
+  return fmt::format("{} = {}\n", key, to_string(value));
+}
+
+}  // namespace
+
+void RunConfig::normalise() {
+  for (const RunKey& key : run_keys())
+    if (!key.policy && !matters(key, *this)) settings.set(key.name, key.fallback);
+  settings.set("data_order", data_order());
+  settings.set("synthetic.shape", to_string(synthetic().shape));
+  if (settings.text("device") == "auto") settings.set("device", best_device());
+}
+
+std::string RunConfig::canonical() const {
+  std::set<std::string> lines;
+  for (const RunKey& key : run_keys())
+    if (matters(key, *this)) lines.insert(line(key.name, settings.values().at(key.name)));
+  const std::string prefix = "strategy." + strategy->name;
+  for (const auto& [key, value] : strategy_settings.values()) lines.insert(line(prefix + "." + key, value));
+  if (strategy_settings.values().empty()) lines.insert(prefix + " = {}\n");
+  return fmt::to_string(fmt::join(lines, ""));
+}
+
+std::string RunConfig::text() const {
+  std::string out = canonical();
+  for (const RunKey& key : run_keys())
+    if (key.policy) out += line(key.name, settings.values().at(key.name));
+  return out;
+}
+
+std::string RunConfig::id() const { return sha256_text(canonical()).substr(0, 12); }
+
+std::string RunConfig::name() const {
+  return fmt::format("{}-{}w-seed{}-{}", strategy->name, workers(), seed(), id());
+}
+
+}  // namespace dsgd

@@ -1,0 +1,849 @@
+#include "harness/experiment.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <random>
+#include <set>
+
+#include "models/device.h"
+
+namespace dsgd {
+namespace {
+
+namespace fs = std::filesystem;
+using Lines = std::vector<std::string>;
+
+Lines problems(const std::string& text, const Lines& overrides = {}) {
+  try {
+    parse_experiment(text, "x.toml", overrides);
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(e.what(), fmt::to_string(fmt::join(e.problems(), "\n")));
+    return e.problems();
+  }
+  return {"no problem"};
+}
+
+Lines problems_of_file(const fs::path& file) {
+  try {
+    load_experiment(file);
+  } catch (const ConfigError& e) {
+    return e.problems();
+  }
+  return {"no problem"};
+}
+
+// One run, from lines above [strategy.NAME] and overrides.
+RunConfig run_of(const std::string& text, const Lines& overrides = {}) {
+  Experiment e = parse_experiment(text, "x.toml", overrides);
+  EXPECT_EQ(e.runs.size(), 1u);
+  return e.runs.front();
+}
+
+std::string key_list() {
+  Lines names;
+  for (const RunKey& k : run_keys()) names.push_back(k.name);
+  return fmt::to_string(fmt::join(names, ", "));
+}
+
+std::string shipped_list() {
+  Lines names;
+  for (const fs::path& file : shipped_experiments()) names.push_back(file.stem().string());
+  return fmt::to_string(fmt::join(names, ", "));
+}
+
+const char* const strategy_list = "sync, averaging, downpour, staleness_aware, bmuf";
+
+struct Mistake {
+  std::string text, message;
+};
+void PrintTo(const Mistake& m, std::ostream* out) { *out << m.text; }
+
+class Mistakes : public testing::TestWithParam<Mistake> {};
+TEST_P(Mistakes, AreNamedWithPlaceAndRemedy) {
+  EXPECT_EQ(problems(GetParam().text), Lines{GetParam().message});
+}
+INSTANTIATE_TEST_SUITE_P(
+    Types, Mistakes,
+    testing::Values(
+        Mistake{"workers = \"2\"\n[strategy.sync]",
+                "x.toml:1:11: workers: expected an integer, got \"2\" (allowed: integers from 1 to 4096)"},
+        Mistake{"workers = 2.0\n[strategy.sync]",
+                "x.toml:1:11: workers: expected an integer, got 2.0 (allowed: integers from 1 to 4096)"},
+        Mistake{"workers = [1, true]\n[strategy.sync]",
+                "x.toml:1:15: workers: expected an integer, got true (allowed: integers from 1 to 4096)"},
+        Mistake{"model = 3\n[strategy.sync]",
+                "x.toml:1:9: model: expected text, got 3 (allowed: softmax, mlp, dnn, lenet)"},
+        Mistake{
+            "[strategy.downpour]\noverlap = 1",
+            "x.toml:2:11: strategy.downpour.overlap: expected true or false, got 1 (allowed: true, false)"},
+        Mistake{"target = 1979-05-27\n[strategy.sync]",
+                "x.toml:1:10: target: expected a number, got a date (allowed: numbers from 0 to 1)"},
+        Mistake{"target = 1979-05-27T07:32:00Z\n[strategy.sync]",
+                "x.toml:1:10: target: expected a number, got a date (allowed: numbers from 0 to 1)"},
+        Mistake{"target = 07:32:00\n[strategy.sync]",
+                "x.toml:1:10: target: expected a number, got a time (allowed: numbers from 0 to 1)"},
+        Mistake{"workers = [1, [2]]\n[strategy.sync]",
+                "x.toml:1:15: workers: expected an integer, got an array in an array (allowed: integers from "
+                "1 to "
+                "4096)"},
+        Mistake{"workers = {n = 2}\n[strategy.sync]",
+                "x.toml:1:11: workers: expected an integer, got a table (allowed: integers from 1 to 4096)"},
+        Mistake{"workers.n = 2\n[strategy.sync]",
+                "x.toml:1:1: workers: expected an integer, got a table (allowed: integers from 1 to 4096)"},
+        Mistake{"[[workers]]\n[strategy.sync]",
+                "x.toml:1:1: workers: expected an integer, got a table (allowed: integers from 1 to 4096)"},
+        Mistake{"synthetic = 3\n[strategy.sync]",
+                "x.toml:1:13: synthetic: expected a table (allowed: synthetic.shape, synthetic.classes, "
+                "synthetic.train, synthetic.test, synthetic.noise, synthetic.seed)"}));
+INSTANTIATE_TEST_SUITE_P(
+    Values, Mistakes,
+    testing::Values(
+        Mistake{"workers = 0\n[strategy.sync]",
+                "x.toml:1:11: workers: 0 is out of range (allowed: integers from 1 to 4096)"},
+        Mistake{"seed = [1,\n  2,\n  -3]\n[strategy.sync]",
+                "x.toml:3:3: seed: -3 is out of range (allowed: integers from 0 up)"},
+        Mistake{"optimizer.learning_rate = -0.1\n[strategy.sync]",
+                "x.toml:1:27: optimizer.learning_rate: -0.1 is out of range (allowed: numbers from 0 to "
+                "1000000)"},
+        Mistake{
+            "optimizer.learning_rate = nan\n[strategy.sync]",
+            "x.toml:1:27: optimizer.learning_rate: nan is not a finite number (allowed: numbers from 0 to "
+            "1000000)"},
+        Mistake{"[strategy.downpour]\nlocal_learning_rate = inf",
+                "x.toml:2:23: strategy.downpour.local_learning_rate: inf is not a finite number (allowed: "
+                "numbers "
+                "from 0 up)"},
+        Mistake{"[optimizer]\nrule = 'adagard'\n[strategy.sync]",
+                "x.toml:2:8: optimizer.rule: unknown value \"adagard\", did you mean adagrad? (allowed: sgd, "
+                "momentum, nesterov, adagrad)"},
+        Mistake{"model = 'vgg'\n[strategy.sync]",
+                "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet)"},
+        Mistake{"engine = 'simgrid'\n[strategy.sync]",
+                "x.toml:1:10: engine: unknown value \"simgrid\" (allowed: mpi)"},
+        Mistake{
+            "[strategy.averaging]\nstate = 'averge'",
+            "x.toml:2:9: strategy.averaging.state: unknown value \"averge\", did you mean average? (allowed: "
+            "keep, "
+            "average, reset)"},
+        Mistake{"workers = []\n[strategy.sync]",
+                "x.toml:1:11: workers: an empty array makes no runs (allowed: integers from 1 to 4096)"},
+        Mistake{"workers = [1, 2, 1]\n[strategy.sync]",
+                "x.toml:1:18: workers: duplicate run: 1 is repeated (allowed: each value once)"},
+        Mistake{"optimizer.l2 = [1, 1.0]\n[strategy.sync]",
+                "x.toml:1:20: optimizer.l2: duplicate run: 1.0 is repeated (allowed: each value once)"},
+        Mistake{"target = [0.8, 0.9]\n[strategy.sync]",
+                "x.toml:1:10: target: cannot be an axis, for it does not change what is computed (allowed: "
+                "one of "
+                "numbers from 0 to 1)"},
+        Mistake{
+            "synthetic.shape = '1xtwo'\n[strategy.sync]",
+            "x.toml:1:19: synthetic.shape: shape \"1xtwo\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or "
+            "one number (allowed: text such as \"1x28x28\")"},
+        Mistake{
+            "synthetic.shape = '3x1024x1024'\n[strategy.sync]",
+            "x.toml:1:19: synthetic.shape: \"3x1024x1024\" has 3145728 values (allowed: up to 1048576)"}));
+INSTANTIATE_TEST_SUITE_P(
+    Keys, Mistakes,
+    testing::Values(
+        Mistake{"minibach = 32\n[strategy.sync]",
+                "x.toml:1:1: minibach: unknown key, did you mean minibatch?"},
+        Mistake{"learning_rate = 0.1\n[strategy.sync]",
+                "x.toml:1:1: learning_rate: unknown key, did you mean optimizer.learning_rate?"},
+        Mistake{"[optimiser]\nrule = 'sgd'\nl2 = 3\n[strategy.sync]",
+                "x.toml:1:2: optimiser: unknown key, did you mean optimizer?"},
+        Mistake{"optimizer.momentun = 0.9\n[strategy.sync]",
+                "x.toml:1:11: optimizer.momentun: unknown key, did you mean optimizer.momentum?"},
+        Mistake{"tau = 5\n[strategy.averaging]",
+                "x.toml:1:1: tau: unknown key, did you mean strategy.averaging.tau?"},
+        Mistake{"[strategy.downpour]\n  nfetch = 2",
+                "x.toml:2:3: strategy.downpour.nfetch: unknown key, did you mean n_fetch?"},
+        Mistake{
+            "[strategy.downpour]\noptimizer.moment = 2",
+            "x.toml:2:11: strategy.downpour.optimizer.moment: unknown key, did you mean optimizer.momentum?"},
+        Mistake{"epochs = 3\n[strategy.sync]",
+                fmt::format("x.toml:1:1: epochs: unknown key (allowed: {})", key_list())},
+        Mistake{"[strategy.averaging]\nepochs = 3",
+                fmt::format("x.toml:2:1: strategy.averaging.epochs: unknown key (allowed: tau, state, {})",
+                            key_list())},
+        Mistake{"\"a\\nb\" = 3\n[strategy.sync]",
+                fmt::format("x.toml:1:1: a?b: unknown key (allowed: {})", key_list())},
+        Mistake{"optimizer.rule = 'sgd'\n\"optimizer.rule\" = 'sgd'\n[strategy.sync]",
+                "x.toml:2:1: optimizer.rule: is set twice (allowed: once)"},
+        Mistake{"[strategy.downpuor]",
+                fmt::format("x.toml:1:11: strategy.downpuor: unknown strategy, did you mean "
+                            "downpour? (allowed: {})",
+                            strategy_list)},
+        Mistake{"[strategy.hogwild]",
+                fmt::format("x.toml:1:11: strategy.hogwild: unknown strategy (allowed: {})", strategy_list)},
+        Mistake{"strategy = 'sync'",
+                fmt::format("x.toml:1:1: strategy: expected a table [strategy.NAME] (allowed: "
+                            "NAME one of {})",
+                            strategy_list)},
+        Mistake{"strategy.sync = true",
+                fmt::format("x.toml:1:17: strategy.sync: expected a table (allowed: {})", key_list())},
+        Mistake{"workers = 2",
+                fmt::format("x.toml:1:1: strategy: there is none (allowed: a table [strategy.NAME], "
+                            "NAME one of {})",
+                            strategy_list)},
+        Mistake{"",
+                fmt::format(
+                    "x.toml:1:1: strategy: there is none (allowed: a table [strategy.NAME], NAME one of {})",
+                    strategy_list)}));
+INSTANTIATE_TEST_SUITE_P(
+    Syntax, Mistakes,
+    testing::Values(
+        Mistake{"workers = 2\nworkers = 3\n",
+                "x.toml:2:11: syntax: Error while parsing key-value pair: cannot redefine existing integer "
+                "'workers' (allowed: TOML, text in quotes)"},
+        Mistake{"model = lenet\n",
+                "x.toml:1:9: syntax: Error while parsing value: could not determine value type "
+                "(allowed: TOML, text in quotes)"},
+        Mistake{
+            "[strategy.sync\n",
+            "x.toml:1:15: syntax: Error while parsing table header: expected ']', saw '\\n' (allowed: TOML, "
+            "text in quotes)"},
+        Mistake{"title = \"\xff\"",
+                "x.toml:1:9: syntax: Encountered invalid utf-8 sequence (allowed: TOML, text in quotes)"}));
+INSTANTIATE_TEST_SUITE_P(
+    Combinations, Mistakes,
+    testing::Values(
+        Mistake{
+            "samples = 20\n[strategy.sync]",
+            "x.toml:1:11: samples: a budget of 20 samples is less than one minibatch of 32 (allowed: samples "
+            "from 32 up)"},
+        Mistake{"samples = 100\nseed = [1, 2]\n[strategy.sync]\nminibatch = [100, 101]",
+                "x.toml:1:11: samples: a budget of 100 samples is less than one minibatch of 101 (allowed: "
+                "samples "
+                "from 101 up)"},
+        Mistake{
+            "dataset = 'synthetic'\nsynthetic.shape = '1x4x4'\n[strategy.sync]",
+            "x.toml:2:19: synthetic.shape: lenet does not fit: layer 1, conv 5x5x20, cannot take 1x4x4 (the "
+            "network's input is 1x4x4) (allowed: softmax, mlp, dnn)"},
+        Mistake{"[strategy.downpour]\ndata_order = 'global'",
+                "x.toml:2:14: strategy.downpour.data_order: \"global\" needs workers in lock-step, which "
+                "downpour "
+                "has not (allowed: auto, shard, queue)"},
+        Mistake{
+            "data_order = ['auto', 'queue']\n[strategy.sync]",
+            "x.toml:1:23: data_order: \"queue\" needs a parameter server, which sync has not (allowed: auto, "
+            "global, shard)"},
+        Mistake{"optimizer.schedule = 'step'\n[strategy.sync]",
+                "x.toml:1:22: optimizer.schedule: \"step\" needs a length (allowed: "
+                "optimizer.schedule_samples from "
+                "1 up)"},
+        Mistake{"dataset = 'synthetic'\nsynthetic.train = 3\nworkers = [2, 4]\n[strategy.sync]",
+                "x.toml:2:19: synthetic.train: 3 training samples are too few for 4 workers (allowed: "
+                "synthetic.train from 4 up)"},
+        Mistake{
+            "servers = [1, 2]\n[strategy.downpour]\n[strategy.sync]",
+            "x.toml:1:15: servers: duplicate run: 1 and 2 make no difference to sync with its other settings "
+            "(allowed: values that do; an axis for some strategies only belongs into their tables)"},
+        Mistake{
+            "seed = [1, 2]\n[strategy.sync]\noptimizer.momentum = [0.5, 0.9]",
+            "x.toml:3:28: strategy.sync.optimizer.momentum: duplicate run: 0.5 and 0.9 make no difference to "
+            "sync with its other settings (allowed: values that do; an axis for some strategies only belongs "
+            "into their tables)"},
+        Mistake{
+            "data_order = ['auto', 'global']\n[strategy.sync]",
+            "x.toml:1:23: data_order: duplicate run: \"auto\" and \"global\" make no difference to sync with "
+            "its "
+            "other settings (allowed: values that do; an axis for some strategies only belongs into their "
+            "tables)"}));
+
+TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
+  const std::string text =
+      "workers = [1, 0]\n"
+      "minibach = 32\n"
+      "optimizer.rule = 'fast'\n"
+      "samples = 'many'\n"
+      "\n"
+      "[strategy.bmuf]\n"
+      "zeta = -1\n"
+      "blok = 3\n"
+      "[strategy.easgd]\n"
+      "[strategy.downpour]\n"
+      "n_fetch = 0\n"
+      "data_order = 'global'\n";
+  EXPECT_EQ(
+      problems(text, {"seed=x", "stall_limit=0"}),
+      (Lines{
+          "x.toml:1:15: workers: 0 is out of range (allowed: integers from 1 to 4096)",
+          "x.toml:2:1: minibach: unknown key, did you mean minibatch?",
+          "x.toml:3:18: optimizer.rule: unknown value \"fast\" (allowed: sgd, momentum, nesterov, adagrad)",
+          "x.toml:4:11: samples: expected an integer, got \"many\" (allowed: integers from 1 to "
+          "1000000000000)",
+          "x.toml:7:8: strategy.bmuf.zeta: -1 is out of range (allowed: numbers from 0 to 100)",
+          "x.toml:8:1: strategy.bmuf.blok: unknown key, did you mean block?",
+          fmt::format("x.toml:9:11: strategy.easgd: unknown strategy (allowed: {})", strategy_list),
+          "x.toml:11:11: strategy.downpour.n_fetch: 0 is out of range (allowed: integers from 1 up)",
+          "x.toml:12:14: strategy.downpour.data_order: \"global\" needs workers in lock-step, which downpour "
+          "has "
+          "not (allowed: auto, shard, queue)",
+          "--set seed=x: seed: expected an integer, got \"x\" (allowed: integers from 0 up)",
+          "--set stall_limit=0: stall_limit: 0 is out of range (allowed: numbers from 1 to 100000000)"}));
+}
+
+TEST(Experiment, AMistakenKeyCausesNoMoreComplaints) {
+  // Neither "20 samples are less than a minibatch of 32", nor "momentum makes no difference to sgd".
+  EXPECT_EQ(
+      problems("samples = 20\nminibatch = 0\noptimizer.rule = 'x'\noptimizer.momentum = [0.1, 0.2]\n"
+               "[strategy.sync]"),
+      (Lines{
+          "x.toml:2:13: minibatch: 0 is out of range (allowed: integers from 1 to 65536)",
+          "x.toml:3:18: optimizer.rule: unknown value \"x\" (allowed: sgd, momentum, nesterov, adagrad)"}));
+}
+
+TEST(Experiment, RefusesAbsurdProducts) {
+  std::string hundred = "1";
+  for (int i = 2; i <= 101; ++i) hundred += fmt::format(", {}", i);
+  EXPECT_EQ(problems(fmt::format("seed = [{}]\nworkers = [1, 2]\n[strategy.sync]\nminibatch = [{}]", hundred,
+                                 hundred.substr(0, hundred.rfind(',')))),
+            Lines{"x.toml:1:1: seed: the axes multiply to 20200 runs (allowed: up to 10000)"});
+}
+
+TEST(Experiment, DevicesThatCannotBeUsedSayWhy) {
+  Lines usable{"auto"};
+  for (const DeviceEntry& d : all_devices())
+    if (d.unavailable().empty()) usable.push_back(d.name);
+  ASSERT_GE(usable.size(), 2u);
+  EXPECT_EQ(run_of("[strategy.sync]").settings.text("device"), usable.back());
+  for (const DeviceEntry& d : all_devices()) {
+    const std::string text = fmt::format("device = '{}'\n[strategy.sync]", d.name);
+    if (d.unavailable().empty())
+      EXPECT_EQ(run_of(text).settings.text("device"), d.name);
+    else
+      EXPECT_EQ(problems(text),
+                Lines{fmt::format("x.toml:1:10: device: \"{}\" cannot be used here: {} (allowed: {})", d.name,
+                                  d.unavailable(), fmt::join(usable, ", "))});
+  }
+}
+
+TEST(Experiment, DefaultsAreThoseOfTheTable) {
+  const RunConfig run = run_of("[strategy.sync]");
+  for (const RunKey& key : run_keys()) {
+    if (key.name == "device" || key.name == "data_order") continue;  // resolved
+    EXPECT_EQ(run.settings.values().at(key.name), key.fallback) << key.name;
+    EXPECT_EQ(run.data_order(), "global");
+  }
+  EXPECT_EQ(run.settings.text("data_order"), "global");
+  EXPECT_EQ(run.servers(), 0);
+  EXPECT_EQ(run.ranks(), 1);
+  EXPECT_EQ(run_of("workers = 3\nservers = 2\n[strategy.downpour]").ranks(), 5);
+}
+
+TEST(Experiment, DottedKeysTablesAndInlineTablesAreTheSame) {
+  const RunConfig dotted = run_of(
+      "dataset = 'synthetic'\nsynthetic.shape = '20'\nsynthetic.train = 640\nmodel = 'mlp'\n"
+      "optimizer.rule = 'nesterov'\noptimizer.learning_rate = 1\noptimizer.schedule = 'warmup'\n"
+      "optimizer.schedule_samples = 64\noptimizer.schedule_factor = 0.5\nstrategy.averaging.tau = 3\n");
+  const RunConfig tables = run_of(
+      "# a comment\nmodel   = \"mlp\"\n\ndataset='synthetic'\n[strategy.averaging]\ntau=3\n"
+      "[optimizer]\nschedule_factor = 5e-1\nlearning_rate = 1.0\nschedule = 'warmup'\nschedule_samples = "
+      "0x40\n"
+      "rule = 'nesterov'\n[synthetic]\ntrain=6_40\nshape='20x1x1'\n");
+  const RunConfig inlined = run_of(
+      "dataset = 'synthetic'\nsynthetic = {shape = '20', train = 640}\nmodel = 'mlp'\noptimizer = {rule = "
+      "'nesterov', learning_rate = 1, schedule = 'warmup', schedule_samples = 64, schedule_factor = 0.5}\n"
+      "strategy = {averaging = {tau = 3}}\n");
+  EXPECT_EQ(dotted.id(), tables.id());
+  EXPECT_EQ(dotted.text(), tables.text());
+  EXPECT_EQ(dotted.text(), inlined.text());
+  const OptimizerSettings o = tables.optimizer();
+  EXPECT_EQ(o.rule, OptimizerSettings::Rule::nesterov);
+  EXPECT_EQ(o.learning_rate, 1);
+  EXPECT_EQ(o.schedule.kind, Schedule::Kind::warmup);
+  EXPECT_EQ(o.schedule.samples, 64);
+  EXPECT_EQ(o.schedule.factor, 0.5);
+  const SyntheticSpec s = tables.synthetic();
+  EXPECT_EQ(s.shape, (Shape{20, 1, 1}));
+  EXPECT_EQ(s.train, 640u);
+  EXPECT_EQ(tables.strategy_settings.integer("tau"), 3);
+}
+
+// The product.
+
+Lines described(const Experiment& e) {
+  Lines lines;
+  for (const RunConfig& r : e.runs)
+    lines.push_back(fmt::format("{} {} {}w b{}{}", r.seed(), r.strategy->name, r.workers(), r.minibatch(),
+                                r.strategy_settings.values().contains("tau")
+                                    ? fmt::format(" tau{}", r.strategy_settings.integer("tau"))
+                                    : ""));
+  return lines;
+}
+
+TEST(Experiment, InterleavesSeedsThenWorkersThenStrategiesAsInTheFile) {
+  const Experiment e = parse_experiment(
+      "title = 'T'\nseed = [7, 3]\nworkers = [2, 1]\n"
+      "[strategy.downpour]\nminibatch = [64, 32]\n"
+      "[strategy.averaging]\ntau = [5, 1]\n"
+      "[strategy.bmuf]\nworkers = 2\n",
+      "x.toml");
+  EXPECT_EQ(e.title, "T");
+  EXPECT_EQ(described(e), (Lines{"7 downpour 2w b64", "7 downpour 2w b32", "7 averaging 2w b32 tau5",
+                                 "7 averaging 2w b32 tau1", "7 bmuf 2w b32", "7 downpour 1w b64",
+                                 "7 downpour 1w b32", "7 averaging 1w b32 tau5",
+                                 "7 averaging 1w b32 tau1",  //
+                                 "3 downpour 2w b64", "3 downpour 2w b32", "3 averaging 2w b32 tau5",
+                                 "3 averaging 2w b32 tau1", "3 bmuf 2w b32", "3 downpour 1w b64",
+                                 "3 downpour 1w b32", "3 averaging 1w b32 tau5", "3 averaging 1w b32 tau1"}));
+}
+
+TEST(Experiment, AStrategysTableTakesThePlaceOfTheTopLevelForItsRunsOnly) {
+  const Experiment e = parse_experiment(
+      "optimizer.rule = 'momentum'\nminibatch = [16, 32]\ntarget = 0.8\n"
+      "[strategy.sync]\n[strategy.bmuf]\nminibatch = 8\ntarget = 0.9\noptimizer.learning_rate = 0.5\n"
+      "momentum = 'classic'\n",
+      "x.toml");
+  EXPECT_EQ(described(e), (Lines{"1 sync 1w b16", "1 sync 1w b32", "1 bmuf 1w b8"}));
+  EXPECT_EQ(e.runs[0].optimizer().learning_rate, 0.1);
+  EXPECT_EQ(e.runs[2].optimizer().learning_rate, 0.5);
+  EXPECT_EQ(e.runs[2].optimizer().rule, OptimizerSettings::Rule::momentum);
+  EXPECT_EQ(e.runs[2].optimizer().momentum, 0.9);  // not bmuf's own parameter of that name
+  EXPECT_EQ(e.runs[2].strategy_settings.text("momentum"), "classic");
+  EXPECT_EQ(e.runs[1].settings.number("target"), 0.8);
+  EXPECT_EQ(e.runs[2].settings.number("target"), 0.9);
+}
+
+// Overrides.
+
+TEST(Override, TakesThePlaceOfALine) {
+  const std::string text =
+      "workers = [1, 2]\nmodel = 'lenet'\n[strategy.averaging]\ntau = 5\n[strategy.sync]\n";
+  EXPECT_EQ(described(parse_experiment(text, "x.toml",
+                                       {"workers=3", "strategy.averaging.tau=[1, 2]", "minibatch=8",
+                                        "strategy.sync.minibatch=16", "minibatch=4"})),
+            (Lines{"1 averaging 3w b4 tau1", "1 averaging 3w b4 tau2", "1 sync 3w b16"}));
+}
+
+TEST(Override, BareWordsAreText) {
+  const std::string text = "[strategy.sync]";
+  EXPECT_EQ(run_of(text, {"model=mlp"}).settings.text("model"), "mlp");
+  EXPECT_EQ(run_of(text, {"model=\"mlp\""}).settings.text("model"), "mlp");
+  EXPECT_EQ(run_of(text, {"title=My = run"}).settings.text("title"), "My = run");
+  EXPECT_EQ(run_of(text, {"title="}).settings.text("title"), "");
+  EXPECT_EQ(run_of(text, {"dataset=synthetic", "synthetic.shape=1x28x28"}).synthetic().shape,
+            (Shape{1, 28, 28}));
+  EXPECT_EQ(run_of(text, {"optimizer={rule='sgd', l2=0.5}"}).optimizer().l2, 0.5);
+  const Experiment e = parse_experiment(text, "x.toml", {"model=[mlp, \"dnn\",lenet]", "seed=[1,2]"});
+  ASSERT_EQ(e.runs.size(), 6u);
+  EXPECT_EQ(e.runs[0].settings.text("model"), "mlp");
+  EXPECT_EQ(e.runs[2].settings.text("model"), "lenet");
+}
+
+TEST(Override, MistakesNameTheOverride) {
+  const std::string text = "[strategy.sync]\n[strategy.bmuf]\noptimizer.l2=0";
+  const auto of = [&](const std::string& override) { return problems(text, {override}); };
+  EXPECT_EQ(of("workers=0"),
+            Lines{"--set workers=0: workers: 0 is out of range (allowed: integers from 1 to 4096)"});
+  EXPECT_EQ(of("worker=1"), Lines{"--set worker=1: worker: unknown key, did you mean workers?"});
+  EXPECT_EQ(
+      of("workers=1,2"),
+      Lines{
+          "--set workers=1,2: workers: expected an integer, got \"1,2\" (allowed: integers from 1 to 4096)"});
+  EXPECT_EQ(
+      of("workers=[]"),
+      Lines{"--set workers=[]: workers: an empty array makes no runs (allowed: integers from 1 to 4096)"});
+  EXPECT_EQ(of("workers"),
+            Lines{"--set workers: workers: expected KEY=VALUE (allowed: a key from `dsgd list keys`)"});
+  EXPECT_EQ(of("#seed=3"),
+            Lines{"--set #seed=3: #seed: expected KEY=VALUE (allowed: a key from `dsgd list keys`)"});
+  EXPECT_EQ(of("=3"), Lines{"--set =3: : expected KEY=VALUE (allowed: a key from `dsgd list keys`)"});
+  EXPECT_EQ(of("strategy.bmuf.blok=3"),
+            Lines{"--set strategy.bmuf.blok=3: strategy.bmuf.blok: unknown key, did you mean block?"});
+  EXPECT_EQ(
+      of("strategy.averaging.tau=3"),
+      Lines{"--set strategy.averaging.tau=3: strategy.averaging: is not in this experiment (allowed: sync, "
+            "bmuf)"});
+  EXPECT_EQ(of("strategy.bmf.tau=3"),
+            Lines{fmt::format("--set strategy.bmf.tau=3: strategy.bmf: unknown strategy, did you mean bmuf? "
+                              "(allowed: {})",
+                              strategy_list)});
+  EXPECT_EQ(
+      of("title=\"open"),
+      Lines{"--set title=\"open: title: Error while parsing string: encountered end-of-file (allowed: TOML, "
+            "text in quotes)"});
+  EXPECT_EQ(of("a b=3"),
+            Lines{"--set a b=3: a b: Error while parsing key-value pair: expected '=', saw 'b' (allowed: "
+                  "TOML, text in quotes)"});
+  EXPECT_EQ(
+      problems("[strategy.sync]\noptimizer.l2 = 0\n[strategy.bmuf]\noptimizer.l2=0", {"optimizer.l2=1"}),
+      Lines{"--set optimizer.l2=1: optimizer.l2: has no effect, for every strategy sets its own (allowed: "
+            "strategy.NAME.optimizer.l2)"});
+}
+
+// Identity and round trip.
+
+std::map<std::string, Value> everything(const RunConfig& run) {
+  std::map<std::string, Value> all = run.settings.values();
+  for (const auto& [key, value] : run.strategy_settings.values()) all["strategy." + key] = value;
+  all["strategy"] = run.strategy->name;
+  return all;
+}
+
+void expect_round_trip(const RunConfig& run) {
+  const RunConfig again = parse_run(run.text());
+  EXPECT_EQ(everything(again), everything(run));
+  EXPECT_EQ(again.text(), run.text());
+  EXPECT_EQ(again.name(), run.name());
+}
+
+TEST(Run, TextReadsBackToTheSameRun) {
+  for (const fs::path& file : shipped_experiments())
+    for (const RunConfig& run : load_experiment(file).runs) expect_round_trip(run);
+  const Experiment odd = parse_experiment(
+      "title = \"quote \\\" backslash \\\\ newline \\n tab \\t bell \\u0007 umlaut \u00fc\"\n"
+      "optimizer.rule = ['adagrad', 'nesterov']\noptimizer.learning_rate = [0.1, 1e-30, 3, "
+      "0.30000000000000004]\n"
+      "optimizer.schedule = 'step'\noptimizer.schedule_samples = 999999999999\nsamples = 1_000_000_000_000\n"
+      "seed = [0, 9223372036854775807]\nservers = 3\ndataset = ['synthetic', 'mnist']\ntarget = -0.0\n"
+      "[strategy.sync]\n[strategy.downpour]\n[strategy.bmuf]\neta = 0.3333333333333333\n",
+      "x.toml");
+  EXPECT_EQ(odd.runs.size(), 96u);
+  for (const RunConfig& run : odd.runs) expect_round_trip(run);
+}
+
+TEST(Run, CanonicalFormIsPinned) {
+  // Changing these lines changes the name of every result that users have.
+  EXPECT_EQ(run_of("device = 'reference'\nworkers = 2\nservers = 4\n[strategy.sync]").canonical(),
+            "data_order = \"global\"\n"
+            "dataset = \"fashion-mnist\"\n"
+            "device = \"reference\"\n"
+            "engine = \"mpi\"\n"
+            "minibatch = 32\n"
+            "model = \"lenet\"\n"
+            "optimizer.l2 = 0.0\n"
+            "optimizer.learning_rate = 0.1\n"
+            "optimizer.rule = \"sgd\"\n"
+            "optimizer.schedule = \"constant\"\n"
+            "samples = 60000\n"
+            "seed = 1\n"
+            "snapshots = 10\n"
+            "strategy.sync = {}\n"
+            "workers = 2\n");
+  const RunConfig run = run_of("device = 'reference'\noptimizer.rule = 'adagrad'\n[strategy.downpour]");
+  EXPECT_EQ(run.canonical(),
+            "data_order = \"shard\"\n"
+            "dataset = \"fashion-mnist\"\n"
+            "device = \"reference\"\n"
+            "engine = \"mpi\"\n"
+            "minibatch = 32\n"
+            "model = \"lenet\"\n"
+            "optimizer.epsilon = 1e-08\n"
+            "optimizer.initial_accumulator = 0.1\n"
+            "optimizer.l2 = 0.0\n"
+            "optimizer.learning_rate = 0.1\n"
+            "optimizer.rule = \"adagrad\"\n"
+            "optimizer.schedule = \"constant\"\n"
+            "samples = 60000\n"
+            "seed = 1\n"
+            "servers = 1\n"
+            "snapshots = 10\n"
+            "strategy.downpour.local_learning_rate = 0.0\n"
+            "strategy.downpour.n_fetch = 1\n"
+            "strategy.downpour.n_push = 1\n"
+            "strategy.downpour.overlap = true\n"
+            "strategy.downpour.warm_start = 0\n"
+            "workers = 1\n");
+}
+
+TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
+  struct Case {
+    Lines base, changed;
+  };
+  const Lines synthetic{"dataset=synthetic"}, adagrad{"optimizer.rule=adagrad"},
+      steps{"optimizer.schedule=step", "optimizer.schedule_samples=100"};
+  const std::map<std::string, Case> cases{
+      {"dataset", {{}, {"dataset=mnist"}}},
+      {"model", {{}, {"model=mlp"}}},
+      {"workers", {{}, {"workers=2"}}},
+      {"servers", {{}, {"servers=2"}}},
+      {"minibatch", {{}, {"minibatch=33"}}},
+      {"samples", {{}, {"samples=60001"}}},
+      {"seed", {{}, {"seed=2"}}},
+      {"snapshots", {{}, {"snapshots=11"}}},
+      {"data_order", {{}, {"data_order=queue"}}},
+      {"optimizer.rule", {{}, {"optimizer.rule=momentum"}}},
+      {"optimizer.learning_rate", {{}, {"optimizer.learning_rate=0.10000000000000002"}}},
+      {"optimizer.momentum", {{"optimizer.rule=momentum"}, {"optimizer.momentum=0.8"}}},
+      {"optimizer.l2", {{}, {"optimizer.l2=1e-9"}}},
+      {"optimizer.initial_accumulator", {adagrad, {"optimizer.initial_accumulator=0"}}},
+      {"optimizer.epsilon", {adagrad, {"optimizer.epsilon=1e-7"}}},
+      {"optimizer.schedule", {{}, steps}},
+      {"optimizer.schedule_samples", {steps, {"optimizer.schedule_samples=101"}}},
+      {"optimizer.schedule_factor", {steps, {"optimizer.schedule_factor=0.2"}}},
+      {"synthetic.shape", {synthetic, {"synthetic.shape=1x28x29"}}},
+      {"synthetic.classes", {synthetic, {"synthetic.classes=11"}}},
+      {"synthetic.train", {synthetic, {"synthetic.train=9999"}}},
+      {"synthetic.test", {synthetic, {"synthetic.test=1999"}}},
+      {"synthetic.noise", {synthetic, {"synthetic.noise=0.6"}}},
+      {"synthetic.seed", {synthetic, {"synthetic.seed=2"}}},
+  };
+  const std::string text = "[strategy.downpour]";
+  std::set<std::string> ids;
+  for (const RunKey& key : run_keys()) {
+    if (key.policy || key.name == "engine" || key.name == "device")
+      continue;  // one value, or as many as there are
+    ASSERT_TRUE(cases.contains(key.name)) << "no case for " << key.name;
+    const Case& c = cases.at(key.name);
+    Lines both = c.base;
+    both.insert(both.end(), c.changed.begin(), c.changed.end());
+    const RunConfig before = run_of(text, c.base), after = run_of(text, both);
+    EXPECT_NE(before.id(), after.id()) << key.name;
+    if (!c.base.empty()) {  // it matters there, but not here
+      EXPECT_EQ(run_of(text).id(), run_of(text, c.changed).id()) << key.name;
+    }
+    ids.insert(after.id());
+  }
+  EXPECT_EQ(ids.size(), cases.size());
+  for (const char* own :
+       {"n_fetch=2", "n_push=2", "overlap=false", "local_learning_rate=0.1", "warm_start=1"})
+    EXPECT_TRUE(ids.insert(run_of(text, {std::string("strategy.downpour.") + own}).id()).second) << own;
+  EXPECT_TRUE(ids.insert(run_of("[strategy.staleness_aware]").id()).second);
+  EXPECT_NE(run_of(text).canonical().find("engine = \"mpi\"\n"), std::string::npos);
+  EXPECT_NE(run_of(text).canonical().find("\ndevice = \""), std::string::npos);
+}
+
+TEST(Run, IdentityDoesNotDependOnPolicy) {
+  const RunConfig plain = run_of("[strategy.bmuf]");
+  std::set<std::string> texts;
+  for (const RunKey& key : run_keys()) {
+    if (!key.policy) continue;
+    const std::string value = key.name == "title" ? "another" : key.name == "target" ? "0.5" : "77";
+    const RunConfig other = run_of("[strategy.bmuf]", {key.name + "=" + value});
+    EXPECT_EQ(other.canonical(), plain.canonical()) << key.name;
+    EXPECT_NE(other.text(), plain.text()) << key.name;
+    texts.insert(other.text());
+  }
+  EXPECT_EQ(texts.size(), 6u);
+  EXPECT_EQ(plain.name(), "bmuf-1w-seed1-" + plain.id());
+  EXPECT_EQ(plain.id().find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_EQ(plain.id().size(), 12u);
+}
+
+TEST(Run, ParseRunWantsOneRun) {
+  EXPECT_THROW(
+      {
+        try {
+          parse_run("workers = [1, 2]\n[strategy.sync]");
+        } catch (const ConfigError& e) {
+          EXPECT_STREQ(e.what(), "run: describes 2 runs (allowed: one)");
+          throw;
+        }
+      },
+      ConfigError);
+  EXPECT_THROW(parse_run("[strategy.sync"), ConfigError);
+}
+
+// Files.
+
+class Files : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / fmt::format("dsgd_experiment_{}", std::random_device{}());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  fs::path write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return folder_ / name;
+  }
+  fs::path folder_;
+};
+
+TEST_F(Files, AreNamedInMessages) {
+  const fs::path file = write("mine.toml", "workers = 0\r\n[strategy.sync]\r\n");
+  EXPECT_EQ(problems_of_file(file),
+            Lines{file.string() + ":1:11: workers: 0 is out of range (allowed: integers from 1 to 4096)"});
+}
+
+TEST_F(Files, ThatCannotBeReadSayWhy) {
+  EXPECT_EQ(problems_of_file(folder_ / "none.toml"),
+            Lines{fmt::format(
+                "{}/none.toml: cannot be read: No such file or directory (allowed: a TOML file, or one "
+                "of {})",
+                folder_.string(), shipped_list())});
+  EXPECT_EQ(problems_of_file(folder_),
+            Lines{fmt::format("{}: cannot be read: it is a folder (allowed: a TOML file, or one of {})",
+                              folder_.string(), shipped_list())});
+}
+
+TEST_F(Files, LargeOrDeepOnesAreRefused) {
+  const fs::path large = write("large.toml", std::string(40000, '#'));
+  EXPECT_EQ(problems_of_file(large),
+            Lines{large.string() + ":1:1: experiment: is too large (allowed: up to 32 KiB)"});
+  std::string deep = "a";
+  while (deep.size() < 32000) deep += ".a";
+  EXPECT_EQ(problems(deep + " = 1\n[strategy.sync]"),
+            Lines{fmt::format("x.toml:1:1: a: unknown key (allowed: {})", key_list())});
+  EXPECT_EQ(problems("[" + deep + "]\n[strategy.sync]"),
+            Lines{fmt::format("x.toml:1:2: a: unknown key (allowed: {})", key_list())});
+  EXPECT_EQ(problems("a = " + std::string(10000, '[')).front().substr(0, 33),
+            "x.toml:1:261: syntax: Error while");
+}
+
+TEST_F(Files, AreFoundByPathOrAsShippedOnes) {
+  const fs::path mine = write("mine.toml", "[strategy.sync]");
+  EXPECT_EQ(find_experiment(mine.string()), mine);
+  EXPECT_EQ(find_experiment("quickstart"), fs::path(DSGD_SOURCE_DIR) / "harness/experiments/quickstart.toml");
+  for (const StrategyEntry* strategy : all_strategies())
+    EXPECT_EQ(find_experiment(strategy->name).filename(), strategy->name + ".toml");
+  try {
+    find_experiment("quikstart");
+    FAIL() << "found";
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(e.what(),
+              fmt::format("quikstart: no such file or shipped experiment, did you mean quickstart? (allowed: "
+                          "a TOML file, or one of {})",
+                          shipped_list()));
+  }
+}
+
+TEST(Shipped, QuickstartSweepsEveryStrategy) {
+  const Experiment e = load_experiment(find_experiment("quickstart"));
+  EXPECT_EQ(e.runs.size(), all_strategies().size() * 2 * 3);
+  std::set<std::string> names;
+  for (const RunConfig& run : e.runs) names.insert(run.strategy->name);
+  EXPECT_EQ(names.size(), all_strategies().size());
+  EXPECT_FALSE(e.title.empty());
+}
+
+TEST(Shipped, EveryStrategyHasAnExperiment) {
+  for (const StrategyEntry* strategy : all_strategies()) {
+    const Experiment e = load_experiment(find_experiment(strategy->name));
+    EXPECT_FALSE(e.title.empty()) << strategy->name;
+    EXPECT_GT(e.runs.size(), 1u) << strategy->name;
+  }
+}
+
+// Mutations of a good file load or are refused; nothing else may happen.
+TEST(Shipped, DamagedFilesNeverCrash) {
+  std::ifstream in(find_experiment("quickstart"));
+  const std::string good{std::istreambuf_iterator<char>(in), {}};
+  ASSERT_FALSE(good.empty());
+  std::mt19937_64 random(1);
+  const auto below = [&](std::size_t n) { return std::size_t(random() % n); };
+  const Lines pieces{"[",        "]",   "{",      "}",     "=",          ".",       "\"",   "'''",
+                     "\n",       "#",   "nan",    "-",     "e",          "9999999", "true", "0x",
+                     "strategy", "inf", "[[",     "\\u00", "1979-05-27", ",",       "\xff", "\t",
+                     "\r",       "_",   "[1, 2]", "seed",  "\"\"\"",     "+",       "0",    "{}"};
+  int loaded = 0, refused = 0;
+  for (int i = 0; i < 3000; ++i) {
+    std::string text = good;
+    for (std::size_t edits = 1 + below(4); edits > 0; --edits) {
+      const std::size_t at = below(text.size()), n = std::min(below(12), text.size() - at);
+      switch (below(5)) {
+        case 0:
+          text.erase(at, n);
+          break;
+        case 1:
+          text.insert(at, pieces[below(pieces.size())]);
+          break;
+        case 2:
+          text[at] = char(below(256));
+          break;
+        case 3:
+          text.insert(below(text.size()), text.substr(at, n));
+          break;
+        case 4:
+          text.replace(at, n, pieces[below(pieces.size())]);
+          break;
+      }
+    }
+    try {
+      for (const RunConfig& run : parse_experiment(text, "x.toml").runs)
+        if (below(50) == 0) parse_run(run.text());
+      ++loaded;
+    } catch (const ConfigError& e) {
+      ++refused;
+      ASSERT_FALSE(e.problems().empty());
+      for (const std::string& problem : e.problems()) {
+        EXPECT_EQ(problem.rfind("x.toml:", 0), 0u) << problem;
+        EXPECT_EQ(problem.find('\n'), std::string::npos) << problem;
+      }
+    }
+  }
+  EXPECT_GT(loaded, 300);
+  EXPECT_GT(refused, 300);
+}
+
+// Parameters.
+
+TEST(Parameter, ValuesAreWrittenAsTomlWritesThem) {
+  EXPECT_EQ(to_string(Value(true)), "true");
+  EXPECT_EQ(to_string(Value(std::int64_t(-3))), "-3");
+  EXPECT_EQ(to_string(Value(3.0)), "3.0");
+  EXPECT_EQ(to_string(Value(0.1)), "0.1");
+  EXPECT_EQ(to_string(Value(1e-8)), "1e-08");
+  EXPECT_EQ(to_string(Value(1e22)), "1e+22");
+  EXPECT_EQ(to_string(Value("a\"b\\c\nd\x01")), "\"a\\\"b\\\\c\\nd\\u0001\"");
+}
+
+TEST(Parameter, RangesAreSaidInWords) {
+  const double any = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(allowed({"k", std::int64_t(1), "", 1, 8, {}}), "integers from 1 to 8");
+  EXPECT_EQ(allowed({"k", std::int64_t(1), "", 1, any, {}}), "integers from 1 up");
+  EXPECT_EQ(allowed({"k", 1.0, "", -any, 0.5, {}}), "numbers up to 0.5");
+  EXPECT_EQ(allowed({"k", 1.0, ""}), "numbers");
+  EXPECT_EQ(allowed({"k", "a", "", 0, 0, {"a", "b"}}), "a, b");
+  EXPECT_EQ(allowed({"k", "a", ""}), "text");
+  EXPECT_EQ(allowed({"k", true, ""}), "true, false");
+}
+
+TEST(Parameter, IntegersAreNumbersButNumbersAreNoIntegers) {
+  std::string problem;
+  EXPECT_EQ(checked({"k", 0.5, ""}, Value(std::int64_t(2)), problem), Value(2.0));
+  EXPECT_EQ(problem, "");
+  checked({"k", std::int64_t(1), ""}, Value(2.0), problem);
+  EXPECT_EQ(problem, "expected an integer, got 2.0 (allowed: integers)");
+}
+
+TEST(Parameter, SuggestionsAreNear) {
+  EXPECT_EQ(did_you_mean("wrokers", {"servers", "workers"}), ", did you mean workers?");
+  EXPECT_EQ(did_you_mean("rule", {"optimizer.rule"}), ", did you mean optimizer.rule?");
+  EXPECT_EQ(did_you_mean("lr", {"optimizer.l2"}), "");
+  EXPECT_EQ(did_you_mean("", {"a"}), "");
+  EXPECT_EQ(did_you_mean(std::string(5000, 'x'), {"a"}), "");
+}
+
+TEST(Parameter, SettingsRefuseWhatWasNotDeclared) {
+  const std::vector<Parameter> declared{{"n", std::int64_t(3), "", 1, 9}, {"rate", 0.5, ""}};
+  const Settings s(declared, {{"rate", std::int64_t(2)}});
+  EXPECT_EQ(s.integer("n"), 3);
+  EXPECT_EQ(s.number("rate"), 2.0);
+  EXPECT_THROW(s.number("n"), std::logic_error);
+  EXPECT_THROW(s.flag("m"), std::logic_error);
+  EXPECT_THROW(Settings(declared, {{"m", std::int64_t(3)}}), std::invalid_argument);
+  EXPECT_THROW(Settings(declared, {{"n", std::int64_t(10)}}), std::invalid_argument);
+}
+
+TEST(Parameter, TablesAreSound) {
+  std::set<std::string> keys;
+  const auto sound = [](const Parameter& p) {
+    std::string problem;
+    EXPECT_EQ(checked(p, p.fallback, problem), p.fallback) << p.name;
+    EXPECT_EQ(problem, "") << p.name;
+    EXPECT_FALSE(p.help.empty()) << p.name;
+  };
+  for (const RunKey& key : run_keys()) {
+    EXPECT_TRUE(keys.insert(key.name).second) << key.name;
+    sound(key);
+  }
+  for (const StrategyEntry* strategy : all_strategies()) {
+    std::set<std::string> own{"optimizer", "synthetic"};
+    for (const Parameter& p : strategy->parameters) {
+      EXPECT_FALSE(keys.contains(p.name)) << strategy->name << " hides the run key " << p.name;
+      EXPECT_TRUE(own.insert(p.name).second) << strategy->name << "." << p.name;
+      sound(p);
+    }
+    for (const auto* listed : {&strategy->conformance, &strategy->serial})
+      EXPECT_NO_THROW(Settings(strategy->parameters, *listed)) << strategy->name;
+  }
+}
+
+}  // namespace
+}  // namespace dsgd
