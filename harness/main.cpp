@@ -138,7 +138,7 @@ int main(int argc, char** argv) {
   };
   CLI::App* run = app.add_subcommand("run", "make one run, and show its result");
   add_run_options(run);
-  run->footer("  dsgd run sync --set workers=2 --set seed=1 --set optimizer.learning_rate=0.1");
+  run->footer("  dsgd run sync --set workers=2 --set seed=1 --set strategy.sync.minibatch=32");
   CLI::App* sweep_command =
       app.add_subcommand("sweep", "make all runs of an experiment, and print the table");
   add_run_options(sweep_command);
@@ -153,7 +153,7 @@ int main(int argc, char** argv) {
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
   table_command->add_option("folder", folder)->required();
   table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)");
-  table_command->add_flag("--mixed", mixed, "compare runs of different programs or hosts all the same");
+  table_command->add_flag("--allow-mixed", mixed, "compare runs of different programs or hosts all the same");
   CLI::App* list_command =
       app.add_subcommand("list", "what there is: strategies, models, datasets, devices, experiments, keys");
   list_command->add_option("what", what)

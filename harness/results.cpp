@@ -197,7 +197,7 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
   for (const RunResult& run : runs) origins.insert(run.origin());
   if (origins.size() > 1 && !mixed) {
     std::string message =
-        "these runs do not compare, they come from different programs or hosts (--mixed shows them all the "
+        "these runs do not compare, they come from different programs or hosts (--allow-mixed shows them all the "
         "same):";
     for (const std::string& origin : origins) message += "\n  " + origin;
     throw std::runtime_error(message);

@@ -35,6 +35,21 @@ std::string duration(double seconds) {
   return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
 }
 
+// What tells the runs of one strategy apart, e.g. " tau=5 minibatch=64"; workers and seed apart.
+std::string variant(const Experiment& experiment, const RunConfig& config) {
+  std::string result;
+  const auto differs = [&](const std::string& key, const Value& value, Settings RunConfig::*settings) {
+    return std::any_of(experiment.runs.begin(), experiment.runs.end(), [&](const RunConfig& other) {
+      return other.strategy == config.strategy && (other.*settings).values().at(key) != value;
+    });
+  };
+  for (const auto settings : {&RunConfig::strategy_settings, &RunConfig::settings})
+    for (const auto& [key, value] : (config.*settings).values())
+      if (key != "workers" && key != "seed" && differs(key, value, settings))
+        result += fmt::format(" {}={}", key, to_string(value));
+  return result;
+}
+
 // One sweep at a time in a folder: held as long as the process lives.
 class FolderLock {
  public:
@@ -58,8 +73,8 @@ class FolderLock {
 // Progress on stderr: a bar that is redrawn on a terminal, a line per run elsewhere.
 class Display {
  public:
-  Display(std::size_t runs, std::int64_t samples)
-      : runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {}
+  Display(const Experiment& experiment, std::size_t runs, std::int64_t samples)
+      : experiment_(experiment), runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {}
 
   void start(std::size_t number, const RunConfig& config) {
     number_ = number;
@@ -95,9 +110,9 @@ class Display {
 
  private:
   std::string head() const {
-    return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}", number_, std::to_string(runs_).size(), runs_,
-                       config_->strategy->name, config_->workers(), config_->workers() == 1 ? " " : "s",
-                       config_->seed());
+    return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}{}", number_, std::to_string(runs_).size(),
+                       runs_, config_->strategy->name, config_->workers(),
+                       config_->workers() == 1 ? " " : "s", config_->seed(), variant(experiment_, *config_));
   }
   std::string left() const {
     const double done = double(done_ + (number_ ? used_ : 0)),
@@ -105,6 +120,7 @@ class Display {
     if (done <= 0 || elapsed < 3 || done >= double(samples_)) return "";
     return fmt::format("  (about {} left)", duration(elapsed / done * (double(samples_) - done)));
   }
+  const Experiment& experiment_;
   std::size_t runs_, number_ = 0;
   std::int64_t samples_, done_ = 0, used_ = 0;
   bool terminal_;
@@ -255,7 +271,7 @@ int sweep(const SweepOptions& options) {
 
   std::int64_t samples = 0;
   for (const RunConfig* config : todo) samples += config->samples();
-  Display display(todo.size(), samples);
+  Display display(experiment, todo.size(), samples);
   for (std::size_t i = 0; i < todo.size() && !interrupted; ++i) {
     const RunConfig& config = *todo[i];
     const fs::path result = out / (config.name() + ".h5");

@@ -2,11 +2,22 @@
 
 namespace dsgd {
 
-extern const StrategyEntry sync_entry, averaging_entry, downpour_entry, staleness_aware_entry, bmuf_entry;
+// The table: one line a strategy.
+// clang-format off
+#define DSGD_STRATEGIES(entry) \
+  entry(sync) \
+  entry(averaging) \
+  entry(downpour) \
+  entry(staleness_aware) \
+  entry(bmuf)
+// clang-format on
+
+#define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;
+#define DSGD_LIST(name) &name##_entry,
+DSGD_STRATEGIES(DSGD_DECLARE)
 
 const std::vector<const StrategyEntry*>& all_strategies() {
-  static const std::vector<const StrategyEntry*> table{&sync_entry, &averaging_entry, &downpour_entry,
-                                                       &staleness_aware_entry, &bmuf_entry};
+  static const std::vector<const StrategyEntry*> table{DSGD_STRATEGIES(DSGD_LIST)};
   return table;
 }
 

@@ -57,7 +57,7 @@ extern const StrategyEntry averaging_entry{
     .summary = "parameter averaging every tau local steps",
     .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j",
     .data_order = "shard",
-    .parameters = {{"tau", std::int64_t(10), "local steps between two averagings", 1},
+    .parameters = {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
                    {"state",
                     std::string("keep"),
                     "optimizer state at an averaging",

@@ -87,7 +87,7 @@ extern const StrategyEntry bmuf_entry{
     .summary = "blockwise model-update filtering: block momentum on averaged models",
     .paper = "Chen & Huo 2016",
     .data_order = "shard",
-    .parameters = {{"block", std::int64_t(20), "local steps in a block", 1},
+    .parameters = {{"block", std::int64_t(20), "local steps in a block", 1, 1e9},
                    {"eta", -1.0, "block momentum; negative: 1 - 1/N", -1, 0.999},
                    {"zeta", 1.0, "block learning rate", 0, 100},
                    {"momentum",

@@ -86,8 +86,8 @@ extern const StrategyEntry downpour_entry{
     .summary = "asynchronous SGD through a sharded parameter server",
     .paper = "Dean et al. 2012 (algorithm 1.1)",
     .data_order = "shard",
-    .parameters = {{"n_fetch", std::int64_t(1), "steps between two fetches", 1},
-                   {"n_push", std::int64_t(1), "steps between two pushes", 1},
+    .parameters = {{"n_fetch", std::int64_t(1), "steps between two fetches", 1, 1e9},
+                   {"n_push", std::int64_t(1), "steps between two pushes", 1, 1e9},
                    {"overlap", true, "fetch while the gradient is computed"},
                    {"local_learning_rate", 0.0,
                     "rate of the steps between fetches; 0: optimizer.learning_rate", 0},
@@ -100,9 +100,10 @@ extern const StrategyEntry downpour_entry{
     },
     .cost =
         [](const Settings& s, const Context& c, std::int64_t steps) {
-          // The first pull finds nothing to overlap with; without overlap the last one finds the budget spent.
-          const std::int64_t pulls = s.flag("overlap") ? periods(steps, s.integer("n_fetch")) + 1
-                                                       : steps / s.integer("n_fetch") + 1;
+          // The first pull finds nothing to overlap with; without overlap the last one finds the budget
+          // spent.
+          const std::int64_t pulls =
+              s.flag("overlap") ? periods(steps, s.integer("n_fetch")) + 1 : steps / s.integer("n_fetch") + 1;
           const std::int64_t pushes =
               periods(steps, s.integer("n_push")) + ((steps - 1) % s.integer("n_push") != 0);
           return double(pulls) * pull_cost(c) + double(pushes) * push_cost(c);

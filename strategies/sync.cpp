@@ -38,7 +38,8 @@ extern const StrategyEntry sync_entry{
     .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Sync>(c);
     },
-    .cost = [](const Settings&, const Context& c, std::int64_t steps) { return double(steps) * all_reduce_cost(c); },
+    .cost = [](const Settings&, const Context& c,
+               std::int64_t steps) { return double(steps) * all_reduce_cost(c); },
     .effective =
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
