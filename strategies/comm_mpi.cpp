@@ -162,7 +162,7 @@ class MpiParameterServer final : public ParameterServer {
       Link& link = links_[s];
       link.request.wait();
       link.request.header() = {.kind = Kind::leave, .worker = worker_};
-      post(link.request, s, 0);
+      link.request.send(workers_ + s, request_tag, 0);  // the runtime's, not the strategy's traffic
       link.request.wait();
       for (Message& message : link.push) message.wait();
     }
@@ -218,7 +218,7 @@ class MpiWorld final : public World {
   double now() const override { return MPI_Wtime(); }
   Group& group() override { return *group_; }
   ParameterServer& server(std::size_t n) override {
-    if (!server_) server_.emplace(rank_, workers_, servers(), minibatch_, n, traffic_);
+    server_.emplace(rank_, workers_, servers(), minibatch_, n, traffic_);
     return *server_;
   }
 

@@ -81,7 +81,7 @@ class World {
   virtual double now() const = 0;  // seconds; virtual ones in a simulated world
 
   virtual Group& group() = 0;  // on workers
-  // On workers: announces a vector of n floats cut over the servers; call it once before the first verb.
+  // On workers: opens access to a vector of n floats cut over the servers; ends the access opened before.
   virtual ParameterServer& server(std::size_t n) = 0;
   virtual void serve(Shard& shard) = 0;  // on servers; returns when all workers have left
   virtual Traffic& traffic() = 0;

@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = "/usr/bin/python3"
 LIMIT = 600  # seconds a program
 
-# Worker and server counts at which every mpi_*_test runs.
+# Worker and server counts of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
 WORLDS = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)]
 
 
@@ -33,6 +33,8 @@ def programs(build):
             yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
         elif name.startswith("mpi_"):
             for workers, servers in WORLDS:
+                if servers and name.startswith("mpi_lockstep") or not servers and name.startswith("mpi_servers"):
+                    continue
                 yield f"{name}-{workers}w{servers}s", [*mpirun(workers + servers), program, str(servers)], "gtest"
         else:
             yield name, [program], "gtest"
@@ -46,7 +48,9 @@ def count_gtest(log, report):
     if not os.path.exists(report):
         return 0, 1, {}
     passed, failed, skipped = 0, 0, {}
-    for case in xml.parse(report).getroot().iter("testcase"):
+    with open(report, errors="replace") as f:  # names of parameters may hold characters that XML forbids
+        content = re.sub("[\x00-\x08\x0b-\x1f\x7f]|value_param=\"[^\"]*\"", "", f.read())
+    for case in xml.fromstring(content).iter("testcase"):
         name = f"{case.get('classname')}.{case.get('name')}"
         if case.find("failure") is not None:
             failed += 1

@@ -1,0 +1,323 @@
+// The communicator's verbs against closed forms: every rank and element has another value, and the sums are
+// exact in float32.
+//   mpirun -n P mpi_communicator_test            workers as equals
+//   mpirun -n P+S mpi_communicator_test S        and the parameter server
+
+#include <cmath>
+#include <limits>
+
+#include "tests/mpi_job.h"
+
+namespace dsgd::test {
+namespace {
+
+constexpr std::size_t sizes[] = {0, 1, 2, 3, 1000, 100003};
+
+// 1 + 2 + ... + workers
+int series() { return world().workers() * (world().workers() + 1) / 2; }
+
+TEST(World, KnowsItsRanks) {
+  EXPECT_GE(world().workers(), 1);
+  EXPECT_EQ(world().size(), world().workers() + world().servers());
+  EXPECT_EQ(world().is_worker(), world().rank() < world().workers());
+  EXPECT_FALSE(world().library().empty());
+  std::array<std::int64_t, 1> ranks{world().rank()};
+  world().sum(ranks);
+  EXPECT_EQ(ranks[0], world().size() * (world().size() - 1) / 2);
+  if (!world().is_worker()) return;
+  EXPECT_EQ(world().group().rank(), world().rank());
+  EXPECT_EQ(world().group().size(), world().workers());
+}
+
+TEST(World, ReducesOverAllRanks) {
+  const int r = world().rank(), size = world().size();
+  std::array<std::int64_t, 2> large{(std::int64_t(1) << 40) + r, -r};
+  std::array<double, 2> sum{0.25 + r, -1.0 * r}, least{r + 1.0, -1.0 * r}, most = least;
+  world().sum(large);
+  world().sum(sum);
+  world().min(least);
+  world().max(most);
+  const int all = size * (size - 1) / 2;
+  EXPECT_EQ(large, (std::array<std::int64_t, 2>{(std::int64_t(size) << 40) + all, -all}));
+  EXPECT_EQ(sum, (std::array<double, 2>{0.25 * size + all, double(-all)}));
+  EXPECT_EQ(least, (std::array<double, 2>{1, 1.0 - size}));
+  EXPECT_EQ(most, (std::array<double, 2>{double(size), 0}));
+  world().sum(std::span<double>());
+}
+
+TEST(World, BroadcastsFromEveryRank) {
+  for (int root = 0; root < world().size(); ++root)
+    for (const std::size_t n : sizes) {
+      std::vector<float> v(n);
+      if (world().rank() == root)
+        for (std::size_t j = 0; j < n; ++j) v[j] = float(j + root);
+      world().broadcast(v.data(), n * sizeof(float), root);
+      std::size_t wrong = 0;
+      for (std::size_t j = 0; j < n; ++j) wrong += v[j] != float(j + root);
+      EXPECT_EQ(wrong, 0u) << n << " floats from rank " << root;
+    }
+}
+
+TEST(World, GathersPartsOfDifferentSizes) {
+  for (const std::size_t unit : sizes) {
+    std::vector<std::byte> own(unit * world().rank());  // nothing from rank 0
+    for (std::size_t i = 0; i < own.size(); ++i) own[i] = std::byte((i + world().rank()) % 251);
+    const auto all = world().gather(own);
+    if (world().rank() > 0) continue;
+    ASSERT_EQ(all.size(), std::size_t(world().size()));
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      ASSERT_EQ(all[r].size(), unit * r);
+      std::size_t wrong = 0;
+      for (std::size_t i = 0; i < all[r].size(); ++i) wrong += all[r][i] != std::byte((i + r) % 251);
+      EXPECT_EQ(wrong, 0u) << "rank " << r << ", unit " << unit;
+    }
+  }
+}
+
+TEST(World, ClockRuns) {
+  const double start = world().now();
+  world().barrier();
+  EXPECT_GE(world().now(), start);
+}
+
+TEST(Group, SumsAndAverages) {
+  if (!world().is_worker()) return;  // the servers have nothing to check here
+  Group& group = world().group();
+  const int workers = group.size();
+  for (const std::size_t n : sizes) {
+    Vector sum(host_space(), n), mean(host_space(), n);
+    for (std::size_t j = 0; j < n; ++j)
+      sum.data()[j] = mean.data()[j] = float((group.rank() + 1) * double(j));
+    group.sum(sum);
+    group.mean(mean);
+    std::size_t wrong = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      const double exact = double(j) * series();
+      wrong += sum.data()[j] != float(exact);
+      wrong += std::abs(mean.data()[j] - exact / workers) > (power_of_two(workers) ? 0 : 1.2e-7 * exact);
+    }
+    EXPECT_EQ(wrong, 0u) << n << " elements";
+  }
+}
+
+TEST(Group, LeavesTheSameBitsOnAllWorkers) {
+  constexpr std::size_t n = 1000;
+  std::vector<float> result(n);
+  if (world().is_worker()) {
+    Vector v(host_space(), n);
+    for (std::size_t j = 0; j < n; ++j) v.data()[j] = std::sqrt(float(j * world().size() + world().rank()));
+    world().group().mean(v);
+    std::copy(v.data(), v.data() + n, result.begin());
+  }
+  EXPECT_TRUE(same_on_all_workers(result));
+}
+
+TEST(Group, CountsWhatTheBestAllReduceSends) {
+  if (!world().is_worker()) return;
+  const int workers = world().workers();
+  for (const std::size_t n : {1u, 3u, 1000u, 100003u}) {
+    Vector v(host_space(), n);
+    world().traffic() = {};
+    world().group().sum(v);
+    world().group().sum(v);
+    const Traffic& traffic = world().traffic();
+    const auto volume = std::int64_t(8 * n * (workers - 1) / workers);
+    EXPECT_EQ(traffic.bytes_sent, 2 * volume);
+    EXPECT_EQ(traffic.bytes_received, 2 * volume);
+    EXPECT_EQ(traffic.messages, workers > 1 ? 2 : 0);
+    EXPECT_EQ(traffic.synchronisations, 2);
+    EXPECT_GE(traffic.seconds, 0);
+    const Context context{.parameters = n, .workers = workers};
+    EXPECT_EQ(double(traffic.bytes_sent), (2 * all_reduce_cost(context)).bytes_sent);
+    EXPECT_EQ(double(traffic.messages), (2 * all_reduce_cost(context)).messages);
+  }
+}
+
+// A server that adds up what arrives.
+struct Adder final : Rule {
+  void apply(Vec w, const Arrival& a, std::int64_t) override { axpy(a.scale, a.g, w); }
+};
+
+struct Ending {  // of the servers, on all ranks
+  std::vector<float> w;
+  std::int64_t arrivals = 0;  // fewest of all servers
+};
+
+// Every worker does `work` with a vector of n floats that the servers hold, zero at the start.
+template <typename Work>
+Ending with_servers(std::size_t n, Rule& rule, Work work) {
+  Ending ending{std::vector<float>(n)};
+  std::array<double, 1> arrivals{std::numeric_limits<double>::infinity()};
+  world().barrier();
+  if (world().is_worker()) {
+    ParameterServer& server = world().server(n);
+    work(server);
+    server.leave();
+  } else {
+    const ShardRange part = shard_range(n, world().rank() - world().workers(), world().servers());
+    Vector w(host_space(), part.count);
+    Shard shard({world().workers(), world_minibatch, std::int64_t(1) << 40}, rule, w);
+    world().serve(shard);
+    std::copy(w.data(), w.data() + part.count, ending.w.begin() + part.first);
+    arrivals[0] = double(shard.arrivals());
+  }
+  world().min(arrivals);
+  ending.arrivals = std::int64_t(arrivals[0]);
+  for (int s = 0; s < world().servers(); ++s) {
+    const ShardRange part = shard_range(n, s, world().servers());
+    world().broadcast(ending.w.data() + part.first, part.count * sizeof(float), world().workers() + s);
+  }
+  return ending;
+}
+
+// Only where there are servers.
+class Servers : public testing::TestWithParam<std::size_t> {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Servers);
+INSTANTIATE_TEST_SUITE_P(Size, Servers,
+                         testing::ValuesIn(world().servers() ? std::vector<std::size_t>{1, 2, 3, 1000, 100003}
+                                                             : std::vector<std::size_t>{}),
+                         testing::PrintToStringParamName());
+
+// Worker r pushes (r + 1)*(1 + j mod 7) once, twice, ... seven times that: the servers end with 28 times the
+// arithmetic series. Every push returns at once, and its buffer is spoilt while the message may still travel.
+TEST_P(Servers, AddUpTheArithmeticSeries) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  const Ending ending = with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(host_space(), n), g(host_space(), n);
+    for (int push = 0; push < 7; ++push) {
+      if (push == 0) server.pull(w);
+      for (std::size_t j = 0; j < n; ++j) g.data()[j] = 4 * float(push + 1) * float(1 + j % 7);
+      server.push(0.25f * float(world().rank() + 1), g, world_minibatch);
+      fill(NAN, g);
+    }
+  });
+  std::size_t wrong = 0;
+  for (std::size_t j = 0; j < n; ++j) wrong += ending.w[j] != float(28 * series() * int(1 + j % 7));
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(ending.arrivals, 7 * world().workers());
+}
+
+// Worker r pushes 8^r, at most seven times, so the octal digits of what is pulled say how many pushes of whom
+// it holds (exact up to 8 workers): all of one's own, never fewer than before, and a server's part is of one
+// moment.
+TEST_P(Servers, PullsAreConsistent) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  int lost = 0, torn = 0, backwards = 0;
+  with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(host_space(), n), g(host_space(), n);
+    fill(float(1 << 3 * world().rank()), g);
+    std::vector<std::vector<int>> before(world().servers(), std::vector<int>(world().workers()));
+    for (int pushes = 0; pushes < 7; ++pushes) {
+      server.pull(w);
+      for (int s = 0; s < world().servers(); ++s) {
+        const ShardRange part = shard_range(n, s, world().servers());
+        if (part.count == 0) continue;
+        for (std::size_t j = 1; j < part.count; ++j) torn += w.data()[part.first + j] != w.data()[part.first];
+        for (int k = 0; k < world().workers(); ++k) {
+          const int seen = int(w.data()[part.first]) >> 3 * k & 7;
+          lost += k == world().rank() && seen != pushes;
+          backwards += seen < before[s][k];
+          before[s][k] = seen;
+        }
+      }
+      server.push(1, g, world_minibatch);
+    }
+  });
+  EXPECT_EQ(torn, 0);
+  EXPECT_EQ(lost, 0);
+  EXPECT_EQ(backwards, 0);
+}
+
+// All ones have arrived when the first server says so; one pull later, the vector is the series.
+TEST_P(Servers, EveryWorkerPullsTheWholeSeries) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  std::size_t wrong = 0;
+  with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(host_space(), n), g(host_space(), n);
+    fill(float(world().rank() + 1), g);
+    server.push(1, g, 1);
+    // Servers run at their own pace: every one's part has to be seen complete (or the watchdog ends it).
+    const auto complete = [&] {
+      for (std::size_t j = 0; j < n; ++j)
+        if (w.data()[j] != float(series())) return false;
+      return true;
+    };
+    do server.pull(w);
+    while (server.used() < world().workers() || !complete());
+    EXPECT_EQ(server.used(), world().workers());
+    server.pull(w);
+    for (std::size_t j = 0; j < n; ++j) wrong += w.data()[j] != float(series());
+  });
+  EXPECT_EQ(wrong, 0u);
+}
+
+TEST_P(Servers, CountHeadersAndFloats) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  world().traffic() = {};
+  with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(host_space(), n), g(host_space(), n);
+    server.pull(w);
+    server.push(1, g, 1);
+    server.push(1, g, 1);
+    server.pull(w);
+    server.pull(w);
+  });
+  const Traffic& traffic = world().traffic();
+  if (world().is_worker()) {
+    const Context context{.parameters = n, .workers = world().workers(), .servers = world().servers()};
+    const Cost cost = 3 * pull_cost(context) + 2 * push_cost(context);
+    EXPECT_EQ(double(traffic.bytes_sent), cost.bytes_sent);
+    EXPECT_EQ(double(traffic.messages), cost.messages);
+    EXPECT_EQ(traffic.messages, 5 * world().servers());
+    EXPECT_EQ(traffic.bytes_sent, 5 * 64 * world().servers() + 2 * 4 * std::int64_t(n));
+    EXPECT_EQ(traffic.bytes_received, 3 * (64 * world().servers() + 4 * std::int64_t(n)));
+    EXPECT_EQ(traffic.synchronisations, 0);
+  } else {
+    const auto part =
+        4 * std::int64_t(shard_range(n, world().rank() - world().workers(), world().servers()).count);
+    EXPECT_EQ(traffic.messages, 3 * world().workers());
+    EXPECT_EQ(traffic.bytes_sent, 3 * world().workers() * (64 + part));
+    EXPECT_GE(traffic.seconds, traffic.waited);
+  }
+}
+
+TEST_P(Servers, LetWorkersLeaveAtOnce) {
+  Adder rule;
+  const Ending ending = with_servers(GetParam(), rule, [](ParameterServer&) {});
+  EXPECT_EQ(ending.arrivals, 0);
+  EXPECT_EQ(ending.w, std::vector<float>(GetParam()));
+}
+
+// Work is granted with pulls, in portions side by side, and taken in pieces.
+TEST_P(Servers, GrantPortionsOfTheStream) {
+  Adder rule;
+  std::vector<std::int64_t> positions;
+  with_servers(GetParam(), rule, [&](ParameterServer& server) {
+    Vector w(host_space(), GetParam());
+    EXPECT_EQ(server.take(4).count, 0);
+    for (int pull = 0; pull < 5; ++pull) {
+      server.pull(w, 2);
+      const auto first = server.take(3), second = server.take(world_minibatch), third = server.take(4),
+                 none = server.take(4);
+      EXPECT_EQ(first.count, 3);
+      EXPECT_EQ(second.position, first.position + 3);
+      EXPECT_EQ(second.count, world_minibatch);
+      EXPECT_EQ(third.position, second.position + world_minibatch);
+      EXPECT_EQ(third.count, 1);
+      EXPECT_EQ(none.count, 0);
+      positions.push_back(first.position / (2 * world_minibatch));
+    }
+  });
+  // Nobody got what another had: the positions of all workers together are 0, 8, 16, ...
+  std::vector<std::int64_t> owners(5 * world().workers());
+  for (const std::int64_t at : positions) owners.at(at) += 1;
+  world().sum(owners);
+  EXPECT_EQ(owners, std::vector<std::int64_t>(owners.size(), 1));
+}
+
+}  // namespace
+}  // namespace dsgd::test

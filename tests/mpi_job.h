@@ -1,0 +1,151 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "strategies/strategy.h"
+#include "tests/mpi_main.h"
+#include "tests/quadratic.h"
+
+namespace dsgd::test {
+
+// A run of one strategy on the quadratic, over all ranks of the world.
+struct Job {
+  std::string strategy;
+  std::map<std::string, Value> settings;
+  OptimizerSettings optimizer = {.rule = OptimizerSettings::Rule::sgd, .learning_rate = 0.5};
+  Quadratic problem;
+  std::int64_t budget = 0;  // samples
+  std::string order;        // empty: as the strategy declares
+  int minibatch = world_minibatch;
+  std::function<std::unique_ptr<Rule>(std::unique_ptr<Rule>)>
+      wrap;  // what the servers run instead of the rule
+
+  const StrategyEntry& entry() const { return *find_strategy(strategy); }
+  Settings chosen() const { return Settings(entry().parameters, settings); }
+  Order order_of(int worker) const {
+    return {order.empty() ? entry().data_order : order, worker, world().workers(), minibatch, budget};
+  }
+  Context context(std::size_t parameters) const {
+    return {.space = &host_space(),
+            .parameters = parameters,
+            .workers = world().workers(),
+            .servers = world().servers(),
+            .minibatch = minibatch,
+            .optimizer = optimizer};
+  }
+};
+
+// A worker's side of a job, step by step.
+class Worker {
+ public:
+  explicit Worker(const Job& job)
+      : server_(world().servers() ? &world().server(job.problem.n) : nullptr),
+        replica(job.problem, job.order_of(world().rank()), server_) {
+    Context context = job.context(job.problem.n);
+    context.group = &world().group();
+    context.server = server_;
+    strategy = job.entry().make(job.chosen(), context);
+  }
+  bool step() { return replica.step(*strategy); }
+  ParameterServer* server() { return server_; }
+
+ private:
+  ParameterServer* server_;
+
+ public:
+  QuadraticReplica replica;
+  std::unique_ptr<Strategy> strategy;
+};
+
+// What one server ended with.
+struct Served {
+  std::int64_t used = 0, unapplied = 0, version = 0, arrivals = 0;
+  std::int64_t counted = 0, fresh = 0;  // in the histogram of staleness: all, and those with tau = 0
+};
+
+constexpr int served_numbers = 6;
+
+struct Outcome {
+  std::int64_t steps = 0, samples = 0;  // of this worker
+  std::vector<std::int64_t> uses;       // of each sample, by this worker
+  std::vector<float> weights;           // of this worker's replica
+  std::vector<float> master;            // the model that the paper reports, on all ranks
+  Traffic traffic;                      // of this rank
+  std::vector<Served> servers;          // on all ranks
+  double distance = 0;                  // of the master from the optimum
+};
+
+// All ranks call it. `each` sees the worker after each of its steps.
+template <typename Each>
+Outcome run(const Job& job, Each each) {
+  Outcome outcome;
+  const std::size_t n = job.problem.n;
+  outcome.master.resize(n);
+  outcome.uses.resize(Quadratic::samples);
+  std::vector<std::int64_t> served(served_numbers * world().servers());
+  world().barrier();
+  world().traffic() = {};
+  if (world().is_worker()) {
+    Worker worker(job);
+    while (worker.step()) each(worker);
+    if (worker.server()) worker.server()->leave();
+    outcome.traffic = world().traffic();
+    outcome.steps = worker.replica.t;
+    outcome.samples = worker.replica.samples;
+    outcome.uses = worker.replica.uses;
+    outcome.weights = worker.replica.weights();
+    const Vec master = worker.strategy->master(worker.replica);
+    std::copy(master.data, master.data + n, outcome.master.begin());
+  } else {
+    const int s = world().rank() - world().workers();
+    const ShardRange own = shard_range(n, s, world().servers());
+    Vector w(host_space(), own.count);
+    std::unique_ptr<Rule> rule = job.entry().make_rule(job.chosen(), job.context(own.count));
+    if (job.wrap) rule = job.wrap(std::move(rule));
+    Shard shard({world().workers(), job.minibatch, job.budget}, *rule, w);
+    world().serve(shard);
+    outcome.traffic = world().traffic();
+    const auto& staleness = shard.staleness();
+    const std::int64_t values[served_numbers] = {
+        shard.used(),
+        shard.unapplied(),
+        shard.version(),
+        shard.arrivals(),
+        std::accumulate(staleness.begin(), staleness.end(), std::int64_t(0)),
+        staleness.empty() ? 0 : staleness[0]};
+    std::copy(std::begin(values), std::end(values), served.begin() + served_numbers * s);
+    std::copy(w.data(), w.data() + own.count, outcome.master.begin() + own.first);
+  }
+  world().sum(served);
+  for (int s = 0; s < world().servers(); ++s) {
+    const ShardRange part = shard_range(n, s, world().servers());
+    world().broadcast(outcome.master.data() + part.first, part.count * sizeof(float), world().workers() + s);
+    const std::int64_t* v = served.data() + served_numbers * s;
+    outcome.servers.push_back({v[0], v[1], v[2], v[3], v[4], v[5]});
+  }
+  if (!world().servers()) world().broadcast(outcome.master.data(), n * sizeof(float), 0);
+  outcome.distance = job.problem.distance(outcome.master.data());
+  return outcome;
+}
+inline Outcome run(const Job& job) {
+  return run(job, [](Worker&) {});
+}
+
+// On all ranks: whether all workers hold the same bits.
+inline bool same_on_all_workers(const std::vector<float>& values) {
+  const auto all = world().gather(std::as_bytes(std::span(values)));
+  std::array<std::int64_t, 1> differing{};
+  if (world().rank() == 0)
+    for (int k = 1; k < world().workers(); ++k) differing[0] += all[k] != all[0];
+  world().sum(differing);
+  return differing[0] == 0;
+}
+
+inline bool power_of_two(int n) { return (n & (n - 1)) == 0; }
+
+}  // namespace dsgd::test

@@ -1,0 +1,259 @@
+// Strategies of equal workers against their plain twins, one-process SGD and each other.
+//   mpirun -n P mpi_lockstep_test
+// Where P is a power of two, every number of the identities is exact in float32 (rates of 1/2, integers,
+// plain SGD, ten steps at most): they hold bit for bit. With 3 workers and with other optimizers: to 2e-5 at
+// values below 16, some ten units in the last place.
+
+#include "tests/mpi_job.h"
+#include "tests/twins.h"
+
+namespace dsgd::test {
+namespace {
+
+using Rule = OptimizerSettings::Rule;
+using namespace std::string_literals;
+
+constexpr double rounding = 2e-5;
+double tolerance() { return power_of_two(world().workers()) ? 0 : rounding; }
+std::int64_t steps(int count) { return std::int64_t(count) * world().workers() * world_minibatch; }
+Value integer(int n) { return std::int64_t(n); }
+
+// Largest distance between this worker's replica and its plain twin over the steps of a run.
+template <typename Step>
+double against_twin(const Job& job, Step step, PlainWorkers twin) {
+  double far = 0;
+  const Outcome outcome = run(job, [&](Worker& worker) {
+    step(twin);
+    far = std::max(far, difference(twin.w[world().rank()], worker.replica.w.data));
+  });
+  EXPECT_FALSE(twin.more());
+  EXPECT_EQ(outcome.steps, twin.t);
+  return far;
+}
+template <typename Step>
+double against_twin(const Job& job, Step step) {
+  return against_twin(job, step, PlainWorkers(job.problem, job.optimizer, job.order_of(0)));
+}
+
+double apart(const Outcome& a, const Outcome& b) {
+  return difference(Doubles(a.weights.begin(), a.weights.end()), b.weights.data());
+}
+
+std::vector<OptimizerSettings> optimizers() {
+  const Schedule step{.kind = Schedule::Kind::step, .samples = steps(7) + 2, .factor = 0.5};
+  const Schedule warmup{.kind = Schedule::Kind::warmup, .samples = steps(9), .factor = 0.25};
+  return {{.rule = Rule::sgd, .learning_rate = 0.25, .l2 = 0.125, .schedule = step},
+          {.rule = Rule::momentum, .learning_rate = 0.125, .momentum = 0.5, .schedule = warmup},
+          {.rule = Rule::nesterov, .learning_rate = 0.125, .momentum = 0.5},
+          {.rule = Rule::adagrad, .learning_rate = 0.5, .initial_accumulator = 0.5, .epsilon = 0.125}};
+}
+
+Job twin_job(const std::string& strategy, const OptimizerSettings& optimizer) {
+  Job job{.strategy = strategy, .optimizer = optimizer, .budget = steps(20) + 2};  // the last step is short
+  job.problem.curved = true;
+  return job;
+}
+
+TEST(Twin, Sync) {
+  for (const auto& optimizer : optimizers())
+    EXPECT_LE(against_twin(twin_job("sync", optimizer), [](PlainWorkers& twin) { twin.sync(); }), rounding);
+}
+
+TEST(Twin, Averaging) {
+  for (const auto& optimizer : optimizers())
+    for (const int tau : {1, 3, 50})
+      for (const char* state : {"keep", "average", "reset"}) {
+        Job job = twin_job("averaging", optimizer);
+        job.settings = {{"tau", integer(tau)}, {"state", std::string(state)}};
+        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.averaging(tau, state); }), rounding)
+            << "tau " << tau << ", state " << state << ", optimizer " << int(optimizer.rule);
+      }
+}
+
+TEST(Twin, Bmuf) {
+  for (const auto& optimizer : optimizers())
+    for (const bool nesterov : {false, true})
+      for (const bool reset : {false, true})
+        for (const double eta : {0.0, 0.75, -1.0}) {
+          Job job = twin_job("bmuf", optimizer);
+          job.settings = {{"block", integer(3)},
+                          {"eta", eta},
+                          {"zeta", 0.5},
+                          {"momentum", nesterov ? "nesterov"s : "classic"s},
+                          {"reset_local_momentum", reset}};
+          const double used_eta = eta < 0 ? 1 - 1.0 / world().workers() : eta;
+          EXPECT_LE(
+              against_twin(job, [&](PlainWorkers& twin) { twin.bmuf(3, used_eta, 0.5, nesterov, reset); }),
+              rounding)
+              << "eta " << eta << (nesterov ? " nesterov" : " classic") << (reset ? " reset" : " keep")
+              << ", optimizer " << int(optimizer.rule);
+        }
+}
+
+TEST(Identity, SyncIsSerialSgdWithTheGlobalMinibatch) {
+  for (const int minibatch : {1, 4}) {
+    Job job{.strategy = "sync", .minibatch = minibatch};
+    job.budget = 10 * world().workers() * minibatch;
+    PlainWorkers serial(job.problem, job.optimizer,
+                        {.minibatch = world().workers() * minibatch, .budget = job.budget});
+    double far = 0;
+    run(job, [&](Worker& worker) {
+      serial.sync();
+      far = std::max(far, difference(serial.w[0], worker.replica.w.data));
+    });
+    EXPECT_LE(far, tolerance()) << "minibatch " << minibatch;
+  }
+}
+
+// A short last minibatch counts by its samples, also on workers that get none of it.
+TEST(Identity, SyncWeighsWorkersBySamples) {
+  Job job{.strategy = "sync", .budget = steps(6) + 1};
+  PlainWorkers serial(job.problem, job.optimizer,
+                      {.minibatch = world().workers() * world_minibatch, .budget = job.budget});
+  while (serial.more()) serial.sync();
+  EXPECT_LE(difference(serial.w[0], run(job).weights.data()), tolerance());
+}
+
+Job same_order(const std::string& strategy, const OptimizerSettings& optimizer,
+               const std::map<std::string, Value>& settings = {}) {
+  return {.strategy = strategy,
+          .settings = settings,
+          .optimizer = optimizer,
+          .budget = steps(9),
+          .order = "global"};
+}
+
+TEST(Identity, AveragingEveryStepIsSync) {
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
+  EXPECT_LE(apart(run(same_order("averaging", sgd, {{"tau", integer(1)}})), run(same_order("sync", sgd))),
+            tolerance());
+}
+
+TEST(Identity, AveragingEveryStepWithLocalMomentumIsSyncWithMomentum) {
+  const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.25, .momentum = 0.5};
+  const Outcome sync = run(same_order("sync", momentum));
+  for (const auto& state : {"keep"s, "average"s})
+    EXPECT_LE(apart(run(same_order("averaging", momentum, {{"tau", integer(1)}, {"state", state}})), sync),
+              rounding)
+        << state;
+}
+
+TEST(Identity, AveragingEveryStepWithMomentumResetIsPlainSync) {
+  const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.5, .momentum = 0.5};
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
+  EXPECT_LE(apart(run(same_order("averaging", momentum, {{"tau", integer(1)}, {"state", "reset"s}})),
+                  run(same_order("sync", sgd))),
+            tolerance());
+}
+
+// Adagrad's state is not linear in the gradients: the means of squares are not the squares of means.
+TEST(Identity, AveragingEveryStepWithAdagradIsNotSync) {
+  const OptimizerSettings adagrad{.rule = Rule::adagrad, .learning_rate = 1};
+  const Outcome sync = run(same_order("sync", adagrad));
+  for (const auto& state : {"keep"s, "average"s, "reset"s}) {
+    const Outcome averaging = run(same_order("averaging", adagrad, {{"tau", integer(1)}, {"state", state}}));
+    if (world().workers() == 1 && state != "reset")
+      EXPECT_EQ(averaging.weights, sync.weights);
+    else
+      EXPECT_GT(apart(averaging, sync), 0.01) << state;
+  }
+}
+
+TEST(Identity, BmufWithoutBlockMomentumIsAveraging) {
+  for (const auto rule : {Rule::sgd, Rule::momentum})
+    for (const bool reset : {false, true})
+      for (const auto& momentum : {"classic"s, "nesterov"s}) {
+        Job bmuf{.strategy = "bmuf",
+                 .optimizer = {.rule = rule, .learning_rate = 0.5, .momentum = 0.5},
+                 .budget = steps(9)};
+        Job averaging = bmuf;
+        averaging.strategy = "averaging";
+        averaging.settings = {{"tau", integer(3)}, {"state", reset ? "reset"s : "keep"s}};
+        bmuf.settings = {{"block", integer(3)},
+                         {"eta", 0.0},
+                         {"zeta", 1.0},
+                         {"momentum", momentum},
+                         {"reset_local_momentum", reset}};
+        EXPECT_LE(apart(run(bmuf), run(averaging)), rule == Rule::sgd ? tolerance() : rounding) << momentum;
+      }
+}
+
+// With a constant gradient every block moves worker k by v_k, whatever it starts from. After T blocks the
+// model has moved by Delta_1 + ... + Delta_T, Delta_T = zeta * mean(v) * (1 - eta^T) / (1 - eta). Summing
+// over the workers in place of the mean would show as a factor P, a look-ahead kept in the model as a factor
+// 1 + eta.
+TEST(Identity, BmufFollowsAConstantUpdate) {
+  for (const auto& momentum : {"classic"s, "nesterov"s})
+    for (const double eta : {0.5, -1.0}) {
+      Job job{.strategy = "bmuf",
+              .settings = {{"block", integer(2)}, {"eta", eta}, {"zeta", 0.5}, {"momentum", momentum}},
+              .budget = steps(2 * 40)};
+      job.problem.slope = world().rank() + 1;
+      const double used_eta = eta < 0 ? 1 - 1.0 / world().workers() : eta;
+      const double mean_slope = (world().workers() + 1) / 2.0;
+      Doubles expected(job.problem.n), last(job.problem.n), moved(job.problem.n);
+      double factor = 0, far = 0, look_ahead = 0;
+      int block = 0;
+      const Outcome outcome = run(job, [&](Worker& worker) {
+        if (worker.replica.t % 2) return;
+        ++block;
+        factor += (1 - std::pow(used_eta, block)) / (1 - used_eta);
+        const Vec master = worker.strategy->master(worker.replica);
+        for (std::size_t j = 0; j < expected.size(); ++j) {
+          const double v = -0.5 * 2 * mean_slope * double(j + 1);
+          expected[j] = 0.5 * v * factor;
+          moved[j] = (master.data[j] - last[j]) / v;
+          last[j] = master.data[j];
+          const double delta = 0.5 * v * (1 - std::pow(used_eta, block)) / (1 - used_eta);
+          const double start = expected[j] + (momentum == "nesterov" ? used_eta * delta : 0);
+          far = std::max(far, std::abs(expected[j] - master.data[j]) / std::abs(expected[j]));
+          look_ahead = std::max(look_ahead, std::abs(start - worker.replica.w.data[j]) / std::abs(start));
+        }
+      });
+      EXPECT_LE(far, 1e-5) << momentum << ", eta " << eta;
+      EXPECT_LE(look_ahead, 1e-5) << momentum << ", eta " << eta;
+      for (const double steady : moved) EXPECT_NEAR(steady, 0.5 / (1 - used_eta), 1e-3);
+      EXPECT_TRUE(same_on_all_workers(outcome.weights));
+    }
+}
+
+TEST(Effective, BmufSaysItsGain) {
+  const int workers = world().workers();
+  const auto facts = [&](double eta, double zeta) {
+    const Job job{.strategy = "bmuf", .settings = {{"eta", eta}, {"zeta", zeta}}};
+    std::map<std::string, double> named;
+    for (const auto& [name, value] : job.entry().effective(job.chosen(), job.context(13)))
+      named[name] = value;
+    return named;
+  };
+  EXPECT_DOUBLE_EQ(facts(-1, 1)["eta"], 1 - 1.0 / workers);
+  EXPECT_DOUBLE_EQ(facts(-1, 1)["effective_gain"], workers);
+  EXPECT_DOUBLE_EQ(facts(0.75, 0.5)["eta"], 0.75);
+  EXPECT_DOUBLE_EQ(facts(0.75, 0.5)["effective_gain"], 2);
+  EXPECT_EQ(facts(-1, 1)["global_minibatch"], workers * world_minibatch);
+}
+
+// The average over a number of steps that is not a multiple of the period ends in one averaging more.
+TEST(Effective, SynchronisationsAreCountedInPeriods) {
+  for (const int count : {1, 5, 6, 7})
+    for (const auto& [strategy, period] :
+         std::map<std::string, std::string>{{"averaging", "tau"}, {"bmuf", "block"}}) {
+      const Job job{.strategy = strategy, .settings = {{period, integer(3)}}, .budget = steps(count)};
+      EXPECT_EQ(run(job).traffic.synchronisations, (count + 2) / 3) << strategy << ", " << count << " steps";
+    }
+}
+
+// The model that the paper reports: the mean of the replicas, also between two averagings.
+TEST(Master, OfAveragingIsTheMeanOfTheReplicas) {
+  Job job{.strategy = "averaging", .settings = {{"tau", integer(4)}}, .budget = steps(7)};
+  PlainWorkers twin(job.problem, job.optimizer, job.order_of(0));
+  double far = 0;
+  run(job, [&](Worker& worker) {
+    twin.averaging(4, "keep");
+    far = std::max(far, difference(mean(twin.w), worker.strategy->master(worker.replica).data));
+  });
+  EXPECT_LE(far, tolerance());
+}
+
+}  // namespace
+}  // namespace dsgd::test

@@ -1,0 +1,92 @@
+#pragma once
+
+// main() of a test program that runs under mpirun:  mpirun -n RANKS PROGRAM [SERVERS]
+// All ranks run every test. Assertions may differ between ranks, verbs may not: a test fails on all ranks
+// when it fails on one, an exception or a test that hangs ends all of them.
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+
+#include "strategies/communicator.h"
+
+namespace dsgd::test {
+
+constexpr int world_minibatch = 4;
+constexpr unsigned watchdog_s = 60;
+
+inline std::unique_ptr<World> open_world;
+inline World& world() { return *open_world; }
+
+inline std::array<char, 256> hung_message{};
+inline void guard(const std::string& what) {
+  std::snprintf(hung_message.data(), hung_message.size(), "rank %d: no end after %u s: %s\n", world().rank(),
+                watchdog_s, what.c_str());
+  alarm(watchdog_s);
+}
+inline void hung(int) {
+  const auto written = write(STDERR_FILENO, hung_message.data(), std::strlen(hung_message.data()));
+  _exit(written > 0 ? 124 : 125);  // mpirun ends the other ranks
+}
+
+// On ranks other than 0, in place of gtest's printer.
+class FailurePrinter : public testing::EmptyTestEventListener {
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (result.failed() || result.skipped())
+      std::fprintf(stderr, "rank %d: %s:%d: %s\n", world().rank(),
+                   result.file_name() ? result.file_name() : "", result.line_number(), result.message());
+  }
+};
+
+class AllRanks : public testing::EmptyTestEventListener {
+  static std::string name(const testing::TestInfo& test) {
+    return std::string(test.test_suite_name()) + "." + test.name();
+  }
+  void OnTestStart(const testing::TestInfo& test) override { guard(name(test)); }
+  void OnTestEnd(const testing::TestInfo& test) override {
+    std::array<std::int64_t, 1> failed{test.result()->Failed()};
+    world().sum(failed);
+    guard("after " + name(test));
+    if (failed[0] && !test.result()->Failed()) ADD_FAILURE() << "failed on " << failed[0] << " other rank(s)";
+  }
+};
+
+}  // namespace dsgd::test
+
+int main(int argc, char** argv) {
+  using namespace dsgd::test;
+  try {
+    const int servers = argc > 1 && argv[1][0] != '-' ? std::atoi(argv[1]) : 0;
+    open_world = dsgd::World::open(servers, world_minibatch);
+    std::signal(SIGALRM, hung);
+    guard("start");
+    if (world().rank() > 0) GTEST_FLAG_SET(output, "");  // the report is rank 0's
+    testing::InitGoogleTest(&argc, argv);  // after the world: the ranks decide which tests there are
+    GTEST_FLAG_SET(catch_exceptions, false);
+    auto& listeners = testing::UnitTest::GetInstance()->listeners();
+    if (world().rank() > 0) {
+      delete listeners.Release(listeners.default_result_printer());
+      listeners.Append(new FailurePrinter);
+    }
+    listeners.Append(new AllRanks);
+    int failed = RUN_ALL_TESTS();
+    if (testing::UnitTest::GetInstance()->test_to_run_count() == 0) {
+      std::fprintf(stderr, "rank %d: no test to run with these ranks\n", world().rank());
+      failed = 1;
+    }
+    guard("shutdown");
+    open_world.reset();
+    return failed;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "rank %d: %s\n", open_world ? world().rank() : -1, e.what());
+    if (open_world) world().abort();
+    return 2;
+  }
+}

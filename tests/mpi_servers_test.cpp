@@ -1,0 +1,140 @@
+// Strategies with servers on real ranks: what holds whatever the order of arrivals, and the order forced.
+//   mpirun -n P+S mpi_servers_test S
+
+#include "tests/mpi_job.h"
+#include "tests/twins.h"
+
+namespace dsgd::test {
+namespace {
+
+using namespace std::string_literals;
+Value integer(int n) { return std::int64_t(n); }
+
+// The learners take turns: a pull is held back until the others' gradients have arrived.
+class InTurn final : public Rule {
+ public:
+  explicit InTurn(std::unique_ptr<Rule> rule) : rule_(std::move(rule)) {}
+  void apply(Vec w, const Arrival& a, std::int64_t used) override { rule_->apply(w, a, used); }
+  double weight(std::int64_t tau) const override { return rule_->weight(tau); }
+  int arrivals() const override { return rule_->arrivals(); }
+  bool admit(int worker, std::int64_t used) const override {
+    return used / world_minibatch % world().workers() == worker;
+  }
+
+ private:
+  std::unique_ptr<Rule> rule_;
+};
+
+// Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, a dozen steps.
+void expect_serial_sgd(Job job) {
+  job.budget = 12 * world_minibatch;
+  job.order = "queue";
+  job.wrap = [](std::unique_ptr<Rule> rule) { return std::make_unique<InTurn>(std::move(rule)); };
+  PlainWorkers serial(job.problem, job.optimizer, {.minibatch = world_minibatch, .budget = job.budget});
+  while (serial.more()) serial.sync();
+  const Outcome outcome = run(job);
+  EXPECT_EQ(Doubles(outcome.master.begin(), outcome.master.end()), serial.w[0]);
+  for (const Served& server : outcome.servers) {
+    EXPECT_EQ(server.arrivals, 12);
+    EXPECT_EQ(server.fresh, 12);
+  }
+  if (world().is_worker() && 12 % world().workers() == 0) {
+    EXPECT_EQ(outcome.steps, 12 / world().workers());
+  }
+}
+
+TEST(WithoutDelays, StalenessAwareIsSerialSgd) {
+  for (const auto& modulation : {"none"s, "inverse"s, "inverse_plus_one"s})
+    expect_serial_sgd({.strategy = "staleness_aware",
+                       .settings = {{"n", integer(world().workers())}, {"modulation", modulation}}});
+}
+
+TEST(WithoutDelays, DownpourIsSerialSgd) {
+  expect_serial_sgd({.strategy = "downpour", .settings = {{"overlap", false}}});
+}
+
+// Constant gradients: whatever the order and the staleness, the servers end at
+// -eta * sum over the workers of steps * gradient. Nothing is lost, nothing counts twice.
+TEST(AnyOrder, DownpourAppliesEveryGradientOnce) {
+  for (const int n_fetch : {1, 2, 5})
+    for (const int n_push : {1, 3, 50})
+      for (const bool overlap : {false, true}) {
+        Job job{
+            .strategy = "downpour",
+            .settings = {{"n_fetch", integer(n_fetch)}, {"n_push", integer(n_push)}, {"overlap", overlap}},
+            .budget = 40 * world_minibatch + 3};
+        job.problem.slope = world().rank() + 1;
+        const Outcome outcome = run(job);
+        std::array<std::int64_t, 2> sum{outcome.steps * (world().rank() + 1), outcome.samples};
+        world().sum(sum);
+        Doubles expected(job.problem.n);
+        for (std::size_t j = 0; j < expected.size(); ++j) expected[j] = -0.5 * double(sum[0]) * double(j + 1);
+        EXPECT_EQ(Doubles(outcome.master.begin(), outcome.master.end()), expected)
+            << "n_fetch " << n_fetch << ", n_push " << n_push << (overlap ? ", overlap" : "");
+        EXPECT_EQ(sum[1], job.budget);
+      }
+}
+
+// Equal gradients of all learners: every update is one of them, however many arrivals it is made of.
+TEST(AnyOrder, SoftsyncDividesByTheArrivals) {
+  for (int n = 1; n <= world().workers() + 1; ++n) {
+    const int c = std::max(1, world().workers() / n);
+    Job job{.strategy = "staleness_aware",
+            .settings = {{"n", integer(n)}, {"modulation", "none"s}},
+            .budget = 41 * world_minibatch};
+    job.problem.slope = 3;
+    const Outcome outcome = run(job);
+    for (const Served& server : outcome.servers) {
+      EXPECT_EQ(server.arrivals, 41);
+      EXPECT_EQ(server.version, 41 / c);
+      EXPECT_EQ(server.unapplied, 41 % c * world_minibatch);
+    }
+    for (std::size_t j = 0; j < job.problem.n; ++j)
+      EXPECT_FLOAT_EQ(outcome.master[j], -0.5f * 3 * float(j + 1) * float(41 / c)) << "n = " << n;
+  }
+}
+
+TEST(AnyOrder, WarmStartLetsTheFirstReplicaWorkAlone) {
+  for (const bool overlap : {false, true})
+    for (const int n_push : {1, 3}) {
+      Job job{.strategy = "downpour",
+              .settings = {{"warm_start", integer(10 * world_minibatch)},
+                           {"overlap", overlap},
+                           {"n_push", integer(n_push)}},
+              .budget = 60 * world_minibatch};
+      std::int64_t first_used = -1;
+      const Outcome outcome = run(job, [&](Worker& worker) {
+        if (first_used < 0) first_used = worker.server()->used();
+      });
+      if (outcome.steps > 0 && world().rank() > 0) {
+        EXPECT_GE(first_used, 10 * world_minibatch);
+      }
+      if (world().rank() == 0) {
+        EXPECT_GE(outcome.steps, 10);
+      }
+      std::array<std::int64_t, 1> samples{outcome.samples};
+      world().sum(samples);
+      EXPECT_EQ(samples[0], job.budget);
+    }
+}
+
+TEST(AnyOrder, WarmStartBeyondTheBudgetEnds) {
+  const Job job{
+      .strategy = "downpour", .settings = {{"warm_start", integer(1000)}}, .budget = 10 * world_minibatch};
+  const Outcome outcome = run(job);
+  EXPECT_EQ(outcome.steps, world().rank() == 0 ? 10 : 0);
+}
+
+TEST(AnyOrder, WorkersWithoutWorkLeave) {
+  for (const auto& strategy : {"downpour"s, "staleness_aware"s})
+    for (const std::int64_t budget : {0, 1, world_minibatch}) {
+      const Outcome outcome = run({.strategy = strategy, .budget = budget});
+      std::array<std::int64_t, 2> sum{outcome.samples, outcome.steps};
+      world().sum(sum);
+      EXPECT_EQ(sum[0], budget);
+      EXPECT_EQ(sum[1], budget > 0);
+    }
+}
+
+}  // namespace
+}  // namespace dsgd::test

@@ -1,0 +1,216 @@
+// What every line of the table of strategies promises, at its `conformance` settings, whoever wrote it.
+//   mpirun -n P mpi_strategies_test              strategies of equal workers
+//   mpirun -n P+S mpi_strategies_test S          strategies with servers
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "tests/mpi_job.h"
+
+namespace dsgd {
+void PrintTo(const StrategyEntry* entry, std::ostream* out) { *out << entry->name; }
+}  // namespace dsgd
+
+namespace dsgd::test {
+namespace {
+
+std::vector<const StrategyEntry*> possible(bool condition = true) {
+  std::vector<const StrategyEntry*> entries;
+  for (const StrategyEntry* entry : all_strategies())
+    if (condition && bool(entry->make_rule) == (world().servers() > 0)) entries.push_back(entry);
+  return entries;
+}
+std::string name_of(const testing::TestParamInfo<const StrategyEntry*>& info) { return info.param->name; }
+
+class Entry : public testing::TestWithParam<const StrategyEntry*> {
+ protected:
+  Job conformance() const {
+    Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
+    job.problem.curved = true;
+    return job;
+  }
+  // A budget of `steps` steps of all workers, and one sample that makes the last minibatch a short one.
+  static std::int64_t ragged(int steps) {
+    return std::int64_t(steps) * world().workers() * world_minibatch + 1;
+  }
+  double fact(const std::string& name, const Job& job) const {
+    for (const auto& [key, value] : GetParam()->effective(job.chosen(), job.context(job.problem.n)))
+      if (key == name) return value;
+    ADD_FAILURE() << GetParam()->name << " does not say its effective " << name;
+    return NAN;
+  }
+};
+
+class Conformance : public Entry {};
+class LockStep : public Entry {};
+class OneWorker : public Entry {};
+class FixedOrder : public Entry {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LockStep);    // the world has servers
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OneWorker);   // the world has more
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FixedOrder);  // servers and several workers
+INSTANTIATE_TEST_SUITE_P(Table, Conformance, testing::ValuesIn(possible()), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, LockStep, testing::ValuesIn(possible(world().servers() == 0)), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, OneWorker, testing::ValuesIn(possible(world().workers() == 1)), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, FixedOrder,
+                         testing::ValuesIn(possible(world().servers() == 0 || world().workers() == 1)),
+                         name_of);
+
+// The rate is small enough for three accumulated gradients at a staleness of twice the workers and falls to a
+// sixteenth; 16384 minibatches shrink the initial distance (8) by more than e^-7 even where a sum of two
+// gradients of staleness 3 counts as a sixth. What stays is the samples' noise: 2 % of the way.
+TEST_P(Conformance, ReachesTheOptimum) {
+  Job job = conformance();
+  job.budget = 16384 * world_minibatch;
+  job.optimizer.learning_rate = 1.0 / 64;
+  job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 3 + 1, .factor = 0.25};
+  EXPECT_LT(run(job).distance, 0.02 * 8);
+}
+
+TEST_P(Conformance, SpendsTheBudgetToTheSample) {
+  for (const int steps : {0, 1, 7, 12}) {
+    Job job = conformance();
+    job.budget = ragged(steps);
+    job.optimizer.learning_rate = 1.0 / 64;
+    Outcome outcome = run(job);
+    std::array<std::int64_t, 1> samples{outcome.samples};
+    world().sum(samples);
+    EXPECT_EQ(samples[0], job.budget);
+    world().sum(outcome.uses);
+    if (GetParam()->data_order != "shard") {  // one stream: every sample as often as any other
+      const auto [least, most] = std::minmax_element(outcome.uses.begin(), outcome.uses.end());
+      EXPECT_LE(*most - *least, 1);
+    }
+    for (const Served& server : outcome.servers) {
+      EXPECT_EQ(server.used + server.unapplied, job.budget);
+      EXPECT_EQ(server.counted, server.arrivals);
+    }
+    if (outcome.servers.empty()) {
+      EXPECT_EQ(outcome.steps, steps + 1);
+    }
+  }
+}
+
+TEST_P(Conformance, SendsWhatTheTableSays) {
+  for (const int steps : {1, 7, 12}) {
+    Job job = conformance();
+    job.budget = ragged(steps);
+    job.optimizer.learning_rate = 1.0 / 64;
+    const Outcome outcome = run(job);
+    if (!world().is_worker()) continue;
+    const Cost cost = GetParam()->cost(job.chosen(), job.context(job.problem.n), outcome.steps);
+    EXPECT_EQ(double(outcome.traffic.bytes_sent), cost.bytes_sent) << outcome.steps << " steps";
+    EXPECT_EQ(double(outcome.traffic.messages), cost.messages) << outcome.steps << " steps";
+    const auto period = std::int64_t(fact("period", job));
+    EXPECT_EQ(outcome.traffic.synchronisations, world().servers() ? 0 : periods(outcome.steps, period));
+  }
+}
+
+TEST_P(Conformance, SaysItsGlobalMinibatch) {
+  const Job job = conformance();
+  EXPECT_GE(fact("global_minibatch", job), world_minibatch);
+}
+
+TEST_P(FixedOrder, SameBitsInEveryRun) {
+  for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::adagrad}) {
+    Job job = conformance();
+    job.budget = ragged(20);
+    job.optimizer = {.rule = rule, .learning_rate = 0.1};
+    const Outcome first = run(job), second = run(job);
+    EXPECT_EQ(first.master, second.master);
+    EXPECT_EQ(first.weights, second.weights);
+    EXPECT_LT(first.distance, 8) << "nothing was learnt";
+  }
+}
+
+TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
+  Job job = conformance();
+  job.budget = ragged(20);
+  job.optimizer.learning_rate = 0.1;
+  EXPECT_TRUE(same_on_all_workers(run(job).weights));
+}
+
+// The reported model may be formed by a collective; forming it changes nothing.
+TEST_P(LockStep, MasterLeavesTrainingAlone) {
+  for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
+    Job job = conformance();
+    job.budget = ragged(10);
+    job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
+    bool same = true;
+    const Outcome alone = run(job), watched = run(job, [&](Worker&worker) {
+                                      const Vec master = worker.strategy->master(worker.replica);
+                                      same &= same_on_all_workers({master.data, master.data + master.size});
+                                    });
+    EXPECT_EQ(alone.weights, watched.weights);
+    EXPECT_EQ(alone.master, watched.master);
+    EXPECT_TRUE(same) << "the workers report different models";
+  }
+}
+
+// Writes a strategy's state into memory, or back.
+class Checkpoint final : public State {
+ public:
+  void vector(const std::string& name, Vec v) override {
+    auto& saved = vectors_[name];
+    if (restore) return copy({saved.data(), v.size, v.space}, v);
+    EXPECT_TRUE(names_.insert(name).second) << name << " is saved twice";
+    saved.assign(v.data, v.data + v.size);
+  }
+  void number(const std::string& name, std::int64_t& n) override {
+    if (restore) {
+      n = numbers_.at(name);
+      return;
+    }
+    EXPECT_TRUE(names_.insert(name).second) << name << " is saved twice";
+    numbers_[name] = n;
+  }
+  bool restore = false;
+
+ private:
+  std::map<std::string, std::vector<float>> vectors_;
+  std::map<std::string, std::int64_t> numbers_;
+  std::set<std::string> names_;
+};
+
+TEST_P(LockStep, ContinuesFromACheckpoint) {
+  for (const auto rule :
+       {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adagrad})
+    for (const int at : {1, 5, 6}) {
+      Job job = conformance();
+      job.budget = ragged(12);
+      job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
+      Worker first(job);
+      for (int t = 0; t < at; ++t) first.step();
+      Checkpoint checkpoint;
+      first.strategy->visit(checkpoint);
+      checkpoint.restore = true;
+      Worker second(job);
+      copy(first.replica.w, second.replica.w);
+      second.replica.t = first.replica.t;
+      second.replica.used = first.replica.used;
+      second.strategy->visit(checkpoint);
+      while (first.step()) {
+      }
+      while (second.step()) {
+      }
+      EXPECT_EQ(first.replica.weights(), second.replica.weights()) << "saved after step " << at;
+      EXPECT_EQ(first.replica.t, 13);
+    }
+}
+
+// Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, ten steps.
+TEST_P(OneWorker, AtItsSerialSettingIsSerialSgd) {
+  Job job{.strategy = GetParam()->name, .settings = GetParam()->serial};
+  job.budget = 10 * world_minibatch;
+  const Outcome outcome = run(job);
+  std::vector<double> w(job.problem.n), g(job.problem.n);
+  const Order order{.budget = job.budget};
+  for (std::int64_t used = 0; used < job.budget; used += world_minibatch) {
+    job.problem.gradient(w.data(), order.stream(used, world_minibatch), g.data());
+    for (std::size_t j = 0; j < w.size(); ++j) w[j] -= 0.5 * (g[j] / world_minibatch);
+  }
+  EXPECT_EQ(std::vector<double>(outcome.master.begin(), outcome.master.end()), w);
+}
+
+}  // namespace
+}  // namespace dsgd::test

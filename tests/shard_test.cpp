@@ -1,0 +1,306 @@
+// One server's part, driven by scripts of pulls and arrivals: versions, staleness, sums of c arrivals,
+// budget.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <optional>
+
+#include "strategies/strategy.h"
+
+namespace dsgd {
+namespace {
+
+// A shard of two floats and the rule of a strategy, in this process.
+struct Script {
+  Script(const std::string& strategy, const std::map<std::string, Value>& given, int workers,
+         std::int64_t budget = 1 << 20, const OptimizerSettings& optimizer = {.learning_rate = 0.5})
+      : linear(optimizer.rule == OptimizerSettings::Rule::sgd), w(host_space(), 2), g(host_space(), 2) {
+    const StrategyEntry& entry = *find_strategy(strategy);
+    rule = entry.make_rule(Settings(entry.parameters, given), {.space = &host_space(),
+                                                               .parameters = w.size(),
+                                                               .workers = workers,
+                                                               .servers = 1,
+                                                               .minibatch = 4,
+                                                               .optimizer = optimizer});
+    shard.emplace(Shard::Settings{workers, 4, budget}, *rule, w);
+    held.resize(workers);
+  }
+  void pull(int worker) { held[worker] = shard->pull(worker, 4).value().version; }
+  // A gradient of (x, -2x), computed at what the worker pulled last.
+  void push(int worker, float x) {
+    g.data()[0] = x;
+    g.data()[1] = -2 * x;
+    shard->push(worker, held[worker], 4, g);
+    if (linear) {
+      EXPECT_EQ(w.data()[1], -2 * w.data()[0]);
+    }
+  }
+  float at() const { return w.data()[0]; }
+  std::int64_t stale(std::size_t tau) const {
+    return tau < shard->staleness().size() ? shard->staleness()[tau] : 0;
+  }
+
+  bool linear;  // the update is linear in the gradient
+  Vector w, g;
+  std::unique_ptr<Rule> rule;
+  std::optional<Shard> shard;
+  std::vector<std::int64_t> held;
+};
+
+Value integer(int n) { return std::int64_t(n); }
+Value text(const char* s) { return std::string(s); }
+
+TEST(Staleness, CountsUpdatesSinceThePull) {
+  Script s("downpour", {}, 3);
+  for (const int worker : {0, 1, 2}) s.pull(worker);
+  s.push(0, 1);  // tau 0
+  s.push(1, 1);  // tau 1: worker 0's came in between
+  s.pull(0);
+  s.push(0, 1);  // tau 0
+  s.push(2, 1);  // tau 3
+  s.push(2, 1);  // tau 4: no pull since
+  s.pull(1);
+  s.push(1, 1);  // tau 0
+  EXPECT_EQ(s.stale(0), 3);
+  EXPECT_EQ(s.stale(1), 1);
+  EXPECT_EQ(s.stale(2), 0);
+  EXPECT_EQ(s.stale(3), 1);
+  EXPECT_EQ(s.stale(4), 1);
+  const auto& counts = s.shard->staleness();
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::int64_t(0)), 6);
+  EXPECT_EQ(s.shard->arrivals(), 6);
+  EXPECT_EQ(s.shard->version(), 6);
+  EXPECT_EQ(s.shard->used(), 6 * 4);
+}
+
+// With c arrivals to an update, arrivals of one sum see no update between them.
+TEST(Staleness, CountsUpdatesNotArrivals) {
+  Script s("staleness_aware", {{"n", integer(2)}, {"modulation", text("none")}}, 4);  // c = 2
+  for (const int worker : {0, 1, 2, 3}) s.pull(worker);
+  for (const int worker : {0, 1, 2, 3}) s.push(worker, 1);
+  EXPECT_EQ(s.stale(0), 2);
+  EXPECT_EQ(s.stale(1), 2);
+  EXPECT_EQ(s.shard->version(), 2);
+  EXPECT_EQ(s.shard->arrivals(), 4);
+}
+
+// c = floor(lambda / n), at least one.
+TEST(Softsync, WaitsForItsArrivals) {
+  for (const auto& [lambda, n, c] : std::vector<std::array<int, 3>>{
+           {1, 1, 1}, {4, 1, 4}, {4, 2, 2}, {4, 3, 1}, {4, 4, 1}, {7, 2, 3}, {30, 4, 7}, {2, 5, 1}}) {
+    Script s("staleness_aware", {{"n", integer(n)}, {"modulation", text("none")}}, lambda);
+    EXPECT_EQ(s.rule->arrivals(), c) << "lambda " << lambda << ", n " << n;
+    s.pull(0);
+    for (int i = 1; i < c; ++i) {
+      s.push(0, 1);
+      EXPECT_EQ(s.shard->version(), 0);
+      EXPECT_EQ(s.at(), 0);
+      EXPECT_EQ(s.shard->unapplied(), 4 * i);
+      EXPECT_EQ(s.shard->used(), 0);
+    }
+    s.push(0, 1);
+    EXPECT_EQ(s.shard->version(), 1);
+    EXPECT_FLOAT_EQ(s.at(), -0.5f);
+    EXPECT_EQ(s.shard->unapplied(), 0);
+    EXPECT_EQ(s.shard->used(), 4 * c);
+  }
+}
+
+// 1-softsync takes lambda gradients from any learners: it is not hardsync.
+TEST(Softsync, TakesTwoGradientsOfOneLearner) {
+  Script s("staleness_aware", {{"n", integer(1)}}, 2);
+  s.pull(0);
+  s.pull(1);
+  s.push(0, 4);
+  s.push(0, 8);  // learner 1 has not been heard of
+  EXPECT_EQ(s.shard->version(), 1);
+  EXPECT_EQ(s.at(), -0.5f * (4 + 8) / 2);
+  s.push(1, 16);
+  EXPECT_EQ(s.stale(1), 1);
+}
+
+// w <- w - (1/c) * sum_l alpha(tau_l) * g_l at scripted tau = 0, 1, 2, 3, 4 for c = 1.
+TEST(Modulation, ScalesTheRateByTheStaleness) {
+  const std::map<std::string, std::vector<float>> factors{
+      {"none", {1, 1, 1, 1, 1}},
+      {"inverse", {1, 1, 1.0f / 2, 1.0f / 3, 1.0f / 4}},
+      {"inverse_plus_one", {1, 1.0f / 2, 1.0f / 3, 1.0f / 4, 1.0f / 5}}};
+  for (const auto& [modulation, factor] : factors) {
+    Script s("staleness_aware", {{"n", integer(5)}, {"modulation", modulation}}, 5);
+    for (int worker = 0; worker < 5; ++worker) s.pull(worker);
+    float expected = 0;
+    for (int worker = 0; worker < 5; ++worker) {
+      s.push(worker, 12);
+      expected -= 0.5f * factor[worker] * 12;
+      EXPECT_FLOAT_EQ(s.at(), expected) << modulation << ", tau " << worker;
+    }
+  }
+}
+
+TEST(Modulation, IsInsideTheSumOfArrivals) {
+  const std::map<std::string, float> expected{
+      // the second update sums tau = 1 twice, the third tau = 2 and tau = 0
+      {"none", -0.5f * (4 + (8 + 16) / 2 + (32 + 64) / 2)},
+      {"inverse", -0.5f * (4 + (8 + 16) / 2 + (32 / 2 + 64) / 2)},
+      {"inverse_plus_one", -0.5f * (4 + (8 / 2 + 16 / 2) / 2 + (32.0f / 3 + 64) / 2)}};
+  for (const auto& [modulation, end] : expected) {
+    Script s("staleness_aware", {{"n", integer(3)}, {"modulation", modulation}}, 6);  // c = 2
+    for (int worker = 0; worker < 6; ++worker) s.pull(worker);
+    s.push(0, 4), s.push(1, 4);
+    s.push(2, 8), s.push(3, 16);
+    s.push(4, 32);
+    s.pull(5);
+    s.push(5, 64);
+    EXPECT_FLOAT_EQ(s.at(), end) << modulation;
+    EXPECT_EQ(s.stale(0), 3);
+    EXPECT_EQ(s.stale(1), 2);
+    EXPECT_EQ(s.stale(2), 1);
+  }
+}
+
+// "staleness_aware with delays forced to zero = fixed rate", bit for bit.
+TEST(Modulation, DoesNothingWithoutDelays) {
+  const auto end = [](const std::string& modulation) {
+    Script s("staleness_aware", {{"n", integer(2)}, {"modulation", modulation}}, 2);
+    for (int t = 0; t < 10; ++t) {
+      s.pull(t % 2);
+      s.push(t % 2, 0.1f * float(t + 1));
+    }
+    EXPECT_EQ(s.stale(0), 10);
+    return s.at();
+  };
+  EXPECT_LT(end("none"), -2);
+  EXPECT_EQ(end("inverse"), end("none"));
+  EXPECT_EQ(end("inverse_plus_one"), end("none"));
+}
+
+// Dean et al. 2012, section 4.1: rate_K = gamma / sqrt(sum of the first K squares), here beginning at 0.
+TEST(Adagrad, ShrinksTheRateByTheSumOfSquares) {
+  Script s("downpour", {}, 1, 1 << 20,
+           {.rule = OptimizerSettings::Rule::adagrad,
+            .learning_rate = 0.5,
+            .initial_accumulator = 0,
+            .epsilon = 0});
+  s.pull(0);
+  s.push(0, 3);
+  EXPECT_FLOAT_EQ(s.at(), -0.5f);  // gamma, whatever the gradient
+  s.push(0, 4);
+  EXPECT_FLOAT_EQ(s.at(), -0.5f - 0.5f * 4 / 5);  // 9 + 16 = 25
+  s.push(0, 12);
+  EXPECT_FLOAT_EQ(s.at(), -0.5f - 0.5f * 4 / 5 - 0.5f * 12 / 13);  // 25 + 144 = 169
+}
+
+// The schedule follows the samples in the server's vector.
+TEST(Schedule, IsReadBeforeTheUpdate) {
+  Script s("downpour", {}, 1, 1 << 20,
+           {.learning_rate = 0.5, .schedule = {.kind = Schedule::Kind::step, .samples = 8, .factor = 0.5}});
+  s.pull(0);
+  const float rates[] = {0.5f, 0.5f, 0.25f, 0.25f, 0.125f};
+  float expected = 0;
+  for (const float rate : rates) {
+    s.push(0, 8);
+    EXPECT_EQ(s.at(), expected -= 8 * rate);
+  }
+}
+
+TEST(Budget, IsGrantedInPortionsSideBySide) {
+  Script s("downpour", {}, 2, 10);
+  const auto pull = [&](int worker, std::int64_t want) { return s.shard->pull(worker, want).value(); };
+  const auto a = pull(0, 4), b = pull(1, 3), c = pull(0, 100), d = pull(1, 1), e = pull(0, 4);
+  EXPECT_EQ(a.position, 0);
+  EXPECT_EQ(a.granted, 4);
+  EXPECT_EQ(b.position, 4);
+  EXPECT_EQ(b.granted, 3);
+  EXPECT_EQ(c.position, 7);
+  EXPECT_EQ(c.granted, 3);
+  EXPECT_EQ(d.granted, 0);
+  EXPECT_EQ(e.granted, 0);
+}
+
+TEST(Budget, OfZeroGrantsNothing) {
+  Script s("downpour", {{"warm_start", integer(100)}}, 2, 0);
+  EXPECT_EQ(s.shard->pull(0, 4).value().granted, 0);
+  EXPECT_EQ(s.shard->pull(1, 4).value().granted, 0);
+}
+
+TEST(Pull, TellsVersionAndSamples) {
+  Script s("staleness_aware", {{"n", integer(1)}}, 2);  // c = 2
+  s.pull(0);
+  for (int push = 0; push < 5; ++push) s.push(0, 1);
+  const auto reply = s.shard->pull(1, 4).value();
+  EXPECT_EQ(reply.version, 2);
+  EXPECT_EQ(reply.used, 2 * 2 * 4);
+  EXPECT_EQ(s.shard->unapplied(), 4);
+}
+
+// Dean et al. 2012: one replica trains first, then the others come in.
+TEST(WarmStart, HoldsBackAllButTheFirst) {
+  Script s("downpour", {{"warm_start", integer(8)}}, 3);
+  EXPECT_FALSE(s.shard->pull(1, 4));
+  s.pull(0);
+  EXPECT_FALSE(s.shard->pull(2, 4));
+  s.push(0, 1);  // 4 samples
+  EXPECT_FALSE(s.shard->pull(1, 4));
+  s.pull(0);
+  s.push(0, 1);  // 8
+  const auto late = s.shard->pull(1, 4);
+  ASSERT_TRUE(late);
+  EXPECT_EQ(late->used, 8);
+  EXPECT_EQ(late->position, 8);  // what was held back took no work
+  EXPECT_TRUE(s.shard->pull(2, 4));
+}
+
+TEST(WarmStart, LetsEverybodyGoWhenTheBudgetIsSpent) {
+  Script s("downpour", {{"warm_start", integer(100)}}, 2, 8);
+  EXPECT_FALSE(s.shard->pull(1, 4));
+  s.pull(0);
+  s.pull(0);
+  const auto reply = s.shard->pull(1, 4);
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->granted, 0);
+}
+
+TEST(Callbacks, SeeEveryUpdateAndArrival) {
+  Script s("staleness_aware", {{"n", integer(1)}}, 3);  // c = 3
+  std::vector<std::int64_t> updates, arrivals;
+  s.shard->updated = [&](const Shard& shard) { updates.push_back(shard.used()); };
+  s.shard->arrived = [&](const Shard& shard) { arrivals.push_back(shard.arrivals()); };
+  s.pull(0);
+  for (int push = 0; push < 7; ++push) s.push(0, 1);
+  EXPECT_EQ(updates, (std::vector<std::int64_t>{12, 24}));
+  EXPECT_EQ(arrivals, (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7}));
+}
+
+// A vector that is shorter than the servers are many leaves some with nothing to hold.
+TEST(EmptyShard, CountsLikeTheOthers) {
+  const StrategyEntry& entry = *find_strategy("staleness_aware");
+  const Context context{.space = &host_space(), .workers = 2, .servers = 2};
+  const auto rule = entry.make_rule(Settings(entry.parameters), context);
+  Vector none(host_space(), 0);
+  Shard shard({2, 4, 100}, *rule, none);
+  EXPECT_EQ(shard.pull(0, 4).value().granted, 4);
+  shard.push(0, 0, 4, none);
+  shard.push(1, 0, 4, none);
+  EXPECT_EQ(shard.version(), 1);
+}
+
+TEST(ShardRange, CutsEveryVectorWithoutGaps) {
+  for (const std::size_t n : {0, 1, 2, 3, 13, 1000, 100003})
+    for (const int servers : {1, 2, 3, 7}) {
+      std::size_t at = 0;
+      for (int s = 0; s < servers; ++s) {
+        const ShardRange part = shard_range(n, s, servers);
+        EXPECT_EQ(part.first, at);
+        EXPECT_LE(part.count, n / servers + 1);
+        at += part.count;
+      }
+      EXPECT_EQ(at, n);
+    }
+}
+
+}  // namespace
+}  // namespace dsgd

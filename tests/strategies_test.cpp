@@ -1,0 +1,408 @@
+// The table of strategies, and the learners' side of the strategies with servers: several learners in this
+// process, run in a scripted order against shards that answer at once, beside their plain twins.
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "strategies/strategy.h"
+#include "tests/quadratic.h"
+#include "tests/twins.h"
+
+namespace dsgd::test {
+namespace {
+
+using namespace std::string_literals;
+Value integer(int n) { return std::int64_t(n); }
+
+TEST(Table, IsComplete) {
+  std::set<std::string> names;
+  for (const StrategyEntry* entry : all_strategies()) {
+    EXPECT_TRUE(names.insert(entry->name).second) << entry->name << " is there twice";
+    EXPECT_EQ(find_strategy(entry->name), entry);
+    EXPECT_FALSE(entry->summary.empty()) << entry->name;
+    EXPECT_FALSE(entry->paper.empty()) << entry->name;
+    EXPECT_TRUE(entry->data_order == "global" || entry->data_order == "shard" || entry->data_order == "queue")
+        << entry->name << ": " << entry->data_order;
+    EXPECT_TRUE(entry->make && entry->cost && entry->effective) << entry->name;
+    EXPECT_TRUE(entry->data_order != "queue" || entry->make_rule)
+        << entry->name << " has nobody to ask for work";
+    for (const Parameter& parameter : entry->parameters)
+      EXPECT_FALSE(parameter.help.empty()) << parameter.name;
+    // Unknown keys and values out of range throw.
+    EXPECT_NO_THROW(Settings(entry->parameters, entry->conformance)) << entry->name;
+    EXPECT_NO_THROW(Settings(entry->parameters, entry->serial)) << entry->name;
+    EXPECT_NO_THROW(Settings(entry->parameters)) << entry->name;
+  }
+  for (const char* name : {"sync", "averaging", "downpour", "staleness_aware", "bmuf"})
+    EXPECT_TRUE(names.count(name)) << name;
+  EXPECT_EQ(find_strategy("no such strategy"), nullptr);
+}
+
+TEST(Table, CostsNothingForNothing) {
+  const Context context{.parameters = 1000, .workers = 3, .servers = 2};
+  for (const StrategyEntry* entry : all_strategies()) {
+    const Settings settings(entry->parameters, entry->conformance);
+    const Cost none = entry->cost(settings, context, 0), many = entry->cost(settings, context, 1000);
+    EXPECT_LE(none.bytes_sent, 64 * context.servers) << entry->name;  // a pull that finds the budget spent
+    EXPECT_GT(many.bytes_sent, 0) << entry->name;
+    EXPECT_GT(many.messages, 0) << entry->name;
+  }
+}
+
+std::string* open_log = nullptr;
+void log(const std::string& what) {
+  if (open_log) *open_log += what + " ";
+}
+
+// One learner's view of shards in this process. Pulls are answered at once; a push waits for deliver() or, as
+// messages keep their order, for the learner's next pull.
+class LocalServer final : public ParameterServer {
+ public:
+  LocalServer(std::deque<Shard>& shards, int worker, int minibatch)
+      : shards_(shards), worker_(worker), minibatch_(minibatch), versions_(shards.size()) {}
+
+  void begin_pull(int minibatches) override {
+    log("fetch");
+    while (deliver()) {
+    }
+    fetched_.clear();
+    replies_.clear();
+    for (Shard& shard : shards_) {
+      replies_.push_back(shard.pull(worker_, std::int64_t(minibatches) * minibatch_).value());
+      fetched_.insert(fetched_.end(), shard.w().data, shard.w().data + shard.w().size);
+    }
+  }
+  void end_pull(Vec w) override {
+    log("fetched");
+    std::copy(fetched_.begin(), fetched_.end(), w.data);
+    for (std::size_t s = 0; s < shards_.size(); ++s) versions_[s] = replies_[s].version;
+    used_ = replies_[0].used;
+    if (replies_[0].granted) granted_.push_back({replies_[0].position, int(replies_[0].granted)});
+  }
+  void push(float a, ConstVec g, std::int64_t samples) override {
+    log("push:" + std::to_string(samples));
+    Vector scaled(host_space(), g.size);
+    axpy(a, g, scaled);
+    pending_.push_back({std::move(scaled), samples, versions_});
+  }
+  bool deliver() {
+    if (pending_.empty()) return false;
+    const Push& push = pending_.front();
+    std::size_t at = 0;
+    for (std::size_t s = 0; s < shards_.size(); ++s) {
+      const std::size_t count = shards_[s].w().size;
+      shards_[s].push(worker_, push.versions[s], push.samples, push.g.view().part(at, count));
+      at += count;
+    }
+    pending_.pop_front();
+    return true;
+  }
+  std::int64_t used() const override { return used_; }
+  Portion take(int count) override {
+    if (granted_.empty()) return {};
+    Portion& first = granted_.front();
+    const Portion taken{first.position, std::min(count, first.count)};
+    first.position += taken.count;
+    first.count -= taken.count;
+    if (first.count == 0) granted_.pop_front();
+    return taken;
+  }
+  void leave() override {}
+
+ private:
+  struct Push {
+    Vector g;
+    std::int64_t samples;
+    std::vector<std::int64_t> versions;
+  };
+  std::deque<Shard>& shards_;
+  int worker_, minibatch_;
+  std::vector<std::int64_t> versions_;
+  std::deque<Push> pending_;
+  std::deque<Portion> granted_;
+  std::vector<Shard::Reply> replies_;
+  std::vector<float> fetched_;
+  std::int64_t used_ = 0;
+};
+
+class LoggedReplica final : public QuadraticReplica {
+ public:
+  using QuadraticReplica::QuadraticReplica;
+  double gradient(ConstVec at, const Batch& batch, Vec into) override {
+    log("gradient");
+    return QuadraticReplica::gradient(at, batch, into);
+  }
+};
+
+// Learners and servers of one strategy.
+struct Cluster {
+  Cluster(const std::string& strategy, const std::map<std::string, Value>& given,
+          const OptimizerSettings& optimizer, int workers, int servers, std::int64_t budget)
+      : w(host_space(), problem.n) {
+    problem.curved = true;
+    const StrategyEntry& entry = *find_strategy(strategy);
+    const Settings settings(entry.parameters, given);
+    Context context{.space = &host_space(),
+                    .workers = workers,
+                    .servers = servers,
+                    .minibatch = minibatch,
+                    .optimizer = optimizer};
+    for (int s = 0; s < servers; ++s) {
+      const ShardRange part = shard_range(problem.n, s, servers);
+      context.parameters = part.count;
+      rules.push_back(entry.make_rule(settings, context));
+      shards.emplace_back(Shard::Settings{workers, minibatch, budget}, *rules.back(),
+                          w.view().part(part.first, part.count));
+    }
+    context.parameters = problem.n;
+    for (int k = 0; k < workers; ++k) {
+      local.push_back(std::make_unique<LocalServer>(shards, k, minibatch));
+      context.server = local.back().get();
+      learners.push_back(entry.make(settings, context));
+      replicas.push_back(std::make_unique<LoggedReplica>(
+          problem, Order{entry.data_order, k, workers, minibatch, budget}, local.back().get()));
+    }
+  }
+  bool step(int k) { return replicas[k]->step(*learners[k]); }
+  void deliver(int k) { local[k]->deliver(); }
+
+  static constexpr int minibatch = 4;
+  Quadratic problem;
+  Vector w;
+  std::vector<std::unique_ptr<Rule>> rules;
+  std::deque<Shard> shards;
+  std::vector<std::unique_ptr<LocalServer>> local;
+  std::vector<std::unique_ptr<Strategy>> learners;
+  std::vector<std::unique_ptr<LoggedReplica>> replicas;
+};
+
+// The servers once more: one vector, sums of c arrivals, factors by staleness.
+struct PlainServer {
+  PlainServer(const OptimizerSettings& settings, std::size_t n, int arrivals = 1,
+              const std::string& how = "none")
+      : w(n), sum(n), optimizer(settings, n), c(arrivals), modulation(how) {}
+  void push(const Doubles& g, std::int64_t samples, std::int64_t at_version) {
+    const auto tau = double(version - at_version);
+    ++staleness[version - at_version];
+    double alpha = 1;
+    if (modulation == "inverse" && tau > 0) alpha = 1 / tau;
+    if (modulation == "inverse_plus_one") alpha = 1 / (tau + 1);
+    sum += (alpha / c) * g;
+    waiting += samples;
+    if (++arrived < c) return;
+    optimizer.step(w, sum, double(used));
+    used += waiting;
+    ++version;
+    arrived = 0;
+    waiting = 0;
+    sum.assign(sum.size(), 0);
+  }
+  Doubles w, sum;
+  PlainOptimizer optimizer;
+  int c, arrived = 0;
+  std::string modulation;
+  std::int64_t version = 0, used = 0, waiting = 0;
+  std::map<std::int64_t, std::int64_t> staleness;
+};
+
+// Dean et al. 2012, algorithm 1.1; with `overlap` the gradient is of the parameters before the fetch.
+struct PlainDownpour {
+  struct Push {
+    Doubles accrued;
+    std::int64_t samples, version;
+  };
+  void step(PlainServer& server, const Quadratic& problem, const Order& order) {
+    const bool fetch = t % n_fetch == 0;
+    Doubles fetched;
+    std::int64_t fetched_version = 0, fetched_used = 0;
+    if (fetch) {
+      for (; !travelling.empty(); travelling.pop_front()) arrive(server);
+      fetched = server.w, fetched_version = server.version, fetched_used = server.used;
+    }
+    const auto take = [&] { parameters = fetched, version = fetched_version, used = fetched_used; };
+    if (fetch && (!overlap || t == 0)) take();
+    Doubles gradient(problem.n);
+    problem.gradient(parameters.data(), order.own(4 * t, 4), gradient.data());
+    gradient = 0.25 * gradient;
+    accrued = accrued.empty() ? gradient : accrued + gradient;
+    samples += 4;
+    if (t % n_push == 0) {
+      travelling.push_back({accrued, samples, version});
+      accrued.clear();
+      samples = 0;
+    }
+    if (fetch && overlap) take();
+    parameters += -alpha * server.optimizer.rate(double(used)) / server.optimizer.rate(0) * gradient;
+    ++t;
+  }
+  void arrive(PlainServer& server) const {
+    const Push& push = travelling.front();
+    server.push(push.accrued, push.samples, push.version);
+  }
+  int n_fetch, n_push;
+  bool overlap;
+  double alpha;
+  Doubles parameters = {}, accrued = {};
+  std::int64_t samples = 0, version = 0, used = 0, t = 0;
+  std::deque<Push> travelling = {};
+};
+
+// Who does what next, drawn from a generator that is the same everywhere.
+class Dice {
+ public:
+  int roll(int sides) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return int((state_ >> 33) % std::uint64_t(sides));
+  }
+
+ private:
+  std::uint64_t state_ = 1;
+};
+
+void expect_same_staleness(const Shard& shard, const PlainServer& plain) {
+  for (std::size_t tau = 0; tau < shard.staleness().size(); ++tau) {
+    const auto found = plain.staleness.find(std::int64_t(tau));
+    EXPECT_EQ(shard.staleness()[tau], found == plain.staleness.end() ? 0 : found->second) << "tau " << tau;
+  }
+  EXPECT_GE(shard.staleness().size(), std::size_t(plain.staleness.rbegin()->first) + 1);
+}
+
+// float32 against double at values below 16, over 200 events.
+constexpr double rounding = 2e-5;
+
+std::vector<OptimizerSettings> server_optimizers() {
+  using Rule = OptimizerSettings::Rule;
+  return {{.rule = Rule::sgd,
+           .learning_rate = 1.0 / 32,
+           .schedule = {.kind = Schedule::Kind::step, .samples = 150, .factor = 0.5}},
+          {.rule = Rule::adagrad, .learning_rate = 0.5, .initial_accumulator = 0.5, .epsilon = 0.125},
+          {.rule = Rule::momentum, .learning_rate = 1.0 / 64, .momentum = 0.5}};
+}
+
+TEST(Twin, Downpour) {
+  for (const auto& optimizer : server_optimizers())
+    for (const int workers : {1, 2, 3, 4})
+      for (const auto& [n_fetch, n_push] : std::vector<std::pair<int, int>>{{1, 1}, {2, 3}, {5, 1}, {3, 3}})
+        for (const bool overlap : {false, true}) {
+          const double alpha = 1.0 / 16;
+          Cluster cluster("downpour",
+                          {{"n_fetch", integer(n_fetch)},
+                           {"n_push", integer(n_push)},
+                           {"overlap", overlap},
+                           {"local_learning_rate", alpha}},
+                          optimizer, workers, 2, 1 << 20);
+          PlainServer plain(optimizer, cluster.problem.n);
+          std::vector<PlainDownpour> twins(workers, {n_fetch, n_push, overlap, alpha});
+          Dice dice;
+          double far = 0;
+          for (int event = 0; event < 200; ++event) {
+            const int k = dice.roll(workers);
+            if (dice.roll(3) > 0) {
+              ASSERT_TRUE(cluster.step(k));
+              twins[k].step(plain, cluster.problem, {"shard", k, workers, 4});
+              far = std::max(far, difference(twins[k].parameters, cluster.replicas[k]->w.data));
+            } else {
+              cluster.deliver(k);
+              if (twins[k].travelling.empty()) continue;
+              twins[k].arrive(plain);
+              twins[k].travelling.pop_front();
+            }
+            far = std::max(far, difference(plain.w, cluster.w.data()));
+          }
+          EXPECT_LE(far, rounding) << workers << " workers, n_fetch " << n_fetch << ", n_push " << n_push
+                                   << (overlap ? ", overlap" : "") << ", optimizer " << int(optimizer.rule);
+          for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
+          EXPECT_EQ(cluster.shards[0].used(), plain.used);
+        }
+}
+
+TEST(Twin, StalenessAware) {
+  for (const auto& optimizer : server_optimizers())
+    for (const int workers : {1, 2, 3, 4})
+      for (int n = 1; n <= workers; ++n)
+        for (const auto& modulation : {"none"s, "inverse"s, "inverse_plus_one"s}) {
+          Cluster cluster("staleness_aware", {{"n", integer(n)}, {"modulation", modulation}}, optimizer,
+                          workers, 3, 1 << 20);
+          PlainServer plain(optimizer, cluster.problem.n, workers / n, modulation);
+          struct Push {
+            Doubles g;
+            std::int64_t version;
+          };
+          std::vector<std::deque<Push>> travelling(workers);
+          const auto arrive = [&](int k) {
+            if (travelling[k].empty()) return;
+            plain.push(travelling[k].front().g, 4, travelling[k].front().version);
+            travelling[k].pop_front();
+          };
+          const Order order{"queue", 0, workers, 4, 1 << 20};
+          std::int64_t position = 0;
+          Dice dice;
+          double far = 0;
+          for (int event = 0; event < 200; ++event) {
+            const int k = dice.roll(workers);
+            if (dice.roll(3) > 0) {
+              ASSERT_TRUE(cluster.step(k));
+              arrive(k);
+              Doubles g(cluster.problem.n);
+              cluster.problem.gradient(plain.w.data(), order.stream(position, 4), g.data());
+              position += 4;
+              travelling[k].push_back({0.25 * g, plain.version});
+            } else {
+              cluster.deliver(k);
+              arrive(k);
+            }
+            far = std::max(far, difference(plain.w, cluster.w.data()));
+          }
+          EXPECT_LE(far, rounding) << workers << " workers, n " << n << ", " << modulation << ", optimizer "
+                                   << int(optimizer.rule);
+          for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
+        }
+}
+
+std::string downpour_log(const std::map<std::string, Value>& settings, int steps) {
+  std::string text;
+  Cluster cluster("downpour", settings, {.learning_rate = 1.0 / 16}, 1, 1, 4 * steps);
+  open_log = &text;
+  while (cluster.step(0)) log("|");
+  open_log = nullptr;
+  EXPECT_EQ(cluster.replicas[0]->t, steps);
+  return text;
+}
+
+// The first push comes at once and carries one gradient, the later ones n_push, the last one the rest.
+TEST(Downpour, FetchesAndPushesAtTheirOwnPeriods) {
+  EXPECT_EQ(downpour_log({{"n_fetch", integer(2)}, {"n_push", integer(3)}, {"overlap", false}}, 6),
+            "fetch fetched gradient push:4 | gradient | "
+            "fetch fetched gradient | gradient push:12 | "
+            "fetch fetched gradient | gradient | "
+            "fetch fetched push:8 ");
+}
+
+// The fetch travels while the gradient is computed, and is behind the next step's gradient, not this one's:
+// what is pushed was computed at the version before.
+TEST(Downpour, OverlapsTheFetchWithTheGradient) {
+  EXPECT_EQ(downpour_log({{"n_fetch", integer(2)}, {"n_push", integer(3)}}, 6),
+            "fetch fetched fetch gradient push:4 fetched | gradient | "
+            "fetch gradient fetched | gradient push:12 | "
+            "fetch gradient fetched | gradient | "
+            "push:8 ");
+}
+
+// One learner misses no updates but its own, and its local steps stand in for them.
+TEST(Downpour, OfOneLearnerIsSerialSgdWithAndWithoutOverlap) {
+  for (const bool overlap : {false, true}) {
+    const OptimizerSettings sgd{.learning_rate = 0.25};
+    Cluster cluster("downpour", {{"overlap", overlap}}, sgd, 1, 2, 10 * 4);
+    PlainWorkers serial(cluster.problem, sgd, {.minibatch = 4, .budget = 10 * 4});
+    while (cluster.step(0)) serial.sync();
+    cluster.deliver(0);
+    EXPECT_LE(difference(serial.w[0], cluster.w.data()), rounding);
+  }
+}
+
+}  // namespace
+}  // namespace dsgd::test

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/optimizer.h"
+#include "tests/quadratic.h"
+
+// The papers' loops once more: from the equations, in double precision over plain vectors, all workers in one
+// process. They call nothing of strategies/ and models/.
+namespace dsgd::test {
+
+using Doubles = std::vector<double>;
+
+inline Doubles& operator+=(Doubles& a, const Doubles& b) {
+  for (std::size_t j = 0; j < a.size(); ++j) a[j] += b[j];
+  return a;
+}
+inline Doubles operator*(double a, Doubles b) {
+  for (double& x : b) x *= a;
+  return b;
+}
+inline Doubles operator+(Doubles a, const Doubles& b) { return a += b; }
+inline Doubles operator-(Doubles a, const Doubles& b) { return a += -1 * b; }
+inline Doubles mean(const std::vector<Doubles>& all) {
+  Doubles sum(all[0].size());
+  for (const Doubles& one : all) sum += one;
+  return (1.0 / double(all.size())) * sum;
+}
+
+inline double difference(const Doubles& a, const float* b) {  // largest, infinite where a number is not one
+  double far = 0;
+  for (std::size_t j = 0; j < a.size(); ++j) {
+    const double d = std::abs(a[j] - b[j]);
+    far = std::isfinite(d) ? std::max(far, d) : INFINITY;
+  }
+  return far;
+}
+
+struct PlainOptimizer {
+  using Rule = OptimizerSettings::Rule;
+  PlainOptimizer(const OptimizerSettings& settings, std::size_t n) : s(settings), state(n) { reset(); }
+  void reset() { state.assign(state.size(), s.rule == Rule::adagrad ? s.initial_accumulator : 0); }
+  double rate(double used) const {
+    if (s.schedule.kind == Schedule::Kind::step)
+      return s.learning_rate * std::pow(s.schedule.factor, std::floor(used / double(s.schedule.samples)));
+    if (s.schedule.kind == Schedule::Kind::warmup && used < double(s.schedule.samples))
+      return s.learning_rate *
+             (s.schedule.factor + (1 - s.schedule.factor) * used / double(s.schedule.samples));
+    return s.learning_rate;
+  }
+  void step(Doubles& w, const Doubles& g, double used) {
+    for (std::size_t j = 0; j < w.size(); ++j) {
+      const double d = g[j] + s.l2 * w[j];
+      double& v = state[j];
+      switch (s.rule) {
+        case Rule::sgd:
+          w[j] -= rate(used) * d;
+          break;
+        case Rule::momentum:
+          v = s.momentum * v + d;
+          w[j] -= rate(used) * v;
+          break;
+        case Rule::nesterov:
+          v = s.momentum * v + d;
+          w[j] -= rate(used) * (d + s.momentum * v);
+          break;
+        case Rule::adagrad:
+          v += d * d;
+          w[j] -= rate(used) * d / (std::sqrt(v) + s.epsilon);
+          break;
+      }
+    }
+  }
+  OptimizerSettings s;
+  Doubles state;
+};
+
+// Workers in lock-step.
+struct PlainWorkers {
+  PlainWorkers(const Quadratic& quadratic, const OptimizerSettings& settings, Order shape)
+      : problem(quadratic), W(quadratic.n), Wg(quadratic.n), Delta(quadratic.n) {
+    for (shape.worker = 0; shape.worker < shape.workers; ++shape.worker) {
+      order.push_back(shape);
+      w.emplace_back(problem.n);
+      optimizer.emplace_back(settings, problem.n);
+    }
+  }
+  std::size_t size() const { return w.size(); }
+  bool more() const { return used < order[0].budget; }
+  Doubles gradient(std::size_t k, double count) const {  // sum over the worker's minibatch / count
+    Doubles g(problem.n);
+    problem.gradient(w[k].data(), order[k].lock_step(used), g.data());
+    return (1 / count) * g;
+  }
+
+  // Zhang et al. 2015, hardsync: g = mean over all samples of all workers.
+  void sync() {
+    Doubles g(problem.n);
+    for (std::size_t k = 0; k < size(); ++k) g += gradient(k, double(order[0].global_count(used)));
+    for (std::size_t k = 0; k < size(); ++k) optimizer[k].step(w[k], g, double(used));
+    advance();
+  }
+
+  // Moritz et al. 2016: tau local steps, W <- (1/K) sum_k W_k.
+  void averaging(int tau, const std::string& state) {
+    local_step();
+    if (!ends(tau)) return;
+    w.assign(size(), mean(w));
+    std::vector<Doubles> states;
+    for (const auto& o : optimizer) states.push_back(o.state);
+    for (auto& o : optimizer) {
+      if (state == "average") o.state = mean(states);
+      if (state == "reset") o.reset();
+    }
+  }
+
+  // Chen & Huo 2016.
+  void bmuf(int block, double eta, double zeta, bool nesterov, bool reset) {
+    local_step();
+    if (!ends(block)) return;
+    const Doubles G = mean(w) - Wg;
+    Delta = eta * Delta + zeta * G;
+    W += Delta;
+    Wg = nesterov ? W + eta * Delta : W;
+    w.assign(size(), Wg);
+    for (auto& o : optimizer)
+      if (reset) o.reset();
+  }
+
+  Quadratic problem;
+  std::vector<Order> order;
+  std::vector<Doubles> w;  // of each worker
+  std::vector<PlainOptimizer> optimizer;
+  Doubles W, Wg, Delta;  // bmuf
+  std::int64_t t = 0, used = 0;
+
+ private:
+  void advance() {
+    used += order[0].global_count(used);
+    ++t;
+  }
+  void local_step() {
+    for (std::size_t k = 0; k < size(); ++k)
+      if (const auto count = order[k].lock_step(used).size())
+        optimizer[k].step(w[k], gradient(k, double(count)), double(used));
+    advance();
+  }
+  bool ends(int period) const { return t % period == 0 || !more(); }
+};
+
+}  // namespace dsgd::test
