@@ -38,7 +38,12 @@ Handle string_type() {
   return type;
 }
 
-void quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+void quiet() {
+  static const herr_t once =
+      H5dont_atexit();  // after a failed write (disk full) HDF5's own exit handler crashes
+  (void)once;
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 }  // namespace
 
@@ -157,6 +162,10 @@ void append(hid_t table, hid_t type, const void* rows, std::size_t count) {
   H5Sselect_hyperslab(file_space, H5S_SELECT_SET, &first, nullptr, &added, nullptr);
   const Handle memory_space(H5Screate_simple(1, &added, nullptr), H5Sclose);
   check(H5Dwrite(table, type, memory_space, file_space, H5P_DEFAULT, rows), table, "table cannot be written");
+}
+
+Handle open_table(hid_t file, const std::string& name) {
+  return {check(H5Dopen2(file, name.c_str(), H5P_DEFAULT), file, "table " + name), H5Dclose};
 }
 
 std::size_t size(hid_t table) {

@@ -50,6 +50,7 @@ std::vector<std::string> names(hid_t object);  // of all attributes
 // A table is a one-dimensional, extensible compound data set; `type` describes one row in memory.
 Handle create_table(hid_t file, const std::string& name, hid_t type);
 void append(hid_t table, hid_t type, const void* rows, std::size_t count);
+Handle open_table(hid_t file, const std::string& name);
 std::size_t size(hid_t table);
 void read(hid_t table, hid_t type, void* rows);
 
@@ -57,7 +58,7 @@ template <typename Row>
 std::vector<Row> read_table(hid_t file, const std::string& name) {
   std::vector<Row> rows;
   if (!exists(file, name)) return rows;
-  const Handle table(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle table(open_table(file, name));
   const Handle type = Row::type();
   rows.resize(size(table));
   if (!rows.empty()) read(table, type, rows.data());

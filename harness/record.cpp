@@ -1,12 +1,17 @@
 #include "harness/record.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <ctime>
 #include <fstream>
 #include <thread>
 
 #include "build_info.h"
+#include "harness/results.h"
 #include "models/network.h"
 
 namespace dsgd {
@@ -20,6 +25,15 @@ std::string cpu_name() {
   for (std::string line; std::getline(in, line);)
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   return "unknown";
+}
+
+// Ranks that are being killed may hold the file for a moment longer.
+void wait_until_closed(const std::filesystem::path& part) {
+  const int fd = ::open(part.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  for (int i = 0; i < 100 && flock(fd, LOCK_EX | LOCK_NB); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  ::close(fd);
 }
 
 }  // namespace
@@ -88,20 +102,24 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
 }
 
 void finish_record(const std::filesystem::path& result, const RunConfig& config, const std::string& outcome,
-                   const std::string& detail) {
+                   const std::string& detail, const std::string& history) {
   const std::filesystem::path part = part_of(result);
-  h5::Handle file;
+  const auto finish = [&] {
+    h5::Handle file = h5::open(part, true);
+    h5::set(h5::group(file, "provenance"), "ended", utc_now());
+    h5::set(file, "outcome_detail", detail);
+    h5::set(file, "outcome", outcome);
+    h5::close(std::move(file));
+    return read_result(part);
+  };
+  wait_until_closed(part);
   try {
-    file = h5::open(part, true);
-  } catch (const std::runtime_error&) {
+    finish();
+  } catch (const std::exception&) {
     if (std::filesystem::exists(part)) std::filesystem::rename(part, result.string() + ".damaged");
-    create_record(part, config, "");
-    file = h5::open(part, true);
+    create_record(part, config, history);
+    finish();
   }
-  h5::set(h5::group(file, "provenance"), "ended", utc_now());
-  h5::set(file, "outcome_detail", detail);
-  h5::set(file, "outcome", outcome);
-  h5::close(std::move(file));
   std::filesystem::rename(part, result);
 }
 

@@ -164,6 +164,16 @@ RunResult read_result(const std::filesystem::path& path) {
   run.effective = attributes(file, "effective");
   run.provenance = attributes(file, "provenance");
   run.result = attributes(file, "result");
+  for (const auto& [group, key] :
+       std::initializer_list<std::pair<const std::map<std::string, Value>*, const char*>>{
+           {&run.config, "strategy"},
+           {&run.config, "workers"},
+           {&run.config, "minibatch"},
+           {&run.config, "seed"},
+           {&run.config, "target"},
+           {&run.provenance, "started"}})
+    if (!group->contains(key))
+      throw std::runtime_error(fmt::format("{}: damaged: expected an attribute {}", path.string(), key));
   run.snapshots = h5::read_table<SnapshotRow>(file, "snapshots");
   run.ranks = h5::read_table<RankRow>(file, "ranks");
   run.staleness = h5::read_table<StalenessRow>(file, "staleness");
@@ -197,7 +207,8 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
   for (const RunResult& run : runs) origins.insert(run.origin());
   if (origins.size() > 1 && !mixed) {
     std::string message =
-        "these runs do not compare, they come from different programs or hosts (--allow-mixed shows them all the "
+        "these runs do not compare, they come from different programs or hosts (--allow-mixed shows them all "
+        "the "
         "same):";
     for (const std::string& origin : origins) message += "\n  " + origin;
     throw std::runtime_error(message);

@@ -247,7 +247,7 @@ int sweep(const SweepOptions& options) {
         stale.push_back(fmt::format("{}: {}", result.filename().string(), old.origin()));
       if (done && !options.redo) continue;
       history[&config] = old.history + attempt(old);
-    } catch (const std::runtime_error& e) {
+    } catch (const std::exception& e) {
       fmt::print(stderr, "{}; starts again\n", e.what());
     }
     todo.push_back(&config);
@@ -286,7 +286,7 @@ int sweep(const SweepOptions& options) {
       outcome = made.outcome == "running" ? "error" : made.outcome;
       detail = made.outcome == "running" ? "the job ended without a result" : made.detail;
     }
-    finish_record(result, config, outcome, detail);
+    finish_record(result, config, outcome, detail, history[&config]);
     display.end(outcome, detail);
   }
 

@@ -105,7 +105,7 @@ extern const StrategyEntry downpour_entry{
           const std::int64_t pulls =
               s.flag("overlap") ? periods(steps, s.integer("n_fetch")) + 1 : steps / s.integer("n_fetch") + 1;
           const std::int64_t pushes =
-              periods(steps, s.integer("n_push")) + ((steps - 1) % s.integer("n_push") != 0);
+              periods(steps, s.integer("n_push")) + (steps > 0 && (steps - 1) % s.integer("n_push") != 0);
           return double(pulls) * pull_cost(c) + double(pushes) * push_cost(c);
         },
     .effective =

@@ -1,0 +1,968 @@
+#!/usr/bin/python3
+"""End-to-end tests: the program `dsgd` as a user runs it, with real ranks that are killed and stopped, and disks that are full.
+
+    DSGD_BUILD=build /usr/bin/python3 tests/end_to_end_test.py -v
+"""
+import contextlib
+import ctypes
+import datetime
+import glob
+import gzip
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import h5py
+import numpy as np
+
+DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsgd")
+PATIENCE = 240  # seconds that any one command may take
+GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
+
+LOCK_STEP = ("sync", "averaging", "bmuf")
+SERVED = ("downpour", "staleness_aware")
+STRATEGIES = LOCK_STEP + SERVED
+
+# A task that is learned in milliseconds.
+SMALL = """
+title = "Small"
+dataset = "synthetic"
+model = "softmax"
+synthetic.shape = "1x8x8"
+synthetic.train = 500
+synthetic.test = 101
+minibatch = 10
+snapshots = 3
+optimizer.learning_rate = 0.05
+"""
+TRAIN, TEST, EPOCHS = 500, 101, 4
+
+# Runs that would go on for hours, and a short one.
+ENDLESS = """
+title = "Endless"
+dataset = "synthetic"
+model = "softmax"
+synthetic.train = 600
+synthetic.test = 101
+workers = 2
+samples = 1000000000
+minibatch = 64
+snapshots = 2
+"""
+SHORT = "[strategy.bmuf]\nsamples = 4000\n"
+
+
+def setUpModule():
+    global scratch, shared, environment
+    scratch, shared = tempfile.mkdtemp(prefix="dsgd-"), tempfile.mkdtemp(prefix="dsgd-", dir="/dev/shm")
+    # What Open MPI leaves behind when it is killed goes with these folders.
+    environment = dict(os.environ, TMPDIR=scratch, OMPI_MCA_btl_vader_backing_directory=shared, XDG_CACHE_HOME=scratch)
+    environment.pop("DSGD_DATA", None)
+    unittest.addModuleCleanup(lambda: [shutil.rmtree(folder, ignore_errors=True) for folder in (scratch, shared)])
+
+
+def dsgd(*words, code=0):
+    """Runs the program to its end, which must come with this exit code."""
+    done = subprocess.run([DSGD, *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode != code:
+        raise AssertionError(f"exit code {done.returncode}, not {code}: dsgd {' '.join(words)}\n{done.stdout}{done.stderr}")
+    return done
+
+
+# ---- processes
+
+
+def stat(pid):
+    """The fields of /proc/PID/stat from the state on; none for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def alive(pid):
+    fields = stat(pid)
+    return fields is not None and fields[0] not in "ZX"
+
+
+def processes(folder):
+    """Command lines, by process, of everything alive that was started for results in the folder."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read().decode(errors="replace").split("\0")
+            if int(pid) != os.getpid() and any(word.startswith(folder) for word in words) and alive(pid):
+                found[int(pid)] = words
+    return found
+
+
+def ranks(folder):
+    found = {}
+    for pid, words in processes(folder).items():
+        if words[1:2] == ["rank"]:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
+                variables = dict(v.split(b"=", 1) for v in f.read().split(b"\0") if b"=" in v)
+                found[int(variables[b"OMPI_COMM_WORLD_RANK"])] = pid
+    return found
+
+
+def mpirun(folder):
+    return next((pid for pid, words in processes(folder).items() if words[0] == "mpirun"), None)
+
+
+def processor_seconds(pid):
+    fields = stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(dir=scratch)
+        self.addCleanup(self.end_processes)
+        self.out = self.folder + "/out"
+
+    def end_processes(self):
+        for pid in processes(self.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def experiment(self, text, name="mine.toml"):
+        path = f"{self.folder}/{name}"
+        with open(path, "w") as f:
+            f.write(text)
+        return path
+
+    def start(self, *words):
+        process = subprocess.Popen([DSGD, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, condition, what, seconds=60):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = condition()
+            if found:
+                return found
+            time.sleep(0.02)
+        self.fail(f"no {what} after {seconds} s")
+
+    def training(self, sweep, part, seconds=0.5):
+        """Waits until the run with this part of a name is in the middle of its training; returns its processes."""
+        def busy():
+            if sweep.poll() is not None:
+                self.fail(f"dsgd ended before {part} was training:\n" + "".join(sweep.communicate()))
+            now = ranks(self.folder)
+            return 0 in now and part in " ".join(processes(self.folder).get(now[0], [])) and processor_seconds(now[0]) > seconds
+        self.wait_for(busy, f"training of {part}")
+        return mpirun(self.folder), ranks(self.folder)
+
+    def assert_gone(self, pids):
+        with self.subTest("nothing is left alive"):
+            self.wait_for(lambda: not any(map(alive, pids)), "end of all processes", GONE_WITHIN)
+
+    def assert_tidy(self, folder=None):
+        """Only finished records: no part, plan or damaged file."""
+        names = [name for name in os.listdir(folder or self.out) if name != ".lock"]
+        self.assertEqual([], [name for name in names if not name.endswith(".h5")])
+        return sorted(names)
+
+
+# ---- records
+
+
+class Record:
+    """A result file, read with h5py alone."""
+
+    def __init__(self, path):
+        self.path = path
+        with h5py.File(path, "r") as file:
+            self.attributes = dict(file.attrs)
+            self.groups = {name: dict(g.attrs) for name, g in file.items() if isinstance(g, h5py.Group)}
+            self.types = {place: {name: g.attrs.get_id(name).dtype for name in g.attrs}
+                          for place, g in [("/", file), *((n, g) for n, g in file.items() if isinstance(g, h5py.Group))]}
+            self.tables = {name: d[:] for name, d in file.items() if isinstance(d, h5py.Dataset)}
+        self.config, self.result = self.groups.get("config", {}), self.groups.get("result", {})
+
+    def __getitem__(self, name):
+        return self.attributes[name]
+
+
+def records(folder):
+    return {os.path.basename(path): Record(path) for path in sorted(glob.glob(folder + "/*.h5"))}
+
+
+def record(folder, pattern):
+    (path,) = glob.glob(f"{folder}/{pattern}")
+    return Record(path)
+
+
+TABLES = {
+    "steps": [("rank", "i4"), ("step", "i8"), ("samples", "i4"), ("used", "i8"), ("seconds", "f8"), ("loss", "f4"),
+              ("compute_s", "f4"), ("communication_s", "f4")],
+    "snapshots": [("used", "i8"), ("seconds", "f8"), ("version_min", "i8"), ("version_max", "i8"), ("test_loss", "f8"),
+                  ("test_correct", "i8"), ("test_count", "i8")],
+    "ranks": [("rank", "i4"), ("server", "u1"), ("steps", "i8"), ("samples", "i8"), ("total_s", "f8"), ("compute_s", "f8"),
+              ("communication_s", "f8"), ("wait_s", "f8"), ("snapshot_s", "f8"), ("bytes_sent", "i8"), ("bytes_received", "i8"),
+              ("messages", "i8"), ("synchronisations", "i8")],
+    "staleness": [("shard", "i4"), ("tau", "i8"), ("count", "i8")],
+}
+TEXT, FLOAT, INTEGER = "text", "f8", "i8"
+ATTRIBUTES = {
+    "/": {"schema": INTEGER, "name": TEXT, "id": TEXT, "title": TEXT, "outcome": TEXT, "outcome_detail": TEXT, "engine": TEXT},
+    "provenance": {**dict.fromkeys(["commit", "dirty", "compiler", "build_type", "flags", "mpi", "hdf5", "device_library", "host",
+                                    "cpu", "instruction_set", "started", "ended", "plan"], TEXT),
+                   "cores": INTEGER, "ranks": INTEGER},
+    "result": {**dict.fromkeys(["seconds", "setup_s", "scoring_s", "first_loss", "last_loss"], FLOAT),
+               **dict.fromkeys(["samples", "updates", "synchronisations", "unapplied_samples", "parameters", "sample_uses_min",
+                                "sample_uses_max"], INTEGER),
+               "weights_sha256": TEXT},
+}
+
+
+def kind(dtype):
+    text = h5py.check_string_dtype(dtype)
+    if text is None:
+        return dtype.str.lstrip("<|")
+    return TEXT if text.encoding == "utf-8" and text.length is None else f"text of another kind: {text}"
+
+
+def strategy_parameters():
+    parameters, name = {}, None
+    for line in dsgd("list", "strategies").stdout.splitlines():
+        if re.match(r"  \S", line):
+            name = line.split()[0]
+            parameters[name] = set()
+        elif match := re.match(r"      (\S+) +.*\(default ", line):
+            parameters[name].add(match[1])
+    return parameters
+
+
+class RecordChecks:
+    """What results/README.md says of a complete record."""
+
+    def assert_schema(self, r):
+        for place, expected in ATTRIBUTES.items():
+            self.assertEqual(expected, {name: kind(t) for name, t in r.types[place].items() if name != "history"}, place)
+        self.assertEqual({"config", "effective", "provenance", "result"}, set(r.groups))
+        served = r.config["strategy"] in SERVED
+        self.assertEqual(set(TABLES) - (set() if served else {"staleness"}), set(r.tables))
+        for name, table in r.tables.items():
+            self.assertEqual({field: np.dtype(t) for field, t in TABLES[name]},
+                             {field: table.dtype[field] for field in table.dtype.names}, name)
+        own = {"strategy." + key for key in strategy_parameters()[r.config["strategy"]]}
+        run_keys = set(re.findall(r"^ +(\S+) .*\(default ", dsgd("list", "keys").stdout, re.M))
+        self.assertGreater(len(run_keys), 20)
+        self.assertEqual(run_keys | own | {"strategy", "text"}, set(r.config))
+        self.assertLessEqual({kind(t) for t in r.types["config"].values()}, {TEXT, FLOAT, INTEGER, "u1"})
+        self.assertEqual({FLOAT}, {kind(t) for t in r.types["effective"].values()})
+        self.assertIn("global_minibatch", r.groups["effective"])
+
+        self.assertEqual(1, r["schema"])
+        self.assertEqual("mpi", r["engine"])
+        self.assertEqual(os.path.basename(r.path), r["name"] + ".h5")
+        self.assertEqual(f"{r.config['strategy']}-{r.config['workers']}w-seed{r.config['seed']}-{r['id']}", r["name"])
+        provenance = r.groups["provenance"]
+        self.assertEqual([], [key for key, value in provenance.items() if value == ""])
+        started, ended = (datetime.datetime.strptime(provenance[key], "%Y-%m-%dT%H:%M:%SZ") for key in ("started", "ended"))
+        self.assertLessEqual(started, ended)
+        self.assertIn(provenance["dirty"], ("true", "false"))
+        self.assertIn(provenance["commit"], dsgd("--version").stdout)
+        self.assertIn(provenance["cores"], (os.cpu_count(), len(os.sched_getaffinity(0))))
+        self.assertEqual(len(r.tables["ranks"]), provenance["ranks"])
+
+    def assert_consistent(self, r, test_count):
+        """What must hold between the numbers of a run that ended well."""
+        steps, snapshots, rows, result = r.tables["steps"], r.tables["snapshots"], r.tables["ranks"], r.result
+        workers, budget, minibatch = int(r.config["workers"]), r.config["samples"], r.config["minibatch"]
+        self.assertEqual("ok", r["outcome"])
+        served = r.config["strategy"] in SERVED
+
+        self.assertEqual([0] * workers + [1] * int(served and r.config["servers"]), list(rows["server"]))
+        self.assertEqual(list(range(len(rows))), list(rows["rank"]))
+        self.assertEqual(budget, result["samples"] + result["unapplied_samples"])
+        self.assertEqual(budget, rows["samples"].sum())
+        self.assertEqual(budget, steps["samples"].sum())
+        self.assertLessEqual(steps["samples"].max(), minibatch)
+        self.assertTrue(np.isfinite(steps["loss"]).all())
+        self.assertLess(result["last_loss"], result["first_loss"])
+        self.assertRegex(result["weights_sha256"], "^[0-9a-f]{64}$")
+        for rank in range(workers):
+            own, row = steps[steps["rank"] == rank], rows[rank]
+            self.assertEqual(list(range(row["steps"])), list(own["step"]))
+            self.assertEqual(row["samples"], own["samples"].sum())
+            self.assertTrue((np.diff(own["seconds"]) >= 0).all() and (np.diff(own["used"]) >= 0).all())
+            self.assertLessEqual(own["seconds"][-1], result["seconds"])
+            self.assertAlmostEqual(row["compute_s"], own["compute_s"].sum(dtype=float), delta=1e-3 + 0.01 * row["compute_s"])
+            parts = row["compute_s"] + row["communication_s"] + row["wait_s"] + row["snapshot_s"]
+            self.assertLessEqual(parts, row["total_s"] * 1.01 + 0.002)
+
+        self.assertEqual(r.config["snapshots"] + 2, len(snapshots))
+        self.assertEqual((0, 0), (snapshots["used"][0], snapshots["version_max"][0]))
+        self.assertEqual(result["samples"], snapshots["used"][-1])
+        self.assertTrue((snapshots["test_count"] == test_count).all())
+        self.assertTrue((snapshots["test_correct"] <= test_count).all() and (snapshots["test_correct"] >= 0).all())
+        self.assertTrue((snapshots["version_min"] <= snapshots["version_max"]).all())
+        for field in ("used", "seconds", "version_min"):
+            self.assertTrue((np.diff(snapshots[field]) >= 0).all(), field)
+        due = budget * np.arange(len(snapshots) - 1) // (len(snapshots) - 1)
+        self.assertTrue((snapshots["used"][:-1] >= due).all(), "a snapshot was taken early")
+
+        if served:
+            for shard in range(r.config["servers"]):
+                own = r.tables["staleness"][r.tables["staleness"]["shard"] == shard]
+                arrivals = own["count"].sum()
+                self.assertEqual(rows["steps"][:workers].sum(), arrivals)  # every step pushes one gradient
+                self.assertTrue((own["count"] > 0).all() and (own["tau"] >= 0).all())
+            c = 1 if r.config["strategy"] == "downpour" else max(1, workers // r.config["strategy.n"])
+            self.assertEqual(arrivals // c, result["updates"])
+        elif r.config["strategy"] == "sync":
+            n = result["parameters"]
+            self.assertEqual(2 * (workers - 1) / workers * 4 * n * rows["steps"][0], rows["bytes_sent"][0])
+            self.assertEqual(rows["steps"][0], result["updates"])
+
+
+def table_rows(text):
+    """Rows of a printed table by (strategy, workers), each a dictionary by heading."""
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("strategy "))
+    headings = re.split(r"  +", lines[at])
+    rows = {}
+    for line in lines[at + 1:]:
+        cells = re.split(r"  +", line)
+        if len(cells) != len(headings):
+            break
+        row = dict(zip(headings, cells))
+        rows[row["strategy"], int(row["workers"])] = row
+    return rows
+
+
+# ---- tests
+
+
+class SweepOnRealImages(unittest.TestCase, RecordChecks):
+    """The shipped quickstart with a small budget: LeNet on Fashion-MNIST."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.out = tempfile.mkdtemp(dir=scratch)
+        cls.words = ["sweep", "quickstart", "-o", cls.out, "--set", "seed=1", "--set", "samples=2400", "--set", "snapshots=1",
+                     "--set", "target=0.3"]
+        cls.sweep = dsgd(*cls.words)
+        cls.records = records(cls.out)
+
+    def test_first_start(self):
+        wanted = {(strategy, workers) for strategy in STRATEGIES for workers in (1, 2)}
+        self.assertEqual(wanted, {(r.config["strategy"], r.config["workers"]) for r in self.records.values()})
+        self.assertEqual(10, len(self.records))
+        self.assertEqual([], [f for f in os.listdir(self.out) if not f.endswith(".h5") and f != ".lock"])
+        self.assertEqual(wanted, set(table_rows(self.sweep.stdout)))
+        self.assertIn("results: " + self.out, self.sweep.stdout)
+        self.assertIn("Five strategies, LeNet on Fashion-MNIST", self.sweep.stdout)
+
+    def test_records_follow_the_schema(self):
+        for name, r in self.records.items():
+            with self.subTest(name):
+                self.assert_schema(r)
+
+    def test_numbers_are_consistent(self):
+        for name, r in self.records.items():
+            with self.subTest(name):
+                self.assert_consistent(r, test_count=10000)
+                self.assertEqual((0, 1), (r.result["sample_uses_min"], r.result["sample_uses_max"]))
+                self.assertEqual(6, len(r.groups["provenance"]["plan"].splitlines()))
+
+    def test_all_start_from_the_same_weights(self):
+        losses = [r.tables["snapshots"]["test_loss"][0] for r in self.records.values()]
+        self.assertLess(max(losses) - min(losses), 1e-4)
+
+    def test_all_learn(self):
+        for name, r in self.records.items():
+            with self.subTest(name):
+                correct = r.tables["snapshots"]["test_correct"]
+                self.assertGreater(correct[-1], correct[0] + 500)
+
+    def test_second_start_runs_nothing(self):
+        before = {f: os.stat(f"{self.out}/{f}").st_mtime_ns for f in self.records}
+        begun = time.monotonic()
+        again = dsgd(*self.words)
+        self.assertLess(time.monotonic() - begun, 5)
+        self.assertEqual("10 of 10 runs are there already", again.stderr.strip())
+        self.assertEqual(self.sweep.stdout, again.stdout)
+        self.assertEqual(before, {f: os.stat(f"{self.out}/{f}").st_mtime_ns for f in self.records})
+
+    def test_table_follows_its_definitions(self):
+        text = dsgd("table", self.out).stdout
+        self.assertIn(text, self.sweep.stdout)
+        rows = table_rows(text)
+        runs = {(r.config["strategy"], int(r.config["workers"])): r for r in self.records.values()}
+        throughput = {key: r.result["samples"] / r.result["seconds"] for key, r in runs.items()}
+        for (strategy, workers), r in runs.items():
+            with self.subTest(strategy=strategy, workers=workers):
+                row, snapshots = rows[strategy, workers], r.tables["snapshots"]
+                self.assertEqual(f"{100 * snapshots['test_correct'][-1] / 10000:.2f}", row["test accuracy %"])
+                reached = [s["seconds"] for s in snapshots if s["test_correct"] >= 3000]
+                self.assertEqual(f"{reached[0]:.2f}" if reached else "0 of 1 reached", row["time to 30 % (s)"])
+                self.assertEqual(f"{throughput[strategy, workers]:.0f}", row["samples/s"])
+                if workers == 2:
+                    speedup = throughput[strategy, 2] / throughput[strategy, 1]
+                    self.assertIn(f"{speedup:.2f} weak", row["speed-up (base: 1 worker)"])
+                self.assertEqual(f"{r.tables['ranks']['bytes_sent'][:workers].mean() / 1e6:.1f}", row["MB sent/worker"])
+                staleness = r.tables.get("staleness")
+                mean = "-" if staleness is None else f"{np.average(staleness['tau'], weights=staleness['count']):.2f}"
+                self.assertEqual(mean, row["mean staleness"])
+                self.assertEqual("1 ok", row["runs"])
+        self.assertIn("time to 99 %", dsgd("table", self.out, "--target", "0.99").stdout)
+        self.assertIn("0 of 1 reached", dsgd("table", self.out, "--target", "0.99").stdout)
+
+    def test_show(self):
+        for name, r in self.records.items():
+            with self.subTest(name):
+                text = dsgd("show", f"{self.out}/{name}").stdout
+                for part in (r["name"], ": ok", r.result["weights_sha256"], "lenet", "global_minibatch", "snapshots", "ranks"):
+                    self.assertIn(part, text)
+                self.assertEqual(r.config["strategy"] in SERVED, "staleness: mean" in text)
+                plan = dsgd("show", "--plan", f"{self.out}/{name}").stdout
+                self.assertEqual(r.groups["provenance"]["plan"].strip(), plan.strip())
+
+
+class SmallSweep(Case, RecordChecks):
+    """All strategies on a task of four whole epochs, with repeats and more servers than one."""
+
+    TEXT = (SMALL + f"samples = {TRAIN * EPOCHS}\nworkers = [1, 2]\n"
+            + "[strategy.sync]\n[strategy.averaging]\n[strategy.bmuf]\n[strategy.downpour]\nservers = 2\n[strategy.staleness_aware]\n")
+
+    def test_records(self):
+        dsgd("sweep", self.experiment(self.TEXT), "-o", self.out)
+        self.assertEqual(10, len(self.assert_tidy()))
+        made = {(r.config["strategy"], int(r.config["workers"])): r for r in records(self.out).values()}
+        for (strategy, workers), r in made.items():
+            with self.subTest(strategy=strategy, workers=workers):
+                self.assert_consistent(r, test_count=TEST)
+                uses = r.result["sample_uses_min"], r.result["sample_uses_max"]
+                if strategy == "downpour" and workers == 2:  # replicas go through their own parts at their own pace
+                    self.assertTrue(uses[0] <= EPOCHS <= uses[1], uses)
+                else:
+                    self.assertEqual((EPOCHS, EPOCHS), uses)
+
+        # The same seed gives the same weights, to the last bit, where the order of work is fixed; the record's own text is enough.
+        for strategy in LOCK_STEP:
+            for workers in (1, 2):
+                with self.subTest("again", strategy=strategy, workers=workers):
+                    r = made[strategy, workers]
+                    again = dsgd("run", self.experiment(r.config["text"], "again.toml"), "-o", self.folder + "/again").stdout
+                    self.assertIn(f"{r['name']}: ok", again)
+                    self.assertIn(r.result["weights_sha256"], again)
+        # One worker that averages with nobody is serial SGD.
+        self.assertEqual(made["sync", 1].result["weights_sha256"], made["averaging", 1].result["weights_sha256"])
+        self.assertNotEqual(made["sync", 1].result["weights_sha256"], made["sync", 2].result["weights_sha256"])
+
+    def test_diverging_run(self):
+        text = SMALL + "samples = 2000\nworkers = [1, 2]\noptimizer.l2 = 1\n[strategy.sync]\noptimizer.learning_rate = 1e6\n"
+        done = dsgd("sweep", self.experiment(text), "-o", self.out)
+        self.assertEqual(2, len(re.findall(r"diverged: ", done.stderr)))
+        for r in records(self.out).values():
+            self.assertEqual("diverged", r["outcome"])
+            self.assertNotEqual("", r["outcome_detail"])
+        row = table_rows(done.stdout)["sync", 2]
+        self.assertEqual(("-", "no base", "1 diverged"),
+                         (row["samples/s"], row["speed-up (base: 1 worker)"], row["runs"]))
+        self.assertNotRegex(done.stdout, r"\d weak|nan|inf\b")
+        self.assertIn("2 of 2 runs are there already", dsgd("sweep", self.experiment(text), "-o", self.out).stderr)
+
+    def test_dry_run_and_lists(self):
+        done = dsgd("sweep", self.experiment(self.TEXT), "-o", self.out, "--dry-run")
+        self.assertEqual(10, len(re.findall(r"^\w+-[12]w-seed1-[0-9a-f]{12} ", done.stdout, re.M)))
+        self.assertRegex(done.stdout, "10 runs, about .*; results would go to " + self.out)
+        self.assertFalse(os.path.exists(self.out))
+        for what, expected in {"strategies": STRATEGIES, "models": ["softmax", "mlp", "dnn", "lenet"], "devices": ["reference"],
+                               "datasets": ["mnist", "fashion-mnist", "synthetic"], "experiments": ["quickstart", *STRATEGIES],
+                               "keys": ["workers", "optimizer.learning_rate"]}.items():
+            listing = dsgd("list", what).stdout
+            for name in expected:
+                self.assertRegex(listing, rf"(?m)^ +{name} ", what)
+
+
+class StaleResults(Case):
+    def test_of_another_commit(self):
+        text = self.experiment(SMALL + "samples = 1000\n[strategy.sync]\n[strategy.downpour]\n")
+        words = ["sweep", text, "-o", self.out]
+        dsgd(*words)
+        (sync,) = glob.glob(self.out + "/sync-*.h5")
+        with h5py.File(sync, "r+") as file:
+            file["provenance"].attrs["commit"] = "0123456789abcdef" * 2 + "01234567"
+        before = {name: r.result["weights_sha256"] for name, r in records(self.out).items()}
+        with open(sync, "rb") as f:
+            content = f.read()
+
+        refused = dsgd(*words, code=2)
+        self.assertIn(f"1 of 2 results in {self.out} were made by another program", refused.stderr)
+        self.assertIn(os.path.basename(sync) + ": commit 0123456789ab", refused.stderr)
+        for option in ("--keep-stale", "--redo", "-o"):
+            self.assertIn(option, refused.stderr)
+        mixed = dsgd("table", self.out, code=2)
+        self.assertIn("do not compare", mixed.stderr)
+        self.assertIn("commit 0123456789ab", mixed.stderr)
+        (option,) = re.findall(r"--[a-z-]+", mixed.stderr)
+        self.assertEqual(2, len(table_rows(dsgd("table", self.out, option).stdout)))
+        with open(sync, "rb") as f:
+            self.assertEqual(content, f.read())
+
+        kept = dsgd(*words, "--keep-stale")
+        self.assertEqual("2 of 2 runs are there already", kept.stderr.strip())
+        self.assertEqual(2, len(table_rows(kept.stdout)))
+        with open(sync, "rb") as f:
+            self.assertEqual(content, f.read())
+
+        redone = dsgd(*words, "--redo")
+        self.assertIn("[2/2]", redone.stderr)
+        self.assertNotIn("0123456789abcdef", Record(sync).groups["provenance"]["commit"])
+        self.assertEqual(before[os.path.basename(sync)], Record(sync).result["weights_sha256"])
+        self.assertIn("2 of 2 runs are there already", dsgd(*words).stderr)
+        self.assert_tidy()
+
+
+class BrokenRuns(Case):
+    """Ranks, mpirun and dsgd itself are killed or stopped in the middle of a run."""
+
+    KILLED = r"was ended by signal 9 \(Killed\)"
+
+    def test_killed_and_stopped_processes(self):
+        text = self.experiment(ENDLESS + "seed = [1, 2, 3]\n[strategy.sync]\n[strategy.downpour]\n" + SHORT + "seed = [1, 3]\n")
+        sweep = self.start("sweep", text, "-o", self.out)
+        cases = [("sync-2w-seed1", 1, signal.SIGKILL, "error", "rank 1 " + self.KILLED),
+                 ("downpour-2w-seed1", 2, signal.SIGKILL, "error", "rank 2 " + self.KILLED),  # the server
+                 ("sync-2w-seed2", "mpirun", signal.SIGKILL, "error", "mpirun " + self.KILLED),
+                 ("downpour-2w-seed2", "mpirun", signal.SIGKILL, "error", "mpirun " + self.KILLED),
+                 ("sync-2w-seed3", 0, signal.SIGSTOP, "timeout", r"rank 0 \(process {}\) is stopped"),
+                 ("downpour-2w-seed3", 1, signal.SIGSTOP, "timeout", r"rank 1 \(process {}\) is stopped")]
+        reasons = {}
+        for name, victim, number, outcome, reason in cases:
+            # Three seconds of training: steps have reached the disk.
+            parent, children = self.training(sweep, name, seconds=3 if number == signal.SIGSTOP else 0.5)
+            self.assertEqual(2 if name.startswith("sync") else 3, len(children))
+            pid = parent if victim == "mpirun" else children[victim]
+            os.kill(pid, number)
+            reasons[name] = outcome, reason.format(pid)
+            self.assert_gone([parent, *children.values()])
+        out, err = sweep.communicate(timeout=PATIENCE)
+
+        self.assertEqual(1, sweep.returncode, out + err)
+        self.assertEqual(8, len(self.assert_tidy()))
+        for name, (outcome, reason) in reasons.items():
+            with self.subTest(name):
+                r = record(self.out, name + "*.h5")
+                self.assertEqual(outcome, r["outcome"])
+                self.assertRegex(r["outcome_detail"], "^" + reason)
+                self.assertRegex(err, f"{outcome}: {reason}")
+                self.assertNotIn("result", r.groups)
+                self.assertIn("ended", r.groups["provenance"])
+                if outcome == "timeout":
+                    steps = r.tables["steps"]
+                    self.assertGreater(len(steps), 0, "no step had reached the disk")
+                    self.assertEqual(list(range(len(steps))), list(steps["step"]))
+        quick = {name: os.stat(f"{self.out}/{name}").st_mtime_ns for name in os.listdir(self.out) if name.startswith("bmuf")}
+        for name in quick:
+            self.assertEqual("ok", Record(f"{self.out}/{name}")["outcome"])
+        rows = table_rows(out)
+        self.assertEqual(["2 error, 1 timeout", "2 error, 1 timeout", "2 ok"],
+                         [rows[s, 2]["runs"] for s in ("sync", "downpour", "bmuf")])
+
+        # The next start tries again what failed and nothing else; the new record tells of the earlier attempt.
+        again = dsgd("sweep", text, "-o", self.out, "--set", "seed=1", "--set", "time_limit=1", code=1)
+        self.assertIn("2 of 4 runs are there already", again.stderr)
+        self.assertEqual(2, len(re.findall(r"timeout: not done after 1 s \(time_limit\)", again.stderr)))
+        for name in ("sync-2w-seed1", "downpour-2w-seed1"):
+            r = record(self.out, name + "*.h5")
+            self.assertEqual("timeout", r["outcome"])
+            self.assertIn("not done after 1 s (time_limit)", r["outcome_detail"])
+            self.assertRegex(r["history"], rf"^\d{{4}}-\d\d-\d\dT[\d:]+Z error: {reasons[name][1]}")
+            self.assertIn("earlier attempts:\n" + r["history"], dsgd("show", r.path).stdout)
+        self.assertEqual(quick, {name: os.stat(f"{self.out}/{name}").st_mtime_ns for name in quick})
+        self.assertEqual(8, len(self.assert_tidy()))
+        self.assertEqual({}, processes(self.folder))
+
+    def test_killed_dsgd(self):
+        for strategy in ("sync", "downpour"):
+            with self.subTest(strategy):
+                out = f"{self.out}-{strategy}"
+                text = self.experiment(ENDLESS + SHORT + f"[strategy.{strategy}]\n[strategy.averaging]\nsamples = 4000\n")
+                sweep = self.start("sweep", text, "-o", out)
+                parent, children = self.training(sweep, strategy + "-2w")
+                sweep.kill()
+                sweep.wait()
+                (bmuf,) = glob.glob(out + "/bmuf-*.h5")
+                before = os.stat(bmuf).st_mtime_ns
+                # At once, while the last ranks may still be dying.
+                again = dsgd("sweep", text, "-o", out, "--set", "time_limit=3", code=1)
+                self.assert_gone([parent, *children.values()])
+                self.assertIn("1 of 3 runs are there already", again.stderr)
+                self.assertRegex(again.stderr, rf"{strategy}-2w-seed1-\w+: had been interrupted; starts again")
+                self.assertEqual(before, os.stat(bmuf).st_mtime_ns)
+                r = record(out, strategy + "*.h5")
+                self.assertEqual("timeout", r["outcome"])
+                self.assertIn("not done after 3 s (time_limit)", r["outcome_detail"])
+                self.assertIn("error: interrupted: dsgd ended before the run did", r["history"])
+                self.assertEqual("ok", record(out, "averaging*.h5")["outcome"])
+                self.assertEqual(3, len(self.assert_tidy(out)))
+
+    def test_dsgd_is_killed_and_nobody_starts_it_again(self):
+        sweep = self.start("sweep", self.experiment(ENDLESS + "[strategy.sync]\n"), "-o", self.out)
+        parent, children = self.training(sweep, "sync")
+        sweep.kill()
+        self.assert_gone([parent, *children.values()])
+        sweep.wait()
+        self.assertEqual({}, processes(self.folder))
+
+    def test_ctrl_c_and_the_bar(self):
+        text = self.experiment(ENDLESS + "[strategy.sync]\n" + SHORT)
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execve(DSGD, [DSGD, "sweep", text, "-o", self.out], environment)
+        self.addCleanup(os.close, terminal)
+        shown = ""
+
+        def read_until(condition, seconds):
+            nonlocal shown
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not condition():
+                if select.select([terminal], [], [], 0.1)[0]:
+                    try:
+                        shown += os.read(terminal, 65536).decode(errors="replace")
+                    except OSError:  # the other side is closed
+                        return
+        read_until(lambda: re.search(r"samples/s  loss \d", shown), 60)
+        self.assertRegex(shown, r"\r\x1b\[K\[1/2\] sync +2 workers seed 1 [█░]{20} +\d+ %  \d+ samples/s  loss \d")
+        parent, children = mpirun(self.folder), ranks(self.folder)
+        os.write(terminal, b"\x03")
+        ended = []
+
+        def exited():
+            ended[:] = ended or [status for waited, status in [os.waitpid(pid, os.WNOHANG)] if waited]
+            return ended
+        read_until(exited, GONE_WITHIN)
+        self.wait_for(exited, "end of dsgd after Ctrl-C", GONE_WITHIN)
+        self.assertEqual(130, os.waitstatus_to_exitcode(ended[0]))
+        self.assert_gone([parent, *children.values()])
+        self.assertEqual({}, processes(self.folder))
+        (name,) = self.assert_tidy()
+        r = Record(f"{self.out}/{name}")
+        self.assertEqual("error", r["outcome"])
+        self.assertIn("interrupted by the user", r["outcome_detail"])
+
+        # The same command goes on with the rest.
+        again = dsgd("sweep", text, "-o", self.out, "--set", "time_limit=3", code=1)
+        self.assertNotIn("there already", again.stderr)
+        self.assertIn("interrupted by the user", Record(f"{self.out}/{name}")["history"])
+        self.assertEqual("ok", record(self.out, "bmuf*.h5")["outcome"])
+
+    def test_one_sweep_at_a_time_in_a_folder(self):
+        text = self.experiment(ENDLESS + "[strategy.sync]\n")
+        first = self.start("sweep", text, "-o", self.out)
+        parent, children = self.training(first, "sync")
+        before = sorted(os.listdir(self.out))
+        second = dsgd("sweep", text, "-o", self.out, code=2)
+        self.assertEqual(f"dsgd: {self.out}: another dsgd is at work in this folder; wait for it, or use another one (-o)",
+                         second.stderr.strip())
+        self.assertEqual(before, sorted(os.listdir(self.out)))
+        self.assertEqual(children, ranks(self.folder))
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=GONE_WITHIN)
+        self.assertEqual(130, first.returncode)
+        self.assert_gone([parent, *children.values()])
+        self.assert_tidy()
+
+    def test_launchers_that_fail(self):
+        text = self.experiment(SMALL + "samples = 1000\nworkers = 2\n[strategy.sync]\n[strategy.downpour]\n")
+        for launcher, reason in {"no-such-launcher -n {ranks}": "no-such-launcher: No such file or directory",
+                                 "mpirun --bind-to none --oversubscribe -n 1": "1 MPI ranks?|started with 1",
+                                 "false": "exit code 1"}.items():
+            with self.subTest(launcher):
+                done = dsgd("sweep", text, "-o", self.out, "--launcher", launcher, code=1)
+                self.assertEqual(2, len(re.findall(rf"error: .*(?:{reason})", done.stderr)), done.stderr)
+                self.assertEqual({"error"}, {r["outcome"] for r in records(self.out).values()})
+        dsgd("sweep", text, "-o", self.out)
+        self.assertEqual(3, len(record(self.out, "sync*.h5")["history"].splitlines()))
+        self.assert_tidy()
+
+
+class DamagedResults(Case):
+    def test_damaged_files_are_made_again(self):
+        text = self.experiment(SMALL + "samples = 1000\n[strategy.sync]\n")
+        words = ["sweep", text, "-o", self.out]
+        dsgd(*words)
+        (name,) = self.assert_tidy()
+        path = f"{self.out}/{name}"
+        with open(path, "rb") as f:
+            good = f.read()
+
+        def zeros(first, last):
+            return good[:first] + bytes(last - first) + good[last:]
+        damages = {"empty": b"", "text": b"not HDF5 at all\n" * 100, "half": good[:len(good) // 2], "head": zeros(0, 4096),
+                   "groups": zeros(8192, 12288), "tables": zeros(12288, len(good))}
+        for what, content in damages.items():
+            with self.subTest(what, file="record"):
+                with open(path, "wb") as f:
+                    f.write(content)
+                self.assertIn(path, dsgd("show", path, code=2).stderr)
+                table = dsgd("table", self.out, code=2)
+                self.assertIn(path, table.stderr)
+                again = dsgd(*words)
+                self.assertIn(path, again.stderr)
+                self.assertIn("starts again", again.stderr)
+                self.assertEqual("ok", Record(path)["outcome"])
+                self.assertEqual([name], self.assert_tidy())
+            with self.subTest(what, file="part"):
+                os.remove(path)
+                with open(path + ".part", "wb") as f:
+                    f.write(content)
+                again = dsgd(*words)
+                self.assertIn(name[:-3] + ": had been interrupted; starts again", again.stderr)
+                self.assertEqual("ok", Record(path)["outcome"])
+                self.assertEqual([name], [n for n in os.listdir(self.out) if n.endswith(".h5")])
+                for left in set(os.listdir(self.out)) - {name, ".lock"}:
+                    self.assertEqual(name + ".damaged", left)
+                    os.remove(f"{self.out}/{left}")
+
+    def test_a_foreign_file_beside_good_ones(self):
+        dsgd("sweep", self.experiment(SMALL + "samples = 1000\n[strategy.sync]\n"), "-o", self.out)
+        with h5py.File(self.out + "/foreign.h5", "w") as file:
+            file.attrs["schema"] = np.int64(2)
+        table = dsgd("table", self.out, code=1)
+        self.assertEqual(f"{self.out}/foreign.h5: not a result file of schema version 1", table.stderr.strip())
+        self.assertIn(("sync", 1), table_rows(table.stdout))
+        dsgd("show", self.out + "/foreign.h5", code=2)
+
+
+class Disks(Case):
+    def setUp(self):
+        super().setUp()
+        if os.geteuid() != 0:
+            self.skipTest("mounting a small disk needs root")
+        # Mounts are seen by this process and its children alone, and go with them.
+        new_namespace, private = 0x20000, 1 << 18 | 0x4000
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None):
+            self.skipTest("no mount namespace: " + os.strerror(ctypes.get_errno()))
+        os.mkdir(self.out)
+        self.text = self.experiment(SMALL + "samples = 1000\nworkers = 2\n[strategy.sync]\n[strategy.downpour]\n")
+
+    def mount(self, options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.out], capture_output=True, text=True)
+        if done.returncode:
+            self.skipTest("no tmpfs can be mounted: " + done.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", "-l", self.out], stderr=subprocess.DEVNULL)
+
+    def test_full_disk(self):
+        for size in ("4k", "24k", "64k", "160k", "400k"):
+            with self.subTest(size):
+                self.mount("size=" + size)
+                full = subprocess.run([DSGD, "sweep", self.text, "-o", self.out], env=environment, capture_output=True, text=True,
+                                      timeout=PATIENCE)
+                self.assertIn(full.returncode, (1, 2), full.stdout + full.stderr)
+                self.assertRegex(full.stderr, re.escape(self.out) + r"/\S+: .*No space left on device")
+                for r in records(self.out).values():  # under a final name, everything can be read
+                    self.assertIn(r["outcome"], ("ok", "error"))
+                subprocess.run(["mount", "-o", "remount,size=20m", self.out], check=True)
+                dsgd("sweep", self.text, "-o", self.out)
+                self.assertEqual(["ok", "ok"], [r["outcome"] for r in records(self.out).values()])
+                self.assertEqual([], glob.glob(self.out + "/*.part*"))
+                subprocess.run(["umount", self.out], check=True)
+                self.assertEqual({}, processes(self.folder))
+
+    def test_read_only_disk(self):
+        self.mount("size=2m")
+        dsgd("sweep", self.text, "-o", self.out)
+        subprocess.run(["mount", "-o", "remount,ro", self.out], check=True)
+        for folder in (self.out, self.out + "/new"):
+            refused = dsgd("sweep", self.text, "-o", folder, code=2)
+            self.assertRegex(refused.stderr, re.escape(folder) + r".*: Read-only file system; results need a folder that can be written to")
+        self.assertEqual(2, len(table_rows(dsgd("table", self.out).stdout)))
+        dsgd("show", glob.glob(self.out + "/sync*.h5")[0])
+
+
+class DataFiles(Case):
+    TRAIN, TEST = 60, 20
+    NAMES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
+
+    def setUp(self):
+        super().setUp()
+        self.data = self.folder + "/data/fashion-mnist"
+        self.text = self.experiment('model = "softmax"\nminibatch = 10\nsamples = 100\nworkers = 2\nsnapshots = 0\n[strategy.sync]\n')
+        self.write_all()
+
+    def write_all(self):
+        os.makedirs(self.data, exist_ok=True)
+        random = np.random.default_rng(1)
+        for part, count in ("train", self.TRAIN), ("test", self.TEST):
+            images, labels = self.NAMES[part]
+            self.write(images, struct.pack(">4I", 0x803, count, 28, 28) + random.bytes(count * 784))
+            self.write(labels, struct.pack(">2I", 0x801, count) + bytes(i % 10 for i in range(count)))
+
+    def write(self, name, content):
+        with open(f"{self.data}/{name}", "wb") as f:
+            f.write(content)
+
+    def read(self, name):
+        with open(f"{self.data}/{name}", "rb") as f:
+            return f.read()
+
+    def test_good_files(self):
+        self.text = self.experiment('model = "softmax"\nminibatch = 10\nsamples = 3000\nsnapshots = 0\n[strategy.sync]\n')
+        dsgd("sweep", self.text, "-o", self.out, "--data-dir", self.folder + "/data")
+        r = record(self.out, "*.h5")
+        self.assertEqual(self.TEST, r.tables["snapshots"]["test_count"][0])
+        self.assertEqual(50, r.result["sample_uses_max"])
+
+    def test_damaged_files(self):
+        images, labels = self.NAMES["train"]
+        test_images, test_labels = self.NAMES["test"]
+        size = self.TRAIN * 784
+        zipped = bytearray(gzip.compress(self.read(images), mtime=0))
+        zipped[len(zipped) // 2] ^= 0xff
+        cases = {  # file, its damaged content, where, what is expected there
+            "wrong magic": (images, struct.pack(">I", 0x801) + self.read(images)[4:], "byte 0", "expected the magic number 00000803"),
+            "wrong size": (images, self.read(images)[:8] + struct.pack(">I", 27) + self.read(images)[12:], "byte 8", "expected 28 rows"),
+            "empty": (test_labels, b"", "byte 0", "expected an IDX header of 8 bytes, found the end"),
+            "truncated": (images, self.read(images)[:-100], f"byte {16 + size - 100}", f"expected the {size} bytes"),
+            "trailing bytes": (test_images, self.read(test_images) + b"x", f"byte {16 + self.TEST * 784}", "expected the end of the file"),
+            "label out of range": (labels, self.read(labels)[:8 + 7] + b"\x0b" + self.read(labels)[8 + 8:], "byte 15",
+                                   "expected a label from 0 to 9, found 11"),
+            "other count": (labels, struct.pack(">2I", 0x801, 59) + self.read(labels)[8:-1], "byte 4", "expected 60 labels"),
+            "huge count": (images, struct.pack(">2I", 0x803, 0xffffffff) + self.read(images)[8:], f"byte {16 + size}", "expected the"),
+            "gzip damage": (images + ".gz", bytes(zipped), r"byte \d+ of the (de)?compressed", "expected"),
+            "gzip cut": (images + ".gz", gzip.compress(self.read(images))[:-1000], r"byte \d+ of the compressed",
+                         "expected more gzip data"),
+        }
+        for what, (name, content, place, expectation) in cases.items():
+            with self.subTest(what):
+                self.write_all()
+                if name.endswith(".gz"):
+                    os.remove(f"{self.data}/{name[:-3]}")
+                self.write(name, content)
+                done = dsgd("sweep", self.text, "-o", self.out, "--data-dir", self.folder + "/data", code=1)
+                message = rf"{re.escape(self.data)}/{name}: {place}.*: {expectation}"
+                self.assertEqual(1, len(re.findall(message, done.stderr)), done.stderr)
+                r = record(self.out, "*.h5")
+                self.assertEqual("error", r["outcome"])
+                self.assertRegex(r["outcome_detail"], r"^rank \d: " + message)
+                self.assertIn("dsgd data fetch fashion-mnist", r["outcome_detail"])
+                shutil.rmtree(self.out)
+                os.remove(f"{self.data}/{name}")
+
+    def test_missing_data(self):
+        os.remove(f"{self.data}/{self.NAMES['test'][1]}")
+        text = self.experiment('dataset = "mnist"\nmodel = "softmax"\n[strategy.sync]\n')
+        folder = self.folder + "/data"
+        for data_dir, place, why in ((folder, folder + "/mnist", "no such folder"),
+                                     (self.data, self.data, "1 of 4 files missing, t10k-labels-idx1-ubyte")):
+            with self.subTest(why):
+                done = dsgd("sweep", text, "-o", self.out, "--data-dir", data_dir, code=2)
+                self.assertIn("data set mnist was not found", done.stderr)
+                self.assertIn("dsgd data fetch mnist", done.stderr)
+                self.assertIn(f"{place}: {why}", done.stderr)
+                self.assertIn("/usr/share/datasets/mnist: ", done.stderr)
+                self.assertFalse(os.path.exists(self.out))
+
+
+class Mistakes(Case):
+    """Wrong keys, values and options: exit code 2 and a message that helps, before anything is started."""
+
+    def refused(self, *words, expect):
+        done = dsgd(*words, code=2)
+        for text in [expect] if isinstance(expect, str) else expect:
+            self.assertIn(text, done.stderr)
+        self.assertEqual("", done.stdout)
+        self.assertFalse(os.path.exists(self.out))
+        self.assertNotIn("terminate called", done.stderr)
+        return done.stderr
+
+    def test_keys_on_the_command_line(self):
+        for setting, expect in {
+            "workerss=2": ["--set workerss=2: workerss: unknown key", "workers"],
+            "optimizer.learning_rte=1": ["unknown key", "optimizer.learning_rate"],
+            "workers=0": ["--set workers=0: workers: ", "(allowed: "],
+            "workers=two": ["workers: ", "(allowed: "],
+            "workers=1.5": ["workers: ", "(allowed: "],
+            "model=lenett": ["model: ", "lenet", "(allowed: "],
+            "dataset=imagenet": ["dataset: ", "fashion-mnist"],
+            "engine=carrier-pigeon": ["engine: ", "mpi"],
+            "optimizer.rule=adam": ["optimizer.rule: ", "adagrad"],
+            "minibatch=[8,8]": ["minibatch: ", "duplicate"],
+            "seed=[]": ["seed: ", "empty array"],
+            "seed": ["--set seed: ", "KEY=VALUE"],
+            "strategy.synk.minibatch=8": ["strategy.synk: unknown strategy", "sync"],
+            "strategy.averaging.tau=0": ["strategy.averaging.tau: ", "(allowed: "],
+            "target=2": ["target: ", "(allowed: "],
+            "samples=1": ["samples", "minibatch"],
+        }.items():
+            with self.subTest(setting):
+                self.refused("sweep", "quickstart", "-o", self.out, "--set", setting, expect=expect)
+
+    def test_all_mistakes_of_a_file_at_once(self):
+        text = self.experiment('modell = "lenet"\nworkers = [1, 0]\n[strategy.sync]\ntau = 3\n[strategy.boguss]\n')
+        message = self.refused("sweep", text, "-o", self.out,
+                               expect=[f"{text}:1:1: modell: unknown key", f"{text}:2:15: workers: ", f"{text}:4:1: strategy.sync.tau: ",
+                                       "strategy.boguss: unknown strategy"])
+        self.assertEqual(4, len(message.strip().splitlines()))
+
+    def test_files(self):
+        syntax = self.experiment('model = "lenet\n[strategy.sync]\n', "syntax.toml")
+        empty = self.experiment("", "empty.toml")
+        self.refused("sweep", syntax, "-o", self.out, expect=f"{syntax}:1:")
+        self.refused("sweep", empty, "-o", self.out, expect="strategy: there is none")
+        self.refused("sweep", self.folder, "-o", self.out, expect=self.folder)
+        self.refused("sweep", "quickstat", "-o", self.out, expect=["quickstat: no such file or shipped experiment", "quickstart"])
+        self.refused("run", "quickstart", "-o", self.out, expect=["is 30 runs, not one", "dsgd sweep", "--set"])
+        self.refused("table", self.out, expect=self.out + ": no such folder")
+        self.refused("show", self.out + "/x.h5", expect=[self.out + "/x.h5: cannot be opened", "No such file"])
+        os.mkdir(self.folder + "/none")
+        self.refused("table", self.folder + "/none", expect="no result files")
+        self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
+
+    def test_options(self):
+        for words, expect in [([], "subcommand"), (["swep"], "subcommand"), (["sweep"], "experiment"),
+                              (["sweep", "quickstart", "--sett", "a=1"], "--sett"), (["list", "strategy"], "strategies"),
+                              (["data"], "subcommand"), (["data", "check", "mnst"], "mnst"), (["show"], "file"),
+                              (["table", "a", "--target", "high"], "high")]:
+            with self.subTest(words):
+                self.refused(*words, expect=expect)
+        self.assertIn("dsgd sweep quickstart", dsgd("--help").stdout)
+        self.assertRegex(dsgd("--version").stdout, r"^dsgd \d+\.\d+\.\d+, commit \w+")
+
+
+class Progress(Case):
+    def test_plain_lines_without_a_terminal(self):
+        text = self.experiment(SMALL + "samples = 1000\nseed = [1, 2]\n[strategy.sync]\n[strategy.downpour]\n")
+        done = dsgd("sweep", text, "-o", self.out)
+        self.assertNotRegex(done.stderr, r"[\r\x1b█░]")
+        # Seeds are interleaved across strategies.
+        runs = [(number, strategy, seed) for seed in (1, 2) for number, strategy in ((2 * seed - 1, "sync"), (2 * seed, "downpour"))]
+        lines = done.stderr.splitlines()
+        self.assertEqual(8, len(lines), done.stderr)
+        for i, (number, strategy, seed) in enumerate(runs):
+            self.assertRegex(lines[2 * i], rf"^\[{number}/4\] {strategy} +1 worker  seed {seed} \.\.\.$")
+            self.assertRegex(lines[2 * i + 1], rf"^\[{number}/4\] {strategy} +1 worker  seed {seed} ok: training loss [\d.]+ -> [\d.]+")
+
+    def test_one_run(self):
+        text = self.experiment(SMALL + "samples = 1000\nworkers = 2\n[strategy.sync]\n")
+        done = dsgd("run", text, "-o", self.out)
+        (name,) = self.assert_tidy()
+        self.assertIn(name[:-3] + ": ok (training loss", done.stdout)
+        self.assertEqual(dsgd("show", f"{self.out}/{name}").stdout.split("results: ")[0], done.stdout.split("results: ")[0])
+
+
+if __name__ == "__main__":
+    if not os.access(DSGD, os.X_OK):
+        sys.exit(f"{DSGD}: no such program; set DSGD_BUILD to the build folder")
+    unittest.main()
