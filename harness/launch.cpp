@@ -156,7 +156,7 @@ bool is_stopped(long pid, pid_t parent) {
 // The sentence of mpirun's or a rank's last words that says why the job ended.
 std::string cause(const std::vector<std::string>& errors, int status) {
   for (const std::string& line : errors)
-    if (line.starts_with("rank ")) return line;
+    if (line.starts_with("rank ") || line.starts_with("dsgd: ")) return line;
   for (const std::string& line : errors) {
     int rank = 0, signal = 0;
     const auto at = line.find("process rank "), on = line.find("exited on signal ");

@@ -110,13 +110,16 @@ void finish_record(const std::filesystem::path& result, const RunConfig& config,
     h5::set(file, "outcome_detail", detail);
     h5::set(file, "outcome", outcome);
     h5::close(std::move(file));
-    return read_result(part);
+    read_result(part);  // throws where the content is broken
   };
   wait_until_closed(part);
   try {
     finish();
   } catch (const std::exception&) {
-    if (std::filesystem::exists(part)) std::filesystem::rename(part, result.string() + ".damaged");
+    if (std::filesystem::exists(part)) {
+      std::filesystem::rename(part, result.string() + ".damaged");
+      fmt::print(stderr, "{}: damaged; set aside as {}.damaged\n", part.string(), result.filename().string());
+    }
     create_record(part, config, history);
     finish();
   }

@@ -103,7 +103,11 @@ class Display {
   }
 
   void end(const std::string& outcome, const std::string& detail) {
-    done_ += config_->samples();
+    if (outcome == "ok" || outcome == "diverged")
+      done_ += config_->samples();
+    else
+      samples_ -= config_->samples();  // says nothing about the time that the others take
+    used_ = 0;
     if (terminal_) fmt::print(stderr, "\r\033[K");
     fmt::print(stderr, "{} {}{}{}\n", head(), outcome, detail.empty() ? "" : ": " + detail, left());
   }

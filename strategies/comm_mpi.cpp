@@ -21,12 +21,13 @@ constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI ca
 enum class Kind : std::int32_t { push, pull, leave };
 
 // Goes before every payload between workers and servers.
-struct alignas(64) Header {
+struct Header {
   Kind kind = Kind::push;
   std::int32_t worker = 0;
   std::int64_t version = 0, used = 0;
   std::int64_t samples = 0;  // push: made of; pull: wanted; reply: granted
   std::int64_t position = 0;
+  std::int64_t reserved[3] = {};
 };
 static_assert(sizeof(Header) == 64);
 

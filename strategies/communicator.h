@@ -44,8 +44,7 @@ class Group {
 class ParameterServer {
  public:
   virtual ~ParameterServer() = default;
-  // w <- the servers' vector, and work for `minibatches` more steps is granted. When the budget is spent, w
-  // stays as it is.
+  // w <- the servers' vector, and work for `minibatches` more steps is granted, as far as the budget goes.
   void pull(Vec w, int minibatches = 1) {
     begin_pull(minibatches);
     end_pull(w);

@@ -684,7 +684,7 @@ class BrokenRuns(Case):
 
     def test_launchers_that_fail(self):
         text = self.experiment(SMALL + "samples = 1000\nworkers = 2\n[strategy.sync]\n[strategy.downpour]\n")
-        for launcher, reason in {"no-such-launcher -n {ranks}": "no-such-launcher: No such file or directory",
+        for launcher, reason in {"no-such-launcher -n {ranks}": "no-such-launcher: ",
                                  "mpirun --bind-to none --oversubscribe -n 1": "1 MPI ranks?|started with 1",
                                  "false": "exit code 1"}.items():
             with self.subTest(launcher):

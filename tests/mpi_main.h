@@ -51,10 +51,11 @@ class AllRanks : public testing::EmptyTestEventListener {
   }
   void OnTestStart(const testing::TestInfo& test) override { guard(name(test)); }
   void OnTestEnd(const testing::TestInfo& test) override {
-    std::array<std::int64_t, 1> failed{test.result()->Failed()};
-    world().sum(failed);
+    std::array<std::int64_t, 2> ranks{test.result()->Failed(), test.result()->Skipped()};
+    world().sum(ranks);
     guard("after " + name(test));
-    if (failed[0] && !test.result()->Failed()) ADD_FAILURE() << "failed on " << failed[0] << " other rank(s)";
+    if (ranks[0] && !test.result()->Failed()) ADD_FAILURE() << "failed on " << ranks[0] << " other rank(s)";
+    if (ranks[1] % world().size()) ADD_FAILURE() << "skipped on " << ranks[1] << " rank(s) only";
   }
 };
 
@@ -73,6 +74,7 @@ int main(int argc, char** argv) {
     auto& listeners = testing::UnitTest::GetInstance()->listeners();
     if (world().rank() > 0) {
       delete listeners.Release(listeners.default_result_printer());
+      delete listeners.Release(listeners.default_xml_generator());  // rank 0 writes the report
       listeners.Append(new FailurePrinter);
     }
     listeners.Append(new AllRanks);

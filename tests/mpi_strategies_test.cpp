@@ -56,15 +56,16 @@ INSTANTIATE_TEST_SUITE_P(Table, FixedOrder,
                          testing::ValuesIn(possible(world().servers() == 0 || world().workers() == 1)),
                          name_of);
 
-// The rate is small enough for three accumulated gradients at a staleness of twice the workers and falls to a
-// sixteenth; 16384 minibatches shrink the initial distance (8) by more than e^-7 even where a sum of two
-// gradients of staleness 3 counts as a sixth. What stays is the samples' noise: 2 % of the way.
+// A rate of 1/64 keeps three accumulated gradients stable at a staleness of twice the workers, 5120
+// minibatches of it (a quarter of it in the second half) shrink the initial distance, 8, by e^-3 even where a
+// gradient counts as a sixteenth: sums of two, at a staleness of eight. The noise of the samples stays far
+// below that; the bound leaves a factor of two.
 TEST_P(Conformance, ReachesTheOptimum) {
-  Job job = conformance();
-  job.budget = 16384 * world_minibatch;
+  Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
+  job.budget = 5120 * world_minibatch;
   job.optimizer.learning_rate = 1.0 / 64;
-  job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 3 + 1, .factor = 0.25};
-  EXPECT_LT(run(job).distance, 0.05 * 8);  // crowded hosts make gradients stale, and staleness small steps
+  job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
+  EXPECT_LT(run(job).distance, 0.1 * 8);
 }
 
 TEST_P(Conformance, SpendsTheBudgetToTheSample) {

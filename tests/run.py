@@ -15,7 +15,7 @@ PYTHON = "/usr/bin/python3"
 LIMIT = 600  # seconds a program
 
 # Worker and server counts of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
-WORLDS = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)]
+WORLDS = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2), (4, 2)]
 
 
 def mpirun(ranks):

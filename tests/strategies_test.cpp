@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <deque>
 #include <map>
 #include <memory>
@@ -50,6 +51,38 @@ TEST(Table, CostsNothingForNothing) {
     EXPECT_LE(none.bytes_sent, 64 * context.servers) << entry->name;  // a pull that finds the budget spent
     EXPECT_GT(many.bytes_sent, 0) << entry->name;
     EXPECT_GT(many.messages, 0) << entry->name;
+  }
+}
+
+// The table of strategies/README.md. The counters of real runs are held against cost() by the tests under
+// mpirun.
+TEST(Table, CostsWhatTheReadmeSays) {
+  const double n = 1000, P = 4, S = 2;
+  const Context context{.parameters = 1000,
+                        .workers = 4,
+                        .servers = 2,
+                        .optimizer = {.rule = OptimizerSettings::Rule::momentum}};
+  const auto expect = [&](const std::string& name, const std::map<std::string, Value>& given, double T,
+                          double reduces, double pulls, double pushes) {
+    const StrategyEntry& entry = *find_strategy(name);
+    const Cost cost = entry.cost(Settings(entry.parameters, given), context, std::int64_t(T));
+    EXPECT_EQ(cost.bytes_sent, reduces * 8 * n * (P - 1) / P + pulls * 64 * S + pushes * (64 * S + 4 * n))
+        << name << ", " << T << " steps";
+    EXPECT_EQ(cost.messages, reduces + (pulls + pushes) * S) << name << ", " << T << " steps";
+  };
+  for (const double T : {0, 1, 2, 3, 4, 5, 6, 7, 100}) {
+    const double third = std::ceil(T / 3), half = std::ceil(T / 2);
+    expect("sync", {}, T, T, 0, 0);
+    expect("averaging", {{"tau", integer(3)}}, T, third, 0, 0);
+    expect("averaging", {{"tau", integer(3)}, {"state", "average"s}}, T, 2 * third, 0, 0);
+    expect("averaging", {{"tau", integer(3)}, {"state", "reset"s}}, T, third, 0, 0);
+    expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
+    expect("staleness_aware", {}, T, 0, T + 1, T);
+    // Pushes come after steps 0, 3, 6, ...; what was accrued since is pushed at the end.
+    const double pushes = third + (T > 0 && std::fmod(T - 1, 3) != 0);
+    expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}}, T, 0, half + 1, pushes);
+    expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}, {"overlap", false}}, T, 0,
+           std::floor(T / 2) + 1, pushes);
   }
 }
 
