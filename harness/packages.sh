@@ -11,17 +11,17 @@ need_packages() {
     dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
-  local root=()
+  local root=(env)
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || {
       echo "Missing packages, and neither root nor sudo to install them: apt-get install ${missing[*]}" >&2
       exit 1
     }
-    root=(sudo)
+    root=(sudo env)
   fi
   echo "Installing ${missing[*]}"
   "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 build_packages=(git g++ cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev libtomlplusplus-dev libcli11-dev

@@ -51,7 +51,7 @@ std::string onednn_unavailable() { return ""; }
 #else
 std::unique_ptr<Device> make_onednn() { return nullptr; }
 std::string onednn_unavailable() {
-  return "built without oneDNN; install it (Debian: apt install libdnnl-dev) and build again";
+  return "built without oneDNN 2; install it (Debian: apt install libdnnl-dev) and build again";
 }
 #endif
 
