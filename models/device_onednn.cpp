@@ -8,8 +8,8 @@
 #include <optional>
 #include <utility>
 
+#include "models/chwn.h"
 #include "models/device.h"
-#include "models/max_pool.h"
 
 namespace dsgd {
 namespace {
@@ -22,6 +22,7 @@ using Dims = memory::dims;
 
 memory::desc floats(const Dims& dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
 memory::desc plain(const Dims& dims) { return floats(dims, dims.size() == 2 ? Tag::nc : Tag::nchw); }
+memory::desc bytes(std::size_t n) { return {{memory::dim(n)}, memory::data_type::u8, Tag::x}; }
 
 float* data(const memory& m) { return static_cast<float*>(m.get_data_handle()); }
 
@@ -72,6 +73,9 @@ std::vector<PlacedLayer> relu_after_pool(std::vector<PlacedLayer> layers) {
   return layers;
 }
 
+// Whether images are better kept with the minibatch innermost, in vectors of 16 samples.
+bool own_kernels(int batch) { return batch % 16 == 0; }
+
 // The constructor walks over the layers, forward and back, and emits steps that are ready to run: primitives
 // with their arguments, in the plan's own memory. Only w and g are the caller's; they are bound at every
 // call.
@@ -98,8 +102,10 @@ class OnednnPlan final : public Plan {
   Backward dense(const PlacedLayer& p, const memory& x, const std::optional<Activation>& a);
   Backward convolution(const PlacedLayer& p, const Conv2d& l, const memory& x,
                        const std::optional<Activation>& a);
-  std::optional<Backward> fast_max_pool(const PlacedLayer& p, const MaxPool& l, const memory& x,
-                                        const std::optional<Activation>& a);
+  Backward chwn_convolution(const PlacedLayer& p, const Conv2d& l, int pool, const Shape& out,
+                            const memory& x, const std::optional<Activation>& a);
+  Backward chwn_pooling(const PlacedLayer& p, bool max, int size, int stride, const memory& x,
+                        const std::optional<Activation>& a);
   Backward pooling(const PlacedLayer& p, algorithm kind, int size, int stride, const memory& x,
                    const std::optional<Activation>& a);
   Backward elementwise(const Activation& a, const memory& x, const memory& y);
@@ -141,20 +147,30 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
       done.push_back(elementwise(*a, x, make(x.get_desc())));
       continue;
     }
+    int pool = 1;  // of a max-pool that the convolution before it does by the way
+    Shape out = p.out;
+    if (const auto* l = std::get_if<MaxPool>(k + 1 < layers.size() ? &layers[k + 1].spec : nullptr);
+        l && std::get_if<Conv2d>(&p.spec) && own_kernels(batch_) && l->size == l->stride && l->size < 16) {
+      pool = l->size;
+      out = layers[++k].out;
+      implementations_.back() += " + " + to_string(layers[k].spec);
+    }
     // The activation that follows is applied where the layer's output is written.
     const auto next = k + 1 < layers.size() ? activation(layers[k + 1].spec) : std::nullopt;
     if (next) implementations_.back() += " + " + to_string(layers[++k].spec);
+    const bool chwn = own_kernels(batch_) && x.get_desc() == floats(dims(p.in), Tag::chwn);
     if (std::get_if<Dense>(&p.spec)) done.push_back(dense(p, x, next));
-    if (const auto* l = std::get_if<Conv2d>(&p.spec)) done.push_back(convolution(p, *l, x, next));
+    if (const auto* l = std::get_if<Conv2d>(&p.spec)) {
+      done.push_back(own_kernels(batch_) ? chwn_convolution(p, *l, pool, out, x, next)
+                                         : convolution(p, *l, x, next));
+    }
     if (const auto* l = std::get_if<MaxPool>(&p.spec)) {
-      if (auto b = fast_max_pool(p, *l, x, next)) {
-        done.push_back(std::move(*b));
-      } else {
-        done.push_back(pooling(p, algorithm::pooling_max, l->size, l->stride, x, next));
-      }
+      done.push_back(chwn && l->size < 16 ? chwn_pooling(p, true, l->size, l->stride, x, next)
+                                          : pooling(p, algorithm::pooling_max, l->size, l->stride, x, next));
     }
     if (const auto* l = std::get_if<AvgPool>(&p.spec)) {
-      done.push_back(pooling(p, algorithm::pooling_avg_exclude_padding, l->size, l->stride, x, next));
+      done.push_back(chwn ? chwn_pooling(p, false, l->size, l->stride, x, next)
+                          : pooling(p, algorithm::pooling_avg_exclude_padding, l->size, l->stride, x, next));
     }
   }
   logits_ = as(done.back().y, plain({batch_, classes_}));
@@ -172,9 +188,9 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
   }
   dx_ = as(dy, x_.get_desc());
 
-  std::size_t bytes = 0;
-  for (const auto& m : scratch_) bytes = std::max(bytes, m.get_desc().get_size());
-  const memory shared = make({{memory::dim(bytes)}, memory::data_type::u8, Tag::x});
+  std::size_t most = 0;
+  for (const auto& m : scratch_) most = std::max(most, m.get_desc().get_size());
+  const memory shared = make(bytes(most));
   for (auto& m : scratch_) m.set_data_handle(shared.get_data_handle());
 }
 
@@ -291,40 +307,62 @@ OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d&
           }};
 }
 
-// Our own kernel where the windows do not overlap and the layout of x suits it.
-std::optional<OnednnPlan::Backward> OnednnPlan::fast_max_pool(const PlacedLayer& p, const MaxPool& l,
-                                                              const memory& x,
-                                                              const std::optional<Activation>& a) {
-  const auto xd = x.get_desc();
-  const auto& layout = xd.data.format_desc.blocking;
-  const bool blocks = layout.inner_nblks == 1 && layout.inner_idxs[0] == 1;
-  const bool last = layout.inner_nblks == 0 && xd.data.ndims == 4 && layout.strides[1] == 1;
-  if (l.size > l.stride || l.size > 15 || !(blocks || last)) return std::nullopt;
+// Our own kernels, several times as fast as oneDNN's on the small images of the zoo. The max-pool that
+// follows is part of the convolution.
+OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Conv2d& l, int pool,
+                                                  const Shape& out, const memory& input,
+                                                  const std::optional<Activation>& a) {
   const bool relu = a && a->forward == algorithm::eltwise_relu;
-  const MaxPoolKernel kernel{batch_,
-                             p.in.channels,
-                             p.out.height,
-                             p.out.width,
-                             l.size,
-                             l.stride,
-                             relu,
-                             blocks ? int(layout.inner_blks[0]) : p.in.channels,
-                             layout.strides[0],
-                             layout.strides[1],
-                             layout.strides[2],
-                             layout.strides[3]};
-  const memory y = make(floats(dims(p.out), Tag::nhwc));
-  const memory winners =
-      make({{memory::dim(y.get_desc().get_size() / sizeof(float))}, memory::data_type::u8, Tag::x});
-  auto* const w = static_cast<std::uint8_t*>(winners.get_data_handle());
-  report("own kernel", "", "own kernel");
-  steps_->push_back([=, from = data(x), to = data(y)] { kernel.forward(from, to, w); });
+  const ChwnConv k{p.in.channels, p.in.height, p.in.width, l.filters, l.kernel,
+                   l.stride,      l.pad,       batch_,     pool,      relu};
+  const auto pixels = floats(dims(p.in), Tag::chwn), outputs = floats(dims(p.out), Tag::chwn);
+  const Dims kernels{l.filters, p.in.channels, l.kernel, l.kernel};
+  const std::size_t first = p.first, bias = p.first + p.weights;
+  const memory w = bind(weights_, plain(kernels), first), b = bind(weights_, plain({1, l.filters}), bias);
+  memory x = as(input, pixels);
+  if (l.pad > 0) {
+    const memory padded = make(bytes(k.padded_size() * sizeof(float)));
+    steps_->push_back([=] { k.padded(data(x), data(padded)); });
+    x = padded;
+  }
+  const memory y = make(floats(dims(out), Tag::chwn)), scratch = make(bytes(k.scratch() * sizeof(float)));
+  const memory winners = make(bytes(pool > 1 ? out.size() * batch_ : 0));
+  const auto won = static_cast<std::uint8_t*>(winners.get_data_handle());
+  report(fmt::format("own kernel {}", chwn_instructions()), "own kernel", "own kernel");
+  steps_->push_back([=] { k.forward(data(x), data(w), data(b), data(y), won); });
   if (a && !relu) elementwise(*a, y, y);
-  return Backward{y, relu ? std::nullopt : a, {}, [=, this](const memory& dy) {
-                    const memory dx = make(xd);
-                    steps_->push_back([=, from = data(dy), to = data(dx)] { kernel.backward(from, w, to); });
-                    return dx;
-                  }};
+  return {y, relu && pool > 1 ? std::nullopt : a,
+          [=, this](const memory& dy) {
+            const memory dw = bind(gradients_, plain(kernels), first),
+                         db = bind(gradients_, plain({1, l.filters}), bias);
+            steps_->push_back([=] { k.weights(data(x), data(dy), won, data(dw), data(db), data(scratch)); });
+          },
+          [=, this](const memory& dy) {
+            const memory dx = make(pixels), d = pool > 1 ? make(outputs) : dy;
+            if (pool > 1) steps_->push_back([=] { k.spread(data(dy), won, data(d)); });
+            const memory::dim C = p.in.channels, K = l.kernel;
+            const memory turned =
+                as(w, {kernels, memory::data_type::f32, Dims{C, 1, K * l.filters * C, l.filters * C}});
+            steps_->push_back([=] { k.data(data(turned), data(d), data(dx)); });
+            return dx;
+          }};
+}
+
+OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, int size, int stride,
+                                              const memory& x, const std::optional<Activation>& a) {
+  const ChwnPool k{p.in.channels, p.in.height, p.in.width, size, stride, p.out.height, p.out.width, batch_};
+  const memory y = make(floats(dims(p.out), Tag::chwn)),
+               winners = make(bytes(max ? p.out.size() * batch_ : 0));
+  const auto won = static_cast<std::uint8_t*>(winners.get_data_handle());
+  report("own kernel", "", "own kernel");
+  steps_->push_back([=] { max ? k.max_forward(data(x), data(y), won) : k.mean_forward(data(x), data(y)); });
+  if (a) elementwise(*a, y, y);
+  return {y, a, {}, [=, this](const memory& dy) {
+            const memory dx = make(x.get_desc());
+            steps_->push_back(
+                [=] { max ? k.max_backward(data(dy), won, data(dx)) : k.mean_backward(data(dy), data(dx)); });
+            return dx;
+          }};
 }
 
 OnednnPlan::Backward OnednnPlan::pooling(const PlacedLayer& p, algorithm kind, int size, int stride,
@@ -426,12 +464,12 @@ class OnednnDevice final : public Device {
   const Space& space() const override { return host_space(); }
   std::unique_ptr<Plan> plan(const Network& net, int batch) override {
     omp_set_num_threads(1);  // a rank is one thread; oneDNN plans for as many as there are at this moment
+    if (images(net) && batch > 8) batch = (batch + 15) / 16 * 16;  // less than one half of the lanes is empty
     return std::make_unique<OnednnPlan>(net, batch, engine_);
   }
   // Some tens of images overflow the second-level cache; matrices are the better the larger.
   int piece(const Network& net, int batch) const override {
-    const auto convolution = [](const LayerSpec& l) { return std::get_if<Conv2d>(&l) != nullptr; };
-    return std::any_of(net.layers.begin(), net.layers.end(), convolution) ? std::min(batch, 32) : batch;
+    return images(net) ? std::min(batch, 32) : batch;
   }
   std::string library() const override {
     const auto* v = dnnl::version();
@@ -439,6 +477,10 @@ class OnednnDevice final : public Device {
   }
 
  private:
+  static bool images(const Network& net) {
+    return std::any_of(net.layers.begin(), net.layers.end(),
+                       [](const LayerSpec& l) { return std::get_if<Conv2d>(&l) != nullptr; });
+  }
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
 };
 

@@ -122,19 +122,23 @@ const std::vector<Case>& cases() {
   return all;
 }
 
-class OnDevice : public testing::TestWithParam<std::tuple<std::string, Case>> {
+// Device, case, size of the minibatch (0: the case's own).
+class OnDevice : public testing::TestWithParam<std::tuple<std::string, Case, int>> {
  protected:
   void SetUp() override {
     const DeviceEntry* entry = find_device(std::get<0>(GetParam()));
     ASSERT_NE(entry, nullptr);
     if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
     device_ = entry->make();
+    case_ = std::get<1>(GetParam());
+    if (const int batch = std::get<2>(GetParam())) case_.n = (case_.batch = batch) - 1;
   }
   std::unique_ptr<Device> device_;
+  Case case_;
 };
 
 TEST_P(OnDevice, AgreesWithTheReference) {
-  const Case& c = std::get<1>(GetParam());
+  const Case& c = case_;
   const Network net = c.net();
   const std::size_t row = net.input.size(), classes = place(net).back().out.size();
   const auto plan = device_->plan(net, c.batch);
@@ -162,7 +166,7 @@ TEST_P(OnDevice, AgreesWithTheReference) {
 }
 
 TEST_P(OnDevice, RepeatsBitForBit) {
-  const Case& c = std::get<1>(GetParam());
+  const Case& c = case_;
   const Network net = c.net();
   const auto plan = device_->plan(net, c.batch), again = device_->plan(net, c.batch);
   const Vector w = parameters_for(net, 1);
@@ -177,7 +181,7 @@ TEST_P(OnDevice, RepeatsBitForBit) {
 }
 
 TEST_P(OnDevice, NamesAnImplementationPerLayerAndNoneIsOneDnnsReference) {
-  const Case& c = std::get<1>(GetParam());
+  const Case& c = case_;
   const auto lines = device_->plan(c.net(), c.batch)->implementations();
   EXPECT_FALSE(lines.empty());
   EXPECT_LE(lines.size(), c.layers.size());
@@ -191,9 +195,12 @@ std::vector<std::string> device_names() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layers, OnDevice,
-                         testing::Combine(testing::ValuesIn(device_names()), testing::ValuesIn(cases())),
+                         testing::Combine(testing::ValuesIn(device_names()), testing::ValuesIn(cases()),
+                                          testing::Values(0, 12, 32)),
                          [](const auto& test) {
-                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
+                           const int batch = std::get<2>(test.param);
+                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name +
+                                  (batch ? "_" + std::to_string(batch) : "");
                          });
 
 // The first maximum of a window in row order gets the whole gradient, on every device, be it the first layer

@@ -1,0 +1,483 @@
+#include "models/chwn.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+// A sum of products may be fused here (CMakeLists.txt), as in any library's matrix product. Each instruction
+// set has its own copy of the kernels, picked at run time; the templates' numbers say how many accumulators
+// fit its registers.
+#define DSGD_INLINE __attribute__((always_inline))
+
+namespace dsgd {
+namespace {
+
+constexpr int vector_width = 16;  // floats in a vector
+typedef float Floats __attribute__((vector_size(64), may_alias));
+typedef std::int32_t Ints __attribute__((vector_size(64), may_alias));
+typedef std::uint8_t Bytes __attribute__((vector_size(16), may_alias));
+
+DSGD_INLINE inline Floats load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
+DSGD_INLINE inline void store(float* to, Floats v) { *reinterpret_cast<Floats*>(to) = v; }
+DSGD_INLINE inline Ints load(const std::uint8_t* from) {
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Ints);
+}
+DSGD_INLINE inline void store(std::uint8_t* to, Ints v) {
+  *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(v, Bytes);
+}
+DSGD_INLINE inline float sum(Floats v) {
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto four =
+      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+  return two[0] + two[1];
+}
+
+// f(first, count) over [0, total) in parts of nearly equal size, at most `most`; count is known when
+// compiling.
+template <int most, class F>
+DSGD_INLINE inline void in_parts(int total, F f) {
+  const int parts = (total + most - 1) / most;
+  for (int part = 0; part < parts; ++part) {
+    const int first = total * part / parts, count = total * (part + 1) / parts - first;
+    [&]<int... n>(std::integer_sequence<int, n...>) DSGD_INLINE {
+      (void)((count == n + 1 && (f(first, std::integral_constant<int, n + 1>()), true)) || ...);
+    }
+    (std::make_integer_sequence<int, most>());
+  }
+}
+
+// Distances in floats.
+struct Strides {
+  explicit Strides(const ChwnConv& k)
+      : row(std::ptrdiff_t(k.width + 2 * k.pad) * k.lanes),
+        plane((k.height + 2 * k.pad) * row),
+        out_row(std::ptrdiff_t(k.columns()) * k.lanes),
+        out_plane(k.rows() * out_row) {}
+  std::ptrdiff_t row, plane, out_row, out_plane;  // of the padded input and of the output before the max-pool
+};
+
+// acc[f][v] = b[f] + sum over the taps of w[f][tap] * x, one output pixel of F filters and V*16 samples.
+template <int F, int V>
+DSGD_INLINE inline void convolve(const ChwnConv& k, const Strides& s, const float* x, const float* w,
+                                 const float* b, Floats (&acc)[F][V]) {
+  for (int f = 0; f < F; ++f)
+    for (int v = 0; v < V; ++v) acc[f][v] = Floats{} + b[f];
+  const std::ptrdiff_t taps = k.taps();
+  for (int c = 0; c < k.channels; ++c) {
+    for (int i = 0; i < k.kernel; ++i) {
+      const float* from = x + c * s.plane + i * s.row;
+      for (int j = 0; j < k.kernel; ++j, ++w, from += k.lanes) {
+        Floats xs[V];
+        for (int v = 0; v < V; ++v) xs[v] = load(from + v * vector_width);
+        for (int f = 0; f < F; ++f) {
+          const float a = w[f * taps];
+          for (int v = 0; v < V; ++v) acc[f][v] += a * xs[v];
+        }
+      }
+    }
+  }
+}
+
+template <int F_most, int V>
+DSGD_INLINE inline void forward_plain(const ChwnConv& k, const float* x, const float* w, const float* b,
+                                      float* y) {
+  const Strides s(k);
+  in_parts<F_most>(k.filters, [&](int first, auto F) DSGD_INLINE {
+    for (int r = 0; r < k.rows(); ++r) {
+      for (int c = 0; c < k.columns(); ++c) {
+        for (int n = 0; n < k.lanes; n += V * vector_width) {
+          Floats acc[F][V];
+          convolve<F, V>(k, s, x + r * k.stride * s.row + std::ptrdiff_t(c) * k.stride * k.lanes + n,
+                         w + first * k.taps(), b + first, acc);
+          float* to = y + first * s.out_plane + r * s.out_row + std::ptrdiff_t(c) * k.lanes + n;
+          for (int f = 0; f < F; ++f) {
+            for (int v = 0; v < V; ++v) {
+              // What is not a number gets on.
+              if (k.relu) acc[f][v] = acc[f][v] <= 0.0f ? Floats{} : acc[f][v];
+              store(to + f * s.out_plane + v * vector_width, acc[f][v]);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// One more value of a window: the first of equal ones stays; what is not a number gets on.
+DSGD_INLINE inline void larger(Floats value, int place, Floats& best, Ints& winner) {
+  const auto keep = value <= best;
+  best = keep ? best : value;
+  winner = keep ? winner : Ints{} + place;
+}
+
+template <int F_most, int V>
+DSGD_INLINE inline void forward_pooled(const ChwnConv& k, const float* x, const float* w, const float* b,
+                                       float* y, std::uint8_t* winners) {
+  const Strides s(k);
+  const int rows = k.rows() / k.pool, columns = k.columns() / k.pool;
+  in_parts<F_most>(k.filters, [&](int first, auto F) DSGD_INLINE {
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) {
+        for (int n = 0; n < k.lanes; n += V * vector_width) {
+          Floats best[F][V];
+          Ints winner[F][V];
+          for (int f = 0; f < F; ++f) {
+            for (int v = 0; v < V; ++v) {
+              best[f][v] = Floats{} - (k.relu ? 0 : INFINITY);
+              winner[f][v] = Ints{} + ChwnConv::none;
+            }
+          }
+          for (int place = 0; place < k.pool * k.pool; ++place) {
+            const int i = (r * k.pool + place / k.pool) * k.stride,
+                      j = (c * k.pool + place % k.pool) * k.stride;
+            Floats acc[F][V];
+            convolve<F, V>(k, s, x + i * s.row + std::ptrdiff_t(j) * k.lanes + n, w + first * k.taps(),
+                           b + first, acc);
+            for (int f = 0; f < F; ++f)
+              for (int v = 0; v < V; ++v) larger(acc[f][v], place, best[f][v], winner[f][v]);
+          }
+          for (int f = 0; f < F; ++f) {
+            const std::ptrdiff_t to = (std::ptrdiff_t(first + f) * rows + r) * columns + c;
+            for (int v = 0; v < V; ++v) {
+              store(y + to * k.lanes + n + v * vector_width, best[f][v]);
+              store(winners + to * k.lanes + n + v * vector_width, winner[f][v]);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// Rows [first, last) of the pooled gradients of one filter go to the places of the winners; d: the first of
+// their rows before the max-pool.
+DSGD_INLINE inline void spread_rows(const ChwnConv& k, int first, int last, const float* dy,
+                                    const std::uint8_t* winners, float* d) {
+  const int columns = k.columns() / k.pool;
+  const std::ptrdiff_t lanes = k.lanes, row = k.columns() * lanes;
+  for (int r = first; r < last; ++r) {
+    for (int c = 0; c < columns; ++c) {
+      for (int n = 0; n < k.lanes; n += vector_width) {
+        const std::ptrdiff_t from = (std::ptrdiff_t(r) * columns + c) * lanes + n;
+        const Floats value = load(dy + from);
+        const Ints winner = load(winners + from);
+        float* to = d + (r - first) * k.pool * row + c * k.pool * lanes + n;
+        for (int i = 0; i < k.pool; ++i)
+          for (int j = 0; j < k.pool; ++j)
+            store(to + i * row + j * lanes, winner == i * k.pool + j ? value : Floats{});
+      }
+    }
+  }
+}
+
+// `weights` works on O filters and some rows at a time, so that their gradients stay in the first-level
+// cache.
+constexpr int O_most = 8;
+int band_rows(const ChwnConv& k) {
+  constexpr int cache = 8192;  // floats
+  const int fit = cache / (O_most * k.columns() * k.lanes) / k.pool * k.pool;
+  return std::min(std::max(fit, k.pool), k.rows());
+}
+// Not a power of two: filters would fall on each other in the cache.
+std::ptrdiff_t band_plane(const ChwnConv& k) {
+  return std::ptrdiff_t(band_rows(k)) * k.columns() * k.lanes + vector_width;
+}
+
+// sums[o][j] += d[o] * x[j] over a band of rows, for the taps J of one kernel row; the last band writes dw.
+template <int O, int J>
+DSGD_INLINE inline void correlate(const ChwnConv& k, const Strides& s, int rows, const float* x,
+                                  const float* d, std::ptrdiff_t d_plane, bool begin, bool end, Floats* sums,
+                                  float* dw) {
+  Floats acc[O][J];
+  for (int o = 0; o < O; ++o)
+    for (int j = 0; j < J; ++j) acc[o][j] = begin ? Floats{} : sums[o * J + j];
+  for (int r = 0; r < rows; ++r) {
+    const float* xs = x + r * k.stride * s.row;
+    const float* ds = d + r * s.out_row;
+    for (int c = 0; c < k.columns(); ++c, xs += k.stride * k.lanes, ds += k.lanes) {
+      for (int n = 0; n < k.lanes; n += vector_width) {
+        Floats value[J];
+        for (int j = 0; j < J; ++j) value[j] = load(xs + j * k.lanes + n);
+        for (int o = 0; o < O; ++o) {
+          const Floats a = load(ds + o * d_plane + n);
+          for (int j = 0; j < J; ++j) acc[o][j] += a * value[j];
+        }
+      }
+    }
+  }
+  const std::ptrdiff_t taps = k.taps();
+  for (int o = 0; o < O; ++o) {
+    for (int j = 0; j < J; ++j) {
+      if (end)
+        dw[o * taps + j] = sum(acc[o][j]);
+      else
+        sums[o * J + j] = acc[o][j];
+    }
+  }
+}
+
+template <int O_part, int J_most>
+DSGD_INLINE inline void weights_of(const ChwnConv& k, const float* x, const float* dy,
+                                   const std::uint8_t* winners, float* dw, float* db, float* scratch) {
+  const Strides s(k);
+  const bool pooled = k.pool > 1;
+  const std::ptrdiff_t taps = k.taps(),
+                       dy_row = pooled ? std::ptrdiff_t(k.columns() / k.pool) * k.lanes : s.out_row,
+                       dy_plane = pooled ? k.rows() / k.pool * dy_row : s.out_plane;
+  const int used_rows = k.rows() / k.pool * k.pool, band = band_rows(k);
+  Floats* const sums = reinterpret_cast<Floats*>(scratch);
+  float* const d = scratch + taps * O_most * vector_width;
+  const std::ptrdiff_t d_plane = band_plane(k);
+  if (pooled) std::memset(d, 0, O_most * d_plane * sizeof(float));  // what lies in no window
+  in_parts<O_part>(k.filters, [&](int first, auto O) DSGD_INLINE {
+    Floats bias[O] = {};
+    for (int r = 0; r < used_rows; r += band) {
+      const int rows = std::min(band, used_rows - r);
+      for (int o = 0; o < O; ++o) {
+        float* const to = d + o * d_plane;
+        const float* const from = dy + (first + o) * dy_plane;
+        if (pooled)
+          spread_rows(k, r / k.pool, (r + rows) / k.pool, from, winners + (first + o) * dy_plane, to);
+        else
+          std::memcpy(to, from + r * s.out_row, rows * s.out_row * sizeof(float));
+        for (std::ptrdiff_t e = 0; e < rows * s.out_row; e += vector_width) bias[o] += load(to + e);
+      }
+      const float* from = x + r * k.stride * s.row;
+      std::ptrdiff_t tap = 0;
+      for (int c = 0; c < k.channels; ++c) {
+        for (int i = 0; i < k.kernel; ++i, tap += k.kernel) {
+          in_parts<J_most>(k.kernel, [&](int j, auto J) DSGD_INLINE {
+            correlate<O, J>(k, s, rows, from + c * s.plane + i * s.row + std::ptrdiff_t(j) * k.lanes, d,
+                            d_plane, r == 0, r + rows == used_rows, sums + (tap + j) * O,
+                            dw + first * taps + tap + j);
+          });
+        }
+      }
+    }
+    for (int o = 0; o < O; ++o) db[first + o] = sum(bias[o]);
+  });
+}
+
+template <int C_most, int V>
+DSGD_INLINE inline void data_of(const ChwnConv& k, const float* w, const float* d, float* dx) {
+  const Strides s(k);
+  const std::ptrdiff_t plane = std::ptrdiff_t(k.height) * k.width * k.lanes;
+  in_parts<C_most>(k.channels, [&](int first, auto C) DSGD_INLINE {
+    for (int h = 0; h < k.height; ++h) {
+      for (int l = 0; l < k.width; ++l) {
+        for (int n = 0; n < k.lanes; n += V * vector_width) {
+          Floats acc[C][V];
+          for (auto& a : acc)
+            for (auto& v : a) v = Floats{};
+          // The outputs (r, q) that this pixel has gone into by tap (i, j).
+          for (int i = (h + k.pad) % k.stride; i < k.kernel; i += k.stride) {
+            const int r = (h + k.pad - i) / k.stride;
+            if (i > h + k.pad || r >= k.rows()) continue;
+            for (int j = (l + k.pad) % k.stride; j < k.kernel; j += k.stride) {
+              const int q = (l + k.pad - j) / k.stride;
+              if (j > l + k.pad || q >= k.columns()) continue;
+              const float* ds = d + r * s.out_row + std::ptrdiff_t(q) * k.lanes + n;
+              const float* ws = w + std::ptrdiff_t(i * k.kernel + j) * k.filters * k.channels + first;
+              for (int o = 0; o < k.filters; ++o, ds += s.out_plane, ws += k.channels) {
+                Floats value[V];
+                for (int v = 0; v < V; ++v) value[v] = load(ds + v * vector_width);
+                for (int c = 0; c < C; ++c) {
+                  const float a = ws[c];
+                  for (int v = 0; v < V; ++v) acc[c][v] += a * value[v];
+                }
+              }
+            }
+          }
+          float* to = dx + first * plane + (std::ptrdiff_t(h) * k.width + l) * k.lanes + n;
+          for (int c = 0; c < C; ++c)
+            for (int v = 0; v < V; ++v) store(to + c * plane + v * vector_width, acc[c][v]);
+        }
+      }
+    }
+  });
+}
+
+// begin(output) -> state, then each(state, place in the window, input) for what lies in it, then end(state,
+// output), for 16 samples of every output.
+template <class Begin, class Each, class End>
+DSGD_INLINE inline void windows(const ChwnPool& k, Begin begin, Each each, End end) {
+  const std::ptrdiff_t lanes = k.lanes;
+  for (int c = 0; c < k.channels; ++c) {
+    for (int r = 0; r < k.rows; ++r) {
+      for (int q = 0; q < k.columns; ++q) {
+        const int i_end = std::min(k.size, k.height - r * k.stride),
+                  j_end = std::min(k.size, k.width - q * k.stride);
+        const std::ptrdiff_t out = ((std::ptrdiff_t(c) * k.rows + r) * k.columns + q) * lanes;
+        const std::ptrdiff_t in =
+            ((std::ptrdiff_t(c) * k.height + r * k.stride) * k.width + q * k.stride) * lanes;
+        for (int n = 0; n < k.lanes; n += vector_width) {
+          auto state = begin(out + n, i_end * j_end);
+          for (int i = 0; i < i_end; ++i)
+            for (int j = 0; j < j_end; ++j)
+              each(state, i * k.size + j, in + (std::ptrdiff_t(i) * k.width + j) * lanes + n);
+          end(state, out + n);
+        }
+      }
+    }
+  }
+}
+DSGD_INLINE inline void max_forward_of(const ChwnPool& k, const float* x, float* y, std::uint8_t* winners) {
+  struct Best {
+    Floats value;
+    Ints winner;
+  };
+  windows(
+      k,
+      [](std::ptrdiff_t, int) DSGD_INLINE {
+        return Best{Floats{} - INFINITY, Ints{}};
+      },
+      [&](Best& b, int place, std::ptrdiff_t at)
+          DSGD_INLINE { larger(load(x + at), place, b.value, b.winner); },
+      [&](Best& b, std::ptrdiff_t to) DSGD_INLINE {
+        store(y + to, b.value);
+        store(winners + to, b.winner);
+      });
+}
+DSGD_INLINE inline void max_backward_of(const ChwnPool& k, const float* dy, const std::uint8_t* winners,
+                                        float* dx) {
+  std::memset(dx, 0, std::size_t(k.channels) * k.height * k.width * k.lanes * sizeof(float));
+  struct Won {
+    Floats d;
+    Ints winner;
+  };
+  windows(
+      k,
+      [&](std::ptrdiff_t from, int) DSGD_INLINE {
+        return Won{load(dy + from), load(winners + from)};
+      },
+      [&](const Won& won, int place, std::ptrdiff_t at)
+          DSGD_INLINE { store(dx + at, load(dx + at) + (won.winner == place ? won.d : Floats{})); },
+      [](const Won&, std::ptrdiff_t) DSGD_INLINE {});
+}
+DSGD_INLINE inline void mean_forward_of(const ChwnPool& k, const float* x, float* y) {
+  struct Sum {
+    Floats total;
+    float share;
+  };
+  windows(
+      k,
+      [](std::ptrdiff_t, int count) DSGD_INLINE {
+        return Sum{Floats{}, 1 / float(count)};
+      },
+      [&](Sum& s, int, std::ptrdiff_t at) DSGD_INLINE { s.total += load(x + at); },
+      [&](const Sum& s, std::ptrdiff_t to) DSGD_INLINE { store(y + to, s.share * s.total); });
+}
+DSGD_INLINE inline void mean_backward_of(const ChwnPool& k, const float* dy, float* dx) {
+  std::memset(dx, 0, std::size_t(k.channels) * k.height * k.width * k.lanes * sizeof(float));
+  windows(
+      k,
+      [&](std::ptrdiff_t from, int count)
+          DSGD_INLINE { return Floats(load(dy + from) * (1 / float(count))); },
+      [&](const Floats& d, int, std::ptrdiff_t at) DSGD_INLINE { store(dx + at, load(dx + at) + d); },
+      [](const Floats&, std::ptrdiff_t) DSGD_INLINE {});
+}
+
+template <int F_most, int V>
+DSGD_INLINE inline void forward_of(const ChwnConv& k, const float* x, const float* w, const float* b,
+                                   float* y, std::uint8_t* winners) {
+  if (k.pool > 1)
+    forward_pooled<F_most, V>(k, x, w, b, y, winners);
+  else
+    forward_plain<F_most, V>(k, x, w, b, y);
+}
+
+DSGD_INLINE inline void spread_of(const ChwnConv& k, const float* dy, const std::uint8_t* winners, float* d) {
+  const int rows = k.rows() / k.pool, columns = k.columns() / k.pool;
+  for (int f = 0; f < k.filters; ++f) {
+    const std::ptrdiff_t from = std::ptrdiff_t(f) * rows * columns * k.lanes;
+    spread_rows(k, 0, rows, dy + from, winners + from,
+                d + std::ptrdiff_t(f) * k.rows() * k.columns() * k.lanes);
+  }
+}
+
+struct Kernels {
+  const char* name;
+  int samples;  // that `forward` and `data` take at a time; lanes that are no multiple go by `odd`
+  void (*forward)(const ChwnConv&, const float*, const float*, const float*, float*, std::uint8_t*);
+  void (*odd_forward)(const ChwnConv&, const float*, const float*, const float*, float*, std::uint8_t*);
+  void (*data)(const ChwnConv&, const float*, const float*, float*);
+  void (*odd_data)(const ChwnConv&, const float*, const float*, float*);
+  void (*weights)(const ChwnConv&, const float*, const float*, const std::uint8_t*, float*, float*, float*);
+  void (*weights3)(const ChwnConv&, const float*, const float*, const std::uint8_t*, float*, float*, float*);
+  void (*spread)(const ChwnConv&, const float*, const std::uint8_t*, float*);
+  void (*max_forward)(const ChwnPool&, const float*, float*, std::uint8_t*);
+  void (*max_backward)(const ChwnPool&, const float*, const std::uint8_t*, float*);
+  void (*mean_forward)(const ChwnPool&, const float*, float*);
+  void (*mean_backward)(const ChwnPool&, const float*, float*);
+};
+
+// F filters (or channels) by V vectors of samples; F1 by one; O filters by J taps of a row, O3 by 3.
+#define DSGD_COMPILED(target, ...) [](auto... arguments) target { __VA_ARGS__(arguments...); }
+#define DSGD_KERNELS(name, target, F, V, F1, O, J, O3)                                  \
+  Kernels {                                                                             \
+    name, V *vector_width, DSGD_COMPILED(target, forward_of<F, V>),                     \
+        DSGD_COMPILED(target, forward_of<F1, 1>), DSGD_COMPILED(target, data_of<F, V>), \
+        DSGD_COMPILED(target, data_of<F1, 1>), DSGD_COMPILED(target, weights_of<O, J>), \
+        DSGD_COMPILED(target, weights_of<O3, 3>), DSGD_COMPILED(target, spread_of),     \
+        DSGD_COMPILED(target, max_forward_of), DSGD_COMPILED(target, max_backward_of),  \
+        DSGD_COMPILED(target, mean_forward_of), DSGD_COMPILED(target, mean_backward_of) \
+  }
+
+const Kernels& kernels() {
+  static const Kernels best = [] {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+      return DSGD_KERNELS("avx512", __attribute__((target("avx512f,avx512bw,avx2,fma"))), 12, 2, 12, 5, 5, 8);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      return DSGD_KERNELS("avx2", __attribute__((target("avx2,fma"))), 6, 1, 6, 2, 3, 2);
+#endif
+    return DSGD_KERNELS("generic", , 3, 1, 3, 1, 3, 1);
+  }();
+  return best;
+}
+
+}  // namespace
+
+std::size_t ChwnConv::padded_size() const {
+  return std::size_t(channels) * (height + 2 * pad) * (width + 2 * pad) * lanes;
+}
+std::size_t ChwnConv::scratch() const { return O_most * (taps() * vector_width + band_plane(*this)); }
+void ChwnConv::padded(const float* x, float* to) const {
+  const std::ptrdiff_t row = std::ptrdiff_t(width) * lanes, to_row = std::ptrdiff_t(width + 2 * pad) * lanes;
+  for (int c = 0; c < channels; ++c)
+    for (int h = 0; h < height; ++h)
+      std::memcpy(to + (c * (height + 2 * pad) + h + pad) * to_row + pad * lanes, x + (c * height + h) * row,
+                  std::size_t(row) * sizeof(float));
+}
+void ChwnConv::forward(const float* x, const float* w, const float* b, float* y,
+                       std::uint8_t* winners) const {
+  const Kernels& k = kernels();
+  (lanes % k.samples ? k.odd_forward : k.forward)(*this, x, w, b, y, winners);
+}
+void ChwnConv::weights(const float* x, const float* dy, const std::uint8_t* winners, float* dw, float* db,
+                       float* scratch) const {
+  (kernel == 3 ? kernels().weights3 : kernels().weights)(*this, x, dy, winners, dw, db, scratch);
+}
+void ChwnConv::spread(const float* dy, const std::uint8_t* winners, float* d) const {
+  kernels().spread(*this, dy, winners, d);
+}
+void ChwnConv::data(const float* w, const float* d, float* dx) const {
+  const Kernels& k = kernels();
+  (lanes % k.samples ? k.odd_data : k.data)(*this, w, d, dx);
+}
+
+void ChwnPool::max_forward(const float* x, float* y, std::uint8_t* winners) const {
+  kernels().max_forward(*this, x, y, winners);
+}
+void ChwnPool::max_backward(const float* dy, const std::uint8_t* winners, float* dx) const {
+  kernels().max_backward(*this, dy, winners, dx);
+}
+void ChwnPool::mean_forward(const float* x, float* y) const { kernels().mean_forward(*this, x, y); }
+void ChwnPool::mean_backward(const float* dy, float* dx) const { kernels().mean_backward(*this, dy, dx); }
+
+const char* chwn_instructions() { return kernels().name; }
+
+}  // namespace dsgd
