@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-constexpr double stopped_limit = 4;  // seconds that a rank may be stopped (SIGSTOP) before its job is ended
+constexpr double stopped_limit = 4;  // seconds that mpirun or a rank may be stopped (SIGSTOP)
 constexpr double grace = 2;          // seconds between SIGTERM and SIGKILL
 
 std::vector<std::string> command_line(const RunConfig& config, const LaunchOptions& options,
@@ -120,6 +120,7 @@ class Job {
 
   void end() {
     kill(pid_, SIGTERM);  // lets mpirun end its ranks and clean up
+    kill(pid_, SIGCONT);  // if it is stopped
     for (const auto begun = Clock::now(); !ended() && since(begun) < grace;)
       poll_output([](const std::string&, bool) {});
     if (!ended()) {
@@ -140,7 +141,7 @@ class Job {
   bool reaped_ = false;
 };
 
-// Whether a rank that mpirun started on this host is stopped. Ranks on other hosts can't be seen.
+// Whether a child of `parent` is stopped. Ranks on other hosts can't be seen.
 bool is_stopped(long pid, pid_t parent) {
   std::ifstream in(fmt::format("/proc/{}/stat", pid));
   std::string text((std::istreambuf_iterator<char>(in)), {});
@@ -208,7 +209,7 @@ LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
   auto last_sign = begun;
   bool training = false;
   std::map<int, Progress> ranks;
-  std::map<int, Clock::time_point> stopped;
+  std::map<std::string, Clock::time_point> stopped;
   std::vector<std::string> errors;
   const auto read = [&](const std::string& line, bool is_error) {
     if (const auto p = parse_progress(line)) {
@@ -238,13 +239,14 @@ LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
     } else if (training && since(last_sign) > stall_limit) {
       end = {Kind::timeout, fmt::format("no rank made progress for {:.0f} s (stall_limit)", stall_limit)};
     }
-    for (const auto& [rank, p] : ranks) {
-      if (!is_stopped(p.pid, job.pid())) {
-        stopped.erase(rank);
-      } else if (since(stopped.try_emplace(rank, Clock::now()).first->second) > stopped_limit) {
-        end = {Kind::timeout, fmt::format("rank {} (process {}) is stopped", rank, p.pid)};
-      }
-    }
+    const auto check = [&](const std::string& name, long pid, pid_t parent) {
+      if (!is_stopped(pid, parent))
+        stopped.erase(name);
+      else if (since(stopped.try_emplace(name, Clock::now()).first->second) > stopped_limit)
+        end = {Kind::timeout, fmt::format("{} (process {}) is stopped", name, pid)};
+    };
+    check("mpirun", job.pid(), getpid());
+    for (const auto& [rank, p] : ranks) check(fmt::format("rank {}", rank), p.pid, job.pid());
     if (end.reason.empty()) continue;
     if (const auto p = ranks.find(0); p != ranks.end())
       end.reason += fmt::format("; rank 0 was last heard in phase {} at {} {}", p->second.phase,

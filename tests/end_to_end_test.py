@@ -538,19 +538,21 @@ class BrokenRuns(Case):
     KILLED = r"was ended by signal 9 \(Killed\)"
 
     def test_killed_and_stopped_processes(self):
-        text = self.experiment(ENDLESS + "seed = [1, 2, 3]\n[strategy.sync]\n[strategy.downpour]\n" + SHORT + "seed = [1, 3]\n")
+        text = self.experiment(ENDLESS + "seed = [1, 2, 3]\n[strategy.sync]\n[strategy.downpour]\n[strategy.averaging]\nseed = 2\n"
+                               + SHORT + "seed = [1, 3]\n")
         sweep = self.start("sweep", text, "-o", self.out)
         cases = [("sync-2w-seed1", 1, signal.SIGKILL, "error", "rank 1 " + self.KILLED),
                  ("downpour-2w-seed1", 2, signal.SIGKILL, "error", "rank 2 " + self.KILLED),  # the server
                  ("sync-2w-seed2", "mpirun", signal.SIGKILL, "error", "mpirun " + self.KILLED),
                  ("downpour-2w-seed2", "mpirun", signal.SIGKILL, "error", "mpirun " + self.KILLED),
+                 ("averaging-2w-seed2", "mpirun", signal.SIGSTOP, "timeout", r"mpirun \(process {}\) is stopped"),
                  ("sync-2w-seed3", 0, signal.SIGSTOP, "timeout", r"rank 0 \(process {}\) is stopped"),
                  ("downpour-2w-seed3", 1, signal.SIGSTOP, "timeout", r"rank 1 \(process {}\) is stopped")]
         reasons = {}
         for name, victim, number, outcome, reason in cases:
             # Three seconds of training: steps have reached the disk.
             parent, children = self.training(sweep, name, seconds=3 if number == signal.SIGSTOP else 0.5)
-            self.assertEqual(2 if name.startswith("sync") else 3, len(children))
+            self.assertEqual(3 if name.startswith("downpour") else 2, len(children))
             pid = parent if victim == "mpirun" else children[victim]
             os.kill(pid, number)
             reasons[name] = outcome, reason.format(pid)
@@ -558,7 +560,7 @@ class BrokenRuns(Case):
         out, err = sweep.communicate(timeout=PATIENCE)
 
         self.assertEqual(1, sweep.returncode, out + err)
-        self.assertEqual(8, len(self.assert_tidy()))
+        self.assertEqual(9, len(self.assert_tidy()))
         for name, (outcome, reason) in reasons.items():
             with self.subTest(name):
                 r = record(self.out, name + "*.h5")
@@ -575,13 +577,13 @@ class BrokenRuns(Case):
         for name in quick:
             self.assertEqual("ok", Record(f"{self.out}/{name}")["outcome"])
         rows = table_rows(out)
-        self.assertEqual(["2 error, 1 timeout", "2 error, 1 timeout", "2 ok"],
-                         [rows[s, 2]["runs"] for s in ("sync", "downpour", "bmuf")])
+        self.assertEqual(["2 error, 1 timeout", "2 error, 1 timeout", "1 timeout", "2 ok"],
+                         [rows[s, 2]["runs"] for s in ("sync", "downpour", "averaging", "bmuf")])
 
         # The next start tries again what failed and nothing else; the new record tells of the earlier attempt.
         again = dsgd("sweep", text, "-o", self.out, "--set", "seed=1", "--set", "time_limit=1", code=1)
-        self.assertIn("2 of 4 runs are there already", again.stderr)
-        self.assertEqual(2, len(re.findall(r"timeout: not done after 1 s \(time_limit\)", again.stderr)))
+        self.assertIn("2 of 5 runs are there already", again.stderr)
+        self.assertEqual(3, len(re.findall(r"timeout: not done after 1 s \(time_limit\)", again.stderr)))
         for name in ("sync-2w-seed1", "downpour-2w-seed1"):
             r = record(self.out, name + "*.h5")
             self.assertEqual("timeout", r["outcome"])
@@ -589,7 +591,7 @@ class BrokenRuns(Case):
             self.assertRegex(r["history"], rf"^\d{{4}}-\d\d-\d\dT[\d:]+Z error: {reasons[name][1]}")
             self.assertIn("earlier attempts:\n" + r["history"], dsgd("show", r.path).stdout)
         self.assertEqual(quick, {name: os.stat(f"{self.out}/{name}").st_mtime_ns for name in quick})
-        self.assertEqual(8, len(self.assert_tidy()))
+        self.assertEqual(9, len(self.assert_tidy()))
         self.assertEqual({}, processes(self.folder))
 
     def test_killed_dsgd(self):
