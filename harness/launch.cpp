@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,12 +15,14 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <thread>
 
 namespace dsgd {
 namespace {
 
+namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
@@ -27,7 +31,7 @@ constexpr double stopped_limit = 4;  // seconds that mpirun or a rank may be sto
 constexpr double grace = 2;          // seconds between SIGTERM and SIGKILL
 
 std::vector<std::string> command_line(const RunConfig& config, const LaunchOptions& options,
-                                      const std::filesystem::path& plan) {
+                                      const fs::path& plan) {
   const int ranks = config.ranks();
   std::vector<std::string> words;
   if (options.launcher.empty()) {
@@ -49,10 +53,59 @@ std::vector<std::string> command_line(const RunConfig& config, const LaunchOptio
   return words;
 }
 
+// A folder for all that Open MPI keeps while a job runs: session directory and shared memory. It goes with
+// the job. The lock tells later starts whether its owner is alive, in whatever container: what a killed one
+// left behind, they remove.
+class JobFolder {
+ public:
+  JobFolder() {
+    std::error_code none;
+    for (const fs::path& base : {fs::path("/dev/shm"), fs::temp_directory_path(none), fs::path("/tmp")}) {
+      if (base.empty()) continue;  // $TMPDIR is no folder
+      for (const auto& entry : fs::directory_iterator(base, none))
+        if (const std::string name = entry.path().filename();
+            name.starts_with(prefix) && name.size() == prefix.size() + 6)
+          if (const int fd = lock(entry.path()); fd >= 0) {
+            fs::remove_all(entry.path(), none);
+            ::close(fd);
+          }
+      std::string name = (base / prefix).string() + "XXXXXX";
+      if (!mkdtemp(name.data())) continue;
+      path_ = name;
+      fd_ = lock(path_);
+      if (fd_ >= 0 && fs::exists(path_, none)) return;
+    }
+    throw std::runtime_error(fmt::format(
+        "Open MPI needs room for temporary files in /dev/shm, $TMPDIR or /tmp: {}", std::strerror(errno)));
+  }
+  ~JobFolder() {
+    std::error_code none;
+    fs::remove_all(path_, none);
+    ::close(fd_);
+  }
+  JobFolder(const JobFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  static constexpr std::string_view prefix = "dsgd-job-";
+  // A descriptor that holds the lock; -1 where the folder is another user's or in use.
+  static int lock(const fs::path& folder) {
+    const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status {};
+    if (fd < 0 || (fstat(fd, &status) == 0 && status.st_uid == geteuid() && !flock(fd, LOCK_EX | LOCK_NB)))
+      return fd;
+    ::close(fd);
+    return -1;
+  }
+  fs::path path_;
+  int fd_ = -1;
+};
+
 // A child whose stdout and stderr are read line by line.
 class Job {
  public:
-  explicit Job(const std::vector<std::string>& words) {
+  // `folder`: for Open MPI's files; empty: where it likes.
+  Job(const std::vector<std::string>& words, const fs::path& folder) {
     int out[2], err[2];
     if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
       throw std::runtime_error(fmt::format("pipe: {}", std::strerror(errno)));
@@ -71,6 +124,11 @@ class Job {
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
       }
       setenv("OMP_NUM_THREADS", "1", 0);  // one thread a rank
+      if (!folder.empty()) {
+        setenv("TMPDIR", folder.c_str(), 1);
+        for (const char* user : {"btl_vader", "btl_sm", "osc_sm", "osc_rdma"})
+          setenv(fmt::format("OMPI_MCA_{}_backing_directory", user).c_str(), folder.c_str(), 0);
+      }
       dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
       dup2(err[1], STDERR_FILENO);
@@ -187,21 +245,23 @@ LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
                  const std::function<void(const Progress&)>& progress,
                  const volatile std::sig_atomic_t& interrupted) {
   using Kind = LaunchEnd::Kind;
-  const std::filesystem::path plan = options.part.string() + ".toml";
+  const fs::path plan = options.part.string() + ".toml";
   {
     std::ofstream out(plan);
     out << config.text();
     if (!out.flush()) throw std::runtime_error(fmt::format("{}: {}", plan.string(), std::strerror(errno)));
   }
   struct Remove {
-    const std::filesystem::path& file;
+    const fs::path& file;
     ~Remove() {
       std::error_code ignored;
-      std::filesystem::remove(file, ignored);
+      fs::remove(file, ignored);
     }
   } remove{plan};
 
-  Job job(command_line(config, options, plan));
+  std::optional<JobFolder> folder;
+  if (options.launcher.empty()) folder.emplace();  // other launchers' ranks may be on other hosts
+  Job job(command_line(config, options, plan), folder ? folder->path() : fs::path());
   const double time_limit = config.settings.number("time_limit"),
                setup_limit = config.settings.number("setup_limit");
   double stall_limit = config.settings.number("stall_limit");

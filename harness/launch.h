@@ -25,8 +25,9 @@ struct LaunchEnd {
   std::string reason;  // one sentence
 };
 
-// Starts the MPI job of one run and watches it until it is gone. A job that exceeds its limits, or in which a
-// rank is stopped, is ended as a whole. If this process dies, so do mpirun and the ranks.
+// Starts the MPI job of one run and watches it until it is gone. A job that exceeds its limits, or in which
+// mpirun or a rank is stopped, is ended as a whole. If this process dies, so do mpirun and the ranks; what
+// Open MPI leaves on disk and in shared memory goes with the job, or with the next launch.
 LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
                  const std::function<void(const Progress&)>& progress,
                  const volatile std::sig_atomic_t& interrupted);

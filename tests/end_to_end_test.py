@@ -62,12 +62,12 @@ SHORT = "[strategy.bmuf]\nsamples = 4000\n"
 
 
 def setUpModule():
-    global scratch, shared, environment
-    scratch, shared = tempfile.mkdtemp(prefix="dsgd-"), tempfile.mkdtemp(prefix="dsgd-", dir="/dev/shm")
-    # What Open MPI leaves behind when it is killed goes with these folders.
-    environment = dict(os.environ, TMPDIR=scratch, OMPI_MCA_btl_vader_backing_directory=shared, XDG_CACHE_HOME=scratch)
-    environment.pop("DSGD_DATA", None)
-    unittest.addModuleCleanup(lambda: [shutil.rmtree(folder, ignore_errors=True) for folder in (scratch, shared)])
+    global scratch, environment
+    scratch = tempfile.mkdtemp(prefix="dsgd-")
+    environment = dict(os.environ, TMPDIR=scratch, XDG_CACHE_HOME=scratch)
+    for name in "DSGD_DATA", "OMPI_MCA_btl_vader_backing_directory":
+        environment.pop(name, None)
+    unittest.addModuleCleanup(shutil.rmtree, scratch, ignore_errors=True)
 
 
 def dsgd(*words, code=0):
@@ -106,13 +106,17 @@ def processes(folder):
     return found
 
 
+def variables(pid):
+    with open(f"/proc/{pid}/environ") as f:
+        return dict(v.split("=", 1) for v in f.read().split("\0") if "=" in v)
+
+
 def ranks(folder):
     found = {}
     for pid, words in processes(folder).items():
         if words[1:2] == ["rank"]:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
-                variables = dict(v.split(b"=", 1) for v in f.read().split(b"\0") if b"=" in v)
-                found[int(variables[b"OMPI_COMM_WORLD_RANK"])] = pid
+            with contextlib.suppress(OSError):
+                found[int(variables(pid)["OMPI_COMM_WORLD_RANK"])] = pid
     return found
 
 
@@ -166,6 +170,13 @@ class Case(unittest.TestCase):
             return 0 in now and part in " ".join(processes(self.folder).get(now[0], [])) and processor_seconds(now[0]) > seconds
         self.wait_for(busy, f"training of {part}")
         return mpirun(self.folder), ranks(self.folder)
+
+    def job_folder(self, pid):
+        """Where Open MPI keeps the session directory and the ranks' shared memory of one job."""
+        folder = variables(pid)["TMPDIR"]
+        self.assertRegex(folder, r"^/dev/shm/dsgd-job-\w{6}$")
+        self.assertEqual({"ompi", "vader_segment"}, {name.split(".")[0] for name in os.listdir(folder)})
+        return folder
 
     def assert_gone(self, pids):
         with self.subTest("nothing is left alive"):
@@ -548,16 +559,18 @@ class BrokenRuns(Case):
                  ("averaging-2w-seed2", "mpirun", signal.SIGSTOP, "timeout", r"mpirun \(process {}\) is stopped"),
                  ("sync-2w-seed3", 0, signal.SIGSTOP, "timeout", r"rank 0 \(process {}\) is stopped"),
                  ("downpour-2w-seed3", 1, signal.SIGSTOP, "timeout", r"rank 1 \(process {}\) is stopped")]
-        reasons = {}
+        reasons, job_folders = {}, set()
         for name, victim, number, outcome, reason in cases:
             # Three seconds of training: steps have reached the disk.
             parent, children = self.training(sweep, name, seconds=3 if number == signal.SIGSTOP else 0.5)
             self.assertEqual(3 if name.startswith("downpour") else 2, len(children))
+            job_folders.add(self.job_folder(parent))
             pid = parent if victim == "mpirun" else children[victim]
             os.kill(pid, number)
             reasons[name] = outcome, reason.format(pid)
             self.assert_gone([parent, *children.values()])
         out, err = sweep.communicate(timeout=PATIENCE)
+        self.assertEqual([], [folder for folder in job_folders if os.path.exists(folder)])
 
         self.assertEqual(1, sweep.returncode, out + err)
         self.assertEqual(9, len(self.assert_tidy()))
@@ -601,6 +614,7 @@ class BrokenRuns(Case):
                 text = self.experiment(ENDLESS + SHORT + f"[strategy.{strategy}]\n[strategy.averaging]\nsamples = 4000\n")
                 sweep = self.start("sweep", text, "-o", out)
                 parent, children = self.training(sweep, strategy + "-2w")
+                job_folder = self.job_folder(parent)
                 sweep.kill()
                 sweep.wait()
                 (bmuf,) = glob.glob(out + "/bmuf-*.h5")
@@ -617,6 +631,7 @@ class BrokenRuns(Case):
                 self.assertIn("error: interrupted: dsgd ended before the run did", r["history"])
                 self.assertEqual("ok", record(out, "averaging*.h5")["outcome"])
                 self.assertEqual(3, len(self.assert_tidy(out)))
+                self.assertFalse(os.path.exists(job_folder))
 
     def test_dsgd_is_killed_and_nobody_starts_it_again(self):
         sweep = self.start("sweep", self.experiment(ENDLESS + "[strategy.sync]\n"), "-o", self.out)
