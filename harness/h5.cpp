@@ -1,9 +1,13 @@
 #include "harness/h5.h"
 
 #include <fmt/format.h>
+#include <zlib.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <stdexcept>
 
 namespace dsgd::h5 {
@@ -45,12 +49,62 @@ void quiet() {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
+constexpr std::size_t user_block = 512, line_size = 64;
+
+// The line that the file has, and the one that belongs to what follows.
+std::pair<std::string, std::string> first_lines(const std::filesystem::path& file,
+                                                const std::string& format) {
+  errno = 0;
+  std::ifstream in(file, std::ios::binary);
+  if (!in) fail(file.string(), "cannot be opened");
+  std::vector<char> chunk(1 << 20);
+  const auto read = [&](std::size_t count) {
+    in.read(chunk.data(), std::streamsize(count));
+    if (in.bad()) fail(file.string(), "cannot be read");
+    return std::size_t(in.gcount());
+  };
+  const std::string line(chunk.data(), read(line_size));
+  uLong sum = 0;
+  std::size_t size = 0;
+  while (const std::size_t count = read(chunk.size())) {
+    sum = crc32(sum, reinterpret_cast<const Bytef*>(chunk.data()), uInt(count));
+    size += count;
+  }
+  const std::string right = fmt::format("{}, crc32 {:08x} of {} bytes", format, sum, size);
+  return {line, fmt::format("{:<{}}\n", right, line_size - 1)};
+}
+
 }  // namespace
+
+void seal(const std::filesystem::path& file, const std::string& format) {
+  const std::string line = first_lines(file, format).second;
+  std::fstream out(file, std::ios::binary | std::ios::in | std::ios::out);
+  if (!out.write(line.data(), std::streamsize(line.size())).flush()) fail(file.string(), "cannot be written");
+}
+
+void verify(const std::filesystem::path& file, const std::string& format) {
+  const auto [line, right] = first_lines(file, format);
+  if (line == right) return;
+  const std::string begin = format + ", crc32 ";
+  if (!line.starts_with(begin))
+    throw std::runtime_error(
+        fmt::format("{}: damaged, or not a complete file of format \"{}\"", file.string(), format));
+  const auto sum = [&](const std::string& text) {
+    const auto end =
+        std::find_if_not(text.begin(), text.end(), [](unsigned char c) { return std::isprint(c); });
+    const std::string shown(text.begin() + std::ptrdiff_t(format.size() + 2), end);
+    return shown.substr(0, shown.find_last_not_of(' ') + 1);
+  };
+  throw std::runtime_error(
+      fmt::format("{}: damaged: {}, expected {}; run it again", file.string(), sum(right), sum(line)));
+}
 
 Handle create(const std::filesystem::path& file) {
   quiet();
   errno = 0;
-  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const Handle properties(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_userblock(properties, user_block);
+  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, properties, H5P_DEFAULT);
   if (id < 0) fail(file.string(), "cannot be created");
   return {id, H5Fclose};
 }

@@ -39,6 +39,10 @@ Handle create(const std::filesystem::path& file);
 Handle open(const std::filesystem::path& file, bool writable);
 void flush(hid_t file);
 void close(Handle file);  // unlike the destructor, reports what could not be written
+// A complete file is sealed: its first line, in the user block, names its format and the CRC-32 and size of
+// all that follows. `verify` throws where that does not hold: HDF5 may crash or hang on a single wrong bit.
+void seal(const std::filesystem::path& file, const std::string& format);
+void verify(const std::filesystem::path& file, const std::string& format);
 Handle group(hid_t file, const std::string& name);  // opened, or created where the file is writable
 bool exists(hid_t file, const std::string& name);
 

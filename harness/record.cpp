@@ -111,6 +111,7 @@ void finish_record(const std::filesystem::path& result, const RunConfig& config,
     h5::set(file, "outcome", outcome);
     h5::close(std::move(file));
     read_result(part);  // throws where the content is broken
+    h5::seal(part, result_format);
   };
   wait_until_closed(part);
   try {

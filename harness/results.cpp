@@ -30,6 +30,12 @@ std::string text(const std::map<std::string, Value>& values, const std::string& 
   return found == values.end() ? "" : plain(found->second);
 }
 
+// Part files, of runs that have not ended, are read as they are.
+h5::Handle open_result(const std::filesystem::path& path) {
+  if (path.extension() != ".part") h5::verify(path, result_format);
+  return h5::open(path, false);
+}
+
 // Keys that tell runs of one row apart from runs of another.
 bool is_setting(const std::string& key) {
   static const std::set<std::string> others = [] {
@@ -146,7 +152,7 @@ std::string RunResult::origin_of(const std::map<std::string, Value>& provenance,
 }
 
 RunResult read_result(const std::filesystem::path& path) {
-  const h5::Handle file = h5::open(path, false);
+  const h5::Handle file = open_result(path);
   RunResult run;
   run.file = path;
   if (!h5::has(file, "schema") || std::get<std::int64_t>(h5::get(file, "schema")) != schema_version)
@@ -181,7 +187,7 @@ RunResult read_result(const std::filesystem::path& path) {
 }
 
 std::vector<StepRow> read_steps(const std::filesystem::path& path) {
-  const h5::Handle file = h5::open(path, false);
+  const h5::Handle file = open_result(path);
   return h5::read_table<StepRow>(file, "steps");
 }
 

@@ -10,6 +10,7 @@
 namespace dsgd {
 
 constexpr std::int64_t schema_version = 1;
+inline const std::string result_format = "dsgd result, schema " + std::to_string(schema_version);
 
 namespace h5 {
 template <typename Row>

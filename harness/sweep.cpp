@@ -252,7 +252,7 @@ int sweep(const SweepOptions& options) {
       if (done && !options.redo) continue;
       history[&config] = old.history + attempt(old);
     } catch (const std::exception& e) {
-      fmt::print(stderr, "{}; starts again\n", e.what());
+      fmt::print(stderr, "{}\n{}: starts again\n", e.what(), config.name());
     }
     todo.push_back(&config);
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,8 @@ from typing import Callable, Iterable, NamedTuple
 import h5py
 import numpy as np
 
-SCHEMA = 1
+FORMAT = "dsgd result, schema 1"
+LINE = 64  # bytes
 TABLES = {
     "steps": ("rank", "step", "samples", "used", "seconds", "loss", "compute_s", "communication_s"),
     "snapshots": ("used", "seconds", "version_min", "version_max", "test_loss", "test_correct", "test_count"),
@@ -373,10 +375,9 @@ def load(folder: Path, target: float | None = None, allow_mixed: bool = False) -
 def read(path: Path, target: float | None = None) -> Run:
     """One result file; `target` overrides the one in its configuration."""
     try:
+        _verify(path)
         with h5py.File(path, "r") as file:
             root = _attributes(file)
-            if root.get("schema") != SCHEMA:
-                raise ResultError(f"{path.name}: schema {root.get('schema', 'unknown')}, where {SCHEMA} is expected")
             config = _attributes(file.get("config"))
             for key, kind in (("strategy", str), ("workers", int), ("seed", int)):
                 if not isinstance(config.get(key), kind):
@@ -391,6 +392,24 @@ def read(path: Path, target: float | None = None) -> Run:
     # What h5py makes of damage depends on where it is.
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
         raise ResultError(f"{path.name}: damaged or not a result file: {error}") from error
+
+
+def first_line(content: bytes | memoryview) -> bytes:
+    """The line that belongs to the content that follows it in a complete file."""
+    text = f"{FORMAT}, crc32 {zlib.crc32(content):08x} of {len(content)} bytes"
+    return text.ljust(LINE - 1).encode() + b"\n"
+
+
+def _verify(path: Path) -> None:
+    """HDF5 must not see damage: it may crash or hang on a single wrong bit."""
+    content = path.read_bytes()
+    line, right = content[:LINE], first_line(memoryview(content)[LINE:])
+    if line == right:
+        return
+    if not line.startswith(f"{FORMAT}, crc32 ".encode()):
+        raise ResultError(f'{path.name}: damaged, or not a complete file of format "{FORMAT}"')
+    actual, expected = (ascii(text[len(FORMAT) + 2:].strip().decode(errors="replace"))[1:-1] for text in (right, line))
+    raise ResultError(f"{path.name}: damaged: {actual}, expected {expected}; run it again")
 
 
 def _attributes(group: h5py.Group | None) -> dict:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zlib
 
 import h5py
 import numpy as np
@@ -207,6 +208,14 @@ class Record:
 
     def __getitem__(self, name):
         return self.attributes[name]
+
+
+def seal(path):
+    """Writes the first line that results/README.md describes."""
+    with open(path, "r+b") as file:
+        content = file.read()[64:]
+        file.seek(0)
+        file.write(b"%-63s\n" % (b"dsgd result, schema 1, crc32 %08x of %d bytes" % (zlib.crc32(content), len(content))))
 
 
 def records(folder):
@@ -512,6 +521,7 @@ class StaleResults(Case):
         (sync,) = glob.glob(self.out + "/sync-*.h5")
         with h5py.File(sync, "r+") as file:
             file["provenance"].attrs["commit"] = "0123456789abcdef" * 2 + "01234567"
+        seal(sync)
         before = {name: r.result["weights_sha256"] for name, r in records(self.out).items()}
         with open(sync, "rb") as f:
             content = f.read()
@@ -726,6 +736,7 @@ class DamagedResults(Case):
         def zeros(first, last):
             return good[:first] + bytes(last - first) + good[last:]
         damages = {"empty": b"", "text": b"not HDF5 at all\n" * 100, "half": good[:len(good) // 2], "head": zeros(0, 4096),
+                   "one bit": good[:len(good) // 2] + bytes([good[len(good) // 2] ^ 8]) + good[len(good) // 2 + 1:],
                    "groups": zeros(8192, 12288), "tables": zeros(12288, len(good))}
         for what, content in damages.items():
             with self.subTest(what, file="record"):
@@ -754,9 +765,10 @@ class DamagedResults(Case):
     def test_a_foreign_file_beside_good_ones(self):
         dsgd("sweep", self.experiment(SMALL + "samples = 1000\n[strategy.sync]\n"), "-o", self.out)
         with h5py.File(self.out + "/foreign.h5", "w") as file:
-            file.attrs["schema"] = np.int64(2)
+            file.attrs["schema"] = np.int64(1)
         table = dsgd("table", self.out, code=1)
-        self.assertEqual(f"{self.out}/foreign.h5: not a result file of schema version 1", table.stderr.strip())
+        self.assertEqual(f'{self.out}/foreign.h5: damaged, or not a complete file of format "dsgd result, schema 1"',
+                         table.stderr.strip())
         self.assertIn(("sync", 1), table_rows(table.stdout))
         dsgd("show", self.out + "/foreign.h5", code=2)
 

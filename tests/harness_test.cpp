@@ -2,9 +2,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <fstream>
+#include <random>
+#include <sstream>
 
 #include "harness/progress.h"
 #include "harness/record.h"
@@ -169,6 +172,45 @@ TEST(Record, DamagedPartIsSetAside) {
   finish_record(result, config, "error", "killed while writing");
   EXPECT_EQ(read_result(result).detail, "killed while writing");
   EXPECT_TRUE(fs::exists(result.string() + ".damaged"));
+}
+
+// HDF5 never sees damage: it may crash or hang on a single wrong bit.
+TEST(Results, EveryWrongBitIsFound) {
+  const TemporaryFolder folder;
+  const RunConfig config = small_run();
+  const fs::path result = folder.path() / "run.h5";
+  create_record(part_of(result), config, "");
+  {
+    Recorder recorder(part_of(result));
+    recorder.steps(std::vector<StepRow>(1000));
+    recorder.close();
+  }
+  finish_record(result, config, "error", "because");
+  std::stringstream content;
+  content << std::ifstream(result, std::ios::binary).rdbuf();
+  const std::string good = content.str();
+
+  std::mt19937 random(1);
+  std::uniform_int_distribution<std::size_t> anywhere(0, 8 * good.size() - 1);
+  std::vector<std::size_t> bits(400);
+  std::generate(bits.begin(), bits.end(), [&] { return anywhere(random); });
+  for (std::size_t bit = 0; bit < 8 * 64; ++bit) bits.push_back(bit);  // the first line
+  for (const std::size_t bit : bits) {
+    std::string bad = good;
+    bad[bit / 8] = char(bad[bit / 8] ^ 1 << bit % 8);
+    std::ofstream(result, std::ios::binary) << bad;
+    try {
+      read_result(result);
+      FAIL() << "bit " << bit << " makes no difference";
+    } catch (const std::runtime_error& e) {
+      const std::string message = e.what();
+      EXPECT_TRUE(message.starts_with(result.string() + ": damaged")) << message;
+      EXPECT_TRUE(
+          std::all_of(message.begin(), message.end(), [](unsigned char c) { return std::isprint(c); }));
+    }
+  }
+  std::ofstream(result, std::ios::binary) << good;
+  EXPECT_EQ(read_result(result).detail, "because");
 }
 
 TEST(Results, DamagedFileIsNamed) {

@@ -45,7 +45,7 @@ DTYPES = {
 
 
 def write_run(folder: Path, strategy="sync", workers=1, seed=1, *, name=None, outcome="ok",
-              title="LeNet on Fashion-MNIST", engine="mpi", schema=1, config=None, provenance=None, without=(),
+              title="LeNet on Fashion-MNIST", engine="mpi", config=None, provenance=None, without=(),
               samples=180000, snapshots=12, target=0.86, tables=None) -> Path:
     """One result file as the harness writes it, with numbers like those of a real run. `without` names groups to leave
     out, `tables` replaces tables by lists of rows."""
@@ -96,8 +96,8 @@ def write_run(folder: Path, strategy="sync", workers=1, seed=1, *, name=None, ou
     } | (tables or {})
     identity = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
     path = folder / (name or f"{strategy}-{workers}w-seed{seed}-{identity}.h5")
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"schema": schema, "name": path.stem, "id": "0" * 12, "title": title, "outcome": outcome,
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.attrs.update({"schema": 1, "name": path.stem, "id": "0" * 12, "title": title, "outcome": outcome,
                            "outcome_detail": "", "engine": engine})
         for group, values in {
             "config": settings, "provenance": PROVENANCE | (provenance or {}),
@@ -112,7 +112,21 @@ def write_run(folder: Path, strategy="sync", workers=1, seed=1, *, name=None, ou
         for table, rows in data.items():
             if table not in without and rows is not None:
                 file.create_dataset(table, data=np.array(rows, DTYPES[table]), maxshape=(None,), chunks=(1024,))
+    seal(path)
     return path
+
+
+def seal(path: Path) -> None:
+    content = path.read_bytes()[results.LINE:]
+    path.write_bytes(results.first_line(content) + content)
+
+
+@contextlib.contextmanager
+def changed(path: Path):
+    """The file, to be changed and sealed again."""
+    with h5py.File(path, "a") as file:
+        yield file
+    seal(path)
 
 
 def write_sweep(folder: Path, strategies=STRATEGIES, workers=(1, 2), seeds=(1, 2, 3), **more) -> None:
@@ -301,20 +315,21 @@ class Loading(Folder):
         (self.folder / "junk.h5").write_bytes(b"not HDF5" * 100)
         (self.folder / "empty.h5").write_bytes(b"")
         (self.folder / "folder.h5").mkdir()
-        write_run(self.folder, name="future.h5", schema=2)
+        future = write_run(self.folder, name="future.h5").read_bytes()
+        (self.folder / "future.h5").write_bytes(future.replace(b"schema 1", b"schema 2", 1))
         write_run(self.folder, name="lost.h5", without=("config",))
-        with h5py.File(write_run(self.folder, name="narrow.h5"), "a") as file:
+        with changed(write_run(self.folder, name="narrow.h5")) as file:
             rows = file["snapshots"][()][["used", "seconds"]]
             del file["snapshots"]
             file["snapshots"] = np.array(rows.tolist(), [("used", "i8"), ("seconds", "f8")])
-        with h5py.File(write_run(self.folder, name="odd.h5"), "a") as file:
+        with changed(write_run(self.folder, name="odd.h5")) as file:
             del file["ranks"]
             file.create_group("ranks")
         found = results.load(self.folder)
         self.assertEqual(self.names(found), [good.name])
         told = "\n".join(found.problems)
         for words in ("junk.h5: damaged", "empty.h5: damaged", "folder.h5: damaged", "odd.h5: damaged",
-                      "future.h5: schema 2, where 1 is expected", "lost.h5: /config has no strategy",
+                      'future.h5: damaged, or not a complete file of format "dsgd result, schema 1"', "lost.h5: /config has no strategy",
                       "narrow.h5: /snapshots has no version_min, version_max, test_loss, test_correct, test_count"):
             self.assertIn(words, told)
 
@@ -325,6 +340,19 @@ class Loading(Folder):
             path.write_bytes(whole[:len(whole) * part // 16])
             with self.assertRaisesRegex(results.ResultError, "damaged"):
                 results.read(path)
+
+    def test_every_wrong_bit_is_found(self):
+        path = write_run(self.folder, "downpour", 2)
+        whole = path.read_bytes()
+        anywhere = np.random.default_rng(1).integers(0, 8 * len(whole), 400)
+        for bit in [*anywhere, *range(8 * results.LINE)]:
+            content = bytearray(whole)
+            content[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(content)
+            with self.assertRaisesRegex(results.ResultError, "^downpour[ -~]*[.]h5: damaged[ -~]*$", msg=f"bit {bit}"):
+                results.read(path)
+        path.write_bytes(whole)
+        self.assertTrue(results.read(path).ok)
 
     def test_unfinished_runs_are_counted(self):
         write_run(self.folder, seed=1)
@@ -404,7 +432,7 @@ class Speedups(Folder):
                          tables={"snapshots": [(0, 0, 0, 0, 0, 1, 10)]
                                  + [(500, reached, 0, 0, 0, 5, 10)] * (reached is not None)
                                  + [(1000, seconds, 0, 0, 0, 4, 10)]})
-        with h5py.File(path, "a") as file:
+        with changed(path) as file:
             file["result"].attrs["seconds"] = float(seconds)
 
     def means(self, scaling, gain=results.throughput_gain):
