@@ -101,10 +101,11 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
   h5::close(std::move(file));
 }
 
-void finish_record(const std::filesystem::path& result, const RunConfig& config, const std::string& outcome,
-                   const std::string& detail, const std::string& history) {
+bool finish_record(const std::filesystem::path& result, const std::string& outcome,
+                   const std::string& detail) {
   const std::filesystem::path part = part_of(result);
-  const auto finish = [&] {
+  wait_until_closed(part);
+  try {
     h5::Handle file = h5::open(part, true);
     h5::set(h5::group(file, "provenance"), "ended", utc_now());
     h5::set(file, "outcome_detail", detail);
@@ -112,19 +113,15 @@ void finish_record(const std::filesystem::path& result, const RunConfig& config,
     h5::close(std::move(file));
     read_result(part);  // throws where the content is broken
     h5::seal(part, result_format);
-  };
-  wait_until_closed(part);
-  try {
-    finish();
   } catch (const std::exception&) {
     if (std::filesystem::exists(part)) {
       std::filesystem::rename(part, result.string() + ".damaged");
       fmt::print(stderr, "{}: damaged; set aside as {}.damaged\n", part.string(), result.filename().string());
     }
-    create_record(part, config, history);
-    finish();
+    return false;
   }
   std::filesystem::rename(part, result);
+  return true;
 }
 
 Recorder::Recorder(const std::filesystem::path& part)

@@ -17,10 +17,10 @@ std::filesystem::path part_of(const std::filesystem::path& result);
 // earlier attempts.
 void create_record(const std::filesystem::path& part, const RunConfig& config, const std::string& history);
 
-// Puts the outcome into the part file, last of all, and gives it its final name. A part that cannot be opened
-// any more (killed while writing) is set aside as NAME.h5.damaged and replaced by a record without series.
-void finish_record(const std::filesystem::path& result, const RunConfig& config, const std::string& outcome,
-                   const std::string& detail, const std::string& history = "");
+// Puts the outcome into the part file, last of all, and gives it its final name. False: the part cannot be
+// read any more (killed while writing) and was set aside as NAME.h5.damaged, or it is gone.
+bool finish_record(const std::filesystem::path& result, const std::string& outcome,
+                   const std::string& detail);
 
 // What rank 0 writes during and after the run. Steps are buffered and flushed to disk every two seconds.
 class Recorder {

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "harness/experiment.h"
@@ -197,6 +198,31 @@ void print_plan(const Experiment& experiment, const fs::path& out) {
              experiment.runs.size(), duration(total), out.string());
 }
 
+// What dsgd left behind where it was killed, in this experiment or another one. The folder's lock is held, so
+// nobody is at work on it.
+void record_interrupted(const fs::path& out, const Experiment& experiment) {
+  std::set<fs::path> parts;
+  for (const auto& entry : fs::directory_iterator(out)) {
+    const std::string name = entry.path().filename();
+    if (name.ends_with(".h5.part")) parts.insert(entry.path());
+    if (name.ends_with(".h5.part.toml")) fs::remove(entry.path());
+  }
+  for (const fs::path& part : parts) {
+    const fs::path result = fs::path(part).replace_extension();
+    const bool here = std::any_of(experiment.runs.begin(), experiment.runs.end(),
+                                  [&](const RunConfig& run) { return run.name() == result.stem(); });
+    const bool keep = !here && fs::exists(result);
+    if (keep)
+      fs::remove(part);
+    else
+      finish_record(result, "error", "interrupted: dsgd ended before the run did");
+    fmt::print(stderr, "{}: had been interrupted; {}\n", result.stem().string(),
+               here   ? "starts again"
+               : keep ? "its earlier result stays"
+                      : "recorded, for this experiment does not contain it");
+  }
+}
+
 std::string attempt(const RunResult& run) {
   return fmt::format("{} {}: {}\n", std::get<std::string>(run.provenance.at("started")), run.outcome,
                      run.detail);
@@ -228,18 +254,14 @@ int sweep(const SweepOptions& options) {
                                          out.string(), failed.message()));
   const FolderLock lock(out);
 
-  // What is there already: finished runs are skipped, failed ones are tried again, runs that died with their
-  // dsgd are recorded.
+  record_interrupted(out, experiment);
+  // What is there already: finished runs are skipped, failed ones are tried again.
   const std::string here = RunResult::origin_of(provenance_here(), "mpi");
   std::vector<const RunConfig*> todo;
   std::map<const RunConfig*, std::string> history;
   std::vector<std::string> stale;
   for (const RunConfig& config : experiment.runs) {
     const fs::path result = out / (config.name() + ".h5");
-    if (fs::exists(part_of(result))) {
-      finish_record(result, config, "error", "interrupted: dsgd ended before the run did");
-      fmt::print(stderr, "{}: had been interrupted; starts again\n", config.name());
-    }
     if (!fs::exists(result)) {
       todo.push_back(&config);
       continue;
@@ -290,7 +312,10 @@ int sweep(const SweepOptions& options) {
       outcome = made.outcome == "running" ? "error" : made.outcome;
       detail = made.outcome == "running" ? "the job ended without a result" : made.detail;
     }
-    finish_record(result, config, outcome, detail, history[&config]);
+    if (!finish_record(result, outcome, detail)) {
+      create_record(part_of(result), config, history[&config]);
+      finish_record(result, outcome, detail);
+    }
     display.end(outcome, detail);
   }
 

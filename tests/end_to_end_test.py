@@ -643,13 +643,27 @@ class BrokenRuns(Case):
                 self.assertEqual(3, len(self.assert_tidy(out)))
                 self.assertFalse(os.path.exists(job_folder))
 
-    def test_dsgd_is_killed_and_nobody_starts_it_again(self):
+    def test_dsgd_is_killed_and_another_experiment_follows(self):
         sweep = self.start("sweep", self.experiment(ENDLESS + "[strategy.sync]\n"), "-o", self.out)
         parent, children = self.training(sweep, "sync")
         sweep.kill()
         self.assert_gone([parent, *children.values()])
         sweep.wait()
         self.assertEqual({}, processes(self.folder))
+        other = self.experiment(SMALL + "samples = 1000\n[strategy.bmuf]\n", "other.toml")
+        self.assertRegex(dsgd("sweep", other, "-o", self.out).stderr,
+                         r"^sync-2w-seed1-\w+: had been interrupted; recorded, for this experiment does not contain it\n")
+        self.assertEqual(2, len(self.assert_tidy()))
+        path = record(self.out, "sync*.h5").path
+        self.assertEqual("interrupted: dsgd ended before the run did", Record(path)["outcome_detail"])
+
+        # A result is not given up for an attempt to repeat it.
+        with open(path, "rb") as f, open(path + ".part", "wb") as part:
+            part.write(f.read())
+        before = os.stat(path).st_mtime_ns
+        self.assertRegex(dsgd("sweep", other, "-o", self.out).stderr, "had been interrupted; its earlier result stays")
+        self.assertEqual(before, os.stat(path).st_mtime_ns)
+        self.assert_tidy()
 
     def test_ctrl_c_and_the_bar(self):
         text = self.experiment(ENDLESS + "[strategy.sync]\n" + SHORT)

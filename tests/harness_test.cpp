@@ -123,7 +123,7 @@ TEST(Record, IsReadBack) {
     h5::write_table<StalenessRow>(recorder.file(), "staleness", staleness);
     recorder.close();
   }
-  finish_record(result, config, "error", "because");
+  finish_record(result, "error", "because");
   EXPECT_FALSE(fs::exists(part_of(result)));
 
   const RunResult run = read_result(result);
@@ -159,18 +159,18 @@ TEST(Record, IsReadableWithoutClose) {
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_GE(read_steps(part_of(result)).size(), 2000u);
-  finish_record(result, config, "error", "killed");
+  finish_record(result, "error", "killed");
   EXPECT_EQ(read_result(result).outcome, "error");
   EXPECT_GE(read_steps(result).size(), 2000u);
 }
 
 TEST(Record, DamagedPartIsSetAside) {
   const TemporaryFolder folder;
-  const RunConfig config = small_run();
   const fs::path result = folder.path() / "broken.h5";
   std::ofstream(part_of(result)) << "no HDF5 at all";
-  finish_record(result, config, "error", "killed while writing");
-  EXPECT_EQ(read_result(result).detail, "killed while writing");
+  EXPECT_FALSE(finish_record(result, "error", "killed while writing"));
+  EXPECT_FALSE(fs::exists(result));
+  EXPECT_FALSE(fs::exists(part_of(result)));
   EXPECT_TRUE(fs::exists(result.string() + ".damaged"));
 }
 
@@ -185,7 +185,7 @@ TEST(Results, EveryWrongBitIsFound) {
     recorder.steps(std::vector<StepRow>(1000));
     recorder.close();
   }
-  finish_record(result, config, "error", "because");
+  finish_record(result, "error", "because");
   std::stringstream content;
   content << std::ifstream(result, std::ios::binary).rdbuf();
   const std::string good = content.str();
