@@ -1,6 +1,8 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -99,6 +101,38 @@ int rank_main(const std::string& plan, const std::string& part, const std::strin
   return 0;
 }
 
+// One line on what is wrong with the command line; CLI11 names no unknown command, and no near miss.
+std::string explain(const CLI::App& root, const CLI::ParseError& e, const std::vector<std::string>& words) {
+  const CLI::App* app = &root;
+  std::string name = "dsgd";
+  for (; app->remaining().empty() && !app->get_subcommands().empty(); name += " " + app->get_name())
+    app = app->get_subcommands().front();
+  std::vector<std::string> commands, options;
+  for (const CLI::App* command : app->get_subcommands([](const CLI::App*) { return true; }))
+    if (!command->get_group().empty()) commands.push_back(command->get_name());
+  for (const CLI::Option* option : app->get_options())
+    if (!option->get_positional()) options.push_back(option->get_name());
+
+  const auto refuse = [&](const std::string& what, const std::vector<std::string>& allowed) {
+    return fmt::format("{}: {} (allowed: {}; {} --help explains them)", name, what, fmt::join(allowed, ", "),
+                       name);
+  };
+  const auto left = app->remaining();
+  const auto unknown = std::find_if(words.begin(), words.end(), [&](const std::string& word) {
+    return std::find(left.begin(), left.end(), word) != left.end();
+  });
+  if (unknown != words.end() && unknown->starts_with("-"))
+    return refuse(
+        *unknown + ": unknown option" + did_you_mean(unknown->substr(0, unknown->find('=')), options),
+        options);
+  if (!commands.empty())
+    return unknown == words.end()
+               ? app->help() + refuse("a command is missing", commands)
+               : refuse(*unknown + ": unknown command" + did_you_mean(*unknown, commands), commands);
+  return fmt::format("{}: {} ({} --help says what it takes)", name,
+                     unknown == words.end() ? e.what() : *unknown + ": one word too many", name);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -111,7 +145,6 @@ int main(int argc, char** argv) {
       "  dsgd show out/mine/sync-2w-seed1-0123456789ab.h5   everything about one run"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "dsgd 0.1.0, " + build_summary());
-  app.failure_message(CLI::FailureMessage::help);
 
   SweepOptions options;
   const auto add_run_options = [&](CLI::App* command) {
@@ -147,16 +180,21 @@ int main(int argc, char** argv) {
       "code 0: every run ended ok or diverged; 1: some did not; 2: mistakes in the experiment or its "
       "options.");
 
-  std::string folder, file, what, name, url, plan, part, data_dir;
+  std::string folder, file, topic, name, url, plan, part, data_dir;
   double target = -1;
   bool mixed = false, plan_only = false;
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
   table_command->add_option("folder", folder)->required();
-  table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)");
+  table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)")
+      ->check([](const std::string& text) {
+        double value = -1;
+        const bool good = CLI::detail::lexical_cast(text, value) && value >= 0 && value <= 1;
+        return good ? "" : "expected a number from 0 to 1, got " + text;
+      });
   table_command->add_flag("--allow-mixed", mixed, "compare runs of different programs or hosts all the same");
   CLI::App* list_command =
       app.add_subcommand("list", "what there is: strategies, models, datasets, devices, experiments, keys");
-  list_command->add_option("what", what)
+  list_command->add_option("topic", topic)
       ->required()
       ->check(CLI::IsMember({"strategies", "models", "datasets", "devices", "experiments", "keys"}));
   CLI::App* show_command = app.add_subcommand("show", "show one result file");
@@ -180,7 +218,9 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) ? 2 : 0;
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    fmt::print(stderr, "{}\n", explain(app, e, {argv + 1, argv + argc}));
+    return 2;
   }
   try {
     if (*run || *sweep_command) {
@@ -188,7 +228,7 @@ int main(int argc, char** argv) {
       return sweep(options);
     }
     if (*table_command) return print_table(folder, target, mixed);
-    if (*list_command) return list(what);
+    if (*list_command) return list(topic);
     if (*show_command) return show_file(file, plan_only);
     if (*fetch) {
       fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);

@@ -974,12 +974,23 @@ class Mistakes(Case):
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
 
     def test_options(self):
-        for words, expect in [([], "subcommand"), (["swep"], "subcommand"), (["sweep"], "experiment"),
-                              (["sweep", "quickstart", "--sett", "a=1"], "--sett"), (["list", "strategy"], "strategies"),
-                              (["data"], "subcommand"), (["data", "check", "mnst"], "mnst"), (["show"], "file"),
-                              (["table", "a", "--target", "high"], "high")]:
+        commands = "(allowed: run, sweep, table, list, show, data; dsgd --help explains them)"
+        for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),
+                              (["swep", "quickstart"], ["dsgd: swep: unknown command, did you mean sweep?", commands]),
+                              (["--dry-run", "sweep"], "dsgd: --dry-run: unknown option (allowed: --help, --version"),
+                              (["sweep"], "dsgd sweep: experiment is required"),
+                              (["sweep", "quickstart", "--sett", "a=1"], "dsgd sweep: --sett: unknown option, did you mean --set? (allowed: "),
+                              (["sweep", "quickstart", "-o"], "dsgd sweep: --out: 1 required"),
+                              (["sweep", "quickstart", "sync"], "dsgd sweep: sync: one word too many"),
+                              (["list", "strategy"], "strategies"), (["show"], "dsgd show: file is required"),
+                              (["data"], "dsgd data: a command is missing (allowed: fetch, check"),
+                              (["data", "ftch"], "dsgd data: ftch: unknown command, did you mean fetch?"),
+                              (["data", "check", "mnst"], "mnst")]:
             with self.subTest(words):
-                self.refused(*words, expect=expect)
+                message = self.refused(*words, expect=expect)
+                self.assertTrue("a command is missing" in message or message.count("\n") == 1, message)
+        for target in "high", "85", "-1", "nan":
+            self.refused("table", "a", "--target", target, expect="dsgd table: --target: expected a number from 0 to 1, got " + target)
         self.assertIn("dsgd sweep quickstart", dsgd("--help").stdout)
         self.assertRegex(dsgd("--version").stdout, r"^dsgd \d+\.\d+\.\d+, commit \w+")
 
