@@ -22,12 +22,8 @@ using namespace dsgd;
 namespace {
 
 void print_parameters(const std::vector<Parameter>& parameters) {
-  for (const Parameter& p : parameters) {
-    std::string allowed;
-    for (const std::string& value : p.allowed) allowed += (allowed.empty() ? "" : " | ") + value;
-    fmt::print("      {:<24} {} (default {}){}\n", p.name, p.help, to_string(p.fallback),
-               allowed.empty() ? "" : ": " + allowed);
-  }
+  for (const Parameter& p : parameters)
+    fmt::print("      {:<24} {} (default {}): {}\n", p.name, p.help, to_string(p.fallback), allowed(p));
 }
 
 int list(const std::string& what) {
