@@ -143,6 +143,15 @@ std::optional<double> RunResult::megabytes_per_worker() const {
   return sum / count;
 }
 
+std::optional<double> RunResult::snapshot_share() const {
+  const auto seconds = result.find("seconds");
+  if (seconds == result.end() || ranks.empty()) return std::nullopt;
+  const auto longest = std::max_element(ranks.begin(), ranks.end(), [](const RankRow& a, const RankRow& b) {
+    return a.snapshot_s < b.snapshot_s;
+  });
+  return longest->snapshot_s / std::get<double>(seconds->second);
+}
+
 std::string RunResult::origin_of(const std::map<std::string, Value>& provenance, const std::string& engine) {
   return fmt::format("commit {}{}, {} {} {}, engine {}, {} with {} cores",
                      text(provenance, "commit").substr(0, 12),
@@ -332,6 +341,9 @@ std::string show(const RunResult& run) {
                                                       : fmt::format("{}-{}", s.version_min, s.version_max),
                        fmt::format("{:.4f}", s.test_loss), fmt::format("{:.2f}", 100 * s.accuracy())});
     out += "\nsnapshots\n" + aligned(cells);
+    if (const auto share = run.snapshot_share())
+      out += fmt::format("copied in {:.3f} % of the clock, scored in {:.2f} s after it\n", 100 * *share,
+                         std::get<double>(run.result.at("scoring_s")));
   }
   if (!run.ranks.empty()) {
     std::vector<std::vector<std::string>> cells{{"rank", "role", "steps", "samples", "total s", "compute s",

@@ -29,6 +29,7 @@ struct RunResult {
   std::optional<double> time_to(double target) const;  // seconds
   std::optional<double> mean_staleness() const;
   std::optional<double> megabytes_per_worker() const;
+  std::optional<double> snapshot_share() const;  // of the clock, on the rank that took longest
   std::string origin() const { return origin_of(provenance, engine); }
 
   // What must be equal for two runs to be compared: commit, dirty flag, build, engine, class of host.

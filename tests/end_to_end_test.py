@@ -456,6 +456,19 @@ class SweepOnRealImages(unittest.TestCase, RecordChecks):
                 self.assertEqual(r.groups["provenance"]["plan"].strip(), plan.strip())
 
 
+class Snapshots(Case):
+    def test_copies_take_under_2_percent_of_the_clock(self):
+        text = 'model = "lenet"\nminibatch = 64\nsamples = 60000\nworkers = 2\n[strategy.sync]\n[strategy.downpour]\n'
+        dsgd("sweep", self.experiment(text), "-o", self.out)
+        for name, r in records(self.out).items():
+            with self.subTest(name):
+                self.assertEqual(12, len(r.tables["snapshots"]))
+                share = r.tables["ranks"]["snapshot_s"].max() / r.result["seconds"]
+                self.assertTrue(0 < share < 0.02, share)
+                self.assertIn(f"copied in {100 * share:.3f} % of the clock, scored in {r.result['scoring_s']:.2f} s after it",
+                              dsgd("show", r.path).stdout)
+
+
 class SmallSweep(Case, RecordChecks):
     """All strategies on a task of four whole epochs, with repeats and more servers than one."""
 
