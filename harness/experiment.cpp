@@ -568,7 +568,8 @@ fs::path find_experiment(const std::string& name) {
   for (const fs::path& file : shipped_experiments())
     if (file.stem() == name) return file;
   throw ConfigError(
-      {fmt::format("{}: no such file or shipped experiment{} (allowed: a TOML file, or one of {})", name,
+      {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
+                   fs::exists(name, none) ? "is a folder" : "no such file or shipped experiment",
                    did_you_mean(name, shipped_names()), listed(shipped_names()))});
 }
 

@@ -54,6 +54,8 @@ constexpr std::size_t user_block = 512, line_size = 64;
 // The line that the file has, and the one that belongs to what follows.
 std::pair<std::string, std::string> first_lines(const std::filesystem::path& file,
                                                 const std::string& format) {
+  if (std::filesystem::exists(file) && !std::filesystem::is_regular_file(file))
+    throw std::runtime_error(file.string() + ": expected a file, found a folder, device or pipe");
   errno = 0;
   std::ifstream in(file, std::ios::binary);
   if (!in) fail(file.string(), "cannot be opened");

@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -156,7 +158,8 @@ int main(int argc, char** argv) {
                      "(dsgd list keys)")
         ->take_all()
         ->allow_extra_args(false);
-    command->add_option("--data-dir", options.data_dir, "where data sets are looked for first");
+    command->add_option("--data-dir", options.data_dir, "where data sets are looked for first")
+        ->check(CLI::ExistingDirectory);
     command->add_option(
         "--launcher", options.launcher,
         "how ranks are started, e.g. \"mpirun --hostfile hosts -n {ranks}\" (default: mpirun on this host)");
@@ -205,7 +208,7 @@ int main(int argc, char** argv) {
   fetch->footer("  dsgd data fetch mnist");
   CLI::App* check = data->add_subcommand("check", "verify what is there");
   check->add_option("name", name, "one data set (default: all)");
-  check->add_option("--data-dir", data_dir, "where to look first");
+  check->add_option("--data-dir", data_dir, "where to look first")->check(CLI::ExistingDirectory);
   CLI::App* rank = app.add_subcommand("rank", "")->group("");  // started by mpirun
   rank->add_option("plan", plan)->required();
   rank->add_option("part", part)->required();
@@ -219,21 +222,29 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    if (*run || *sweep_command) {
-      options.single = bool(*run);
-      return sweep(options);
-    }
-    if (*table_command) return print_table(folder, target, mixed);
-    if (*list_command) return list(topic);
-    if (*show_command) return show_file(file, plan_only);
-    if (*fetch) {
-      fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);
-      return 0;
-    }
-    if (*check) return check_data(name, data_dir);
-    return rank_main(plan, part, data_dir);
+    const auto command = [&] {
+      if (*run || *sweep_command) {
+        options.single = bool(*run);
+        return sweep(options);
+      }
+      if (*table_command) return print_table(folder, target, mixed);
+      if (*list_command) return list(topic);
+      if (*show_command) return show_file(file, plan_only);
+      if (*fetch) {
+        fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);
+        return 0;
+      }
+      if (*check) return check_data(name, data_dir);
+      return rank_main(plan, part, data_dir);
+    };
+    const int code = command();
+    if (std::fflush(stdout))
+      throw std::runtime_error(fmt::format("standard output: {}", std::strerror(errno)));
+    return code;
   } catch (const ConfigError& e) {
     for (const std::string& problem : e.problems()) fmt::print(stderr, "{}\n", problem);
+  } catch (const std::filesystem::filesystem_error& e) {
+    fmt::print(stderr, "dsgd: {}: {}\n", e.path1().string(), e.code().message());
   } catch (const std::exception& e) {
     fmt::print(stderr, "dsgd: {}\n", e.what());
   }

@@ -449,12 +449,17 @@ class Run {
 void run_rank(const RunConfig& config, const std::filesystem::path& part,
               const std::filesystem::path& data_dir) {
   const auto world = World::open(config.servers(), config.minibatch());
+  const auto fail = [&](const char* why) {
+    fmt::print(stderr, "rank {}: {}\n", world->rank(), why);
+    world->abort();
+  };
   try {
     Run run(*world, config, part, data_dir);
     run();
+  } catch (const std::bad_alloc&) {
+    fail("not enough memory for data set, model and snapshots (snapshot_memory_mib)");
   } catch (const std::exception& e) {
-    fmt::print(stderr, "rank {}: {}\n", world->rank(), e.what());
-    world->abort();
+    fail(e.what());
   }
 }
 

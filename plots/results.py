@@ -402,6 +402,8 @@ def first_line(content: bytes | memoryview) -> bytes:
 
 def _verify(path: Path) -> None:
     """HDF5 must not see damage: it may crash or hang on a single wrong bit."""
+    if not path.is_file():
+        raise ResultError(f"{path.name}: expected a file, found a folder, device or pipe")
     content = path.read_bytes()
     line, right = content[:LINE], first_line(memoryview(content)[LINE:])
     if line == right:

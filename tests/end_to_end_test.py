@@ -11,6 +11,7 @@ import gzip
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import signal
@@ -749,6 +750,16 @@ class BrokenRuns(Case):
         self.assertEqual(3, len(record(self.out, "sync*.h5")["history"].splitlines()))
         self.assert_tidy()
 
+    def test_not_enough_memory(self):
+        text = self.experiment('dataset = "synthetic"\nsynthetic.train = 100000000\nsynthetic.shape = "1024x32x32"\nmodel = "softmax"\n'
+                               "[strategy.sync]\n")
+        limit = 1 << 46  # bytes, less than the images: hosts that promise any memory refuse too
+        done = subprocess.run([DSGD, "sweep", text, "-o", self.out], env=environment, capture_output=True, text=True, timeout=PATIENCE,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+        self.assertEqual(1, done.returncode, done.stderr)
+        self.assertIn("error: rank 0: not enough memory for data set, model and snapshots", done.stderr)
+        self.assert_tidy()
+
 
 class DamagedResults(Case):
     def test_damaged_files_are_made_again(self):
@@ -977,11 +988,15 @@ class Mistakes(Case):
         empty = self.experiment("", "empty.toml")
         self.refused("sweep", syntax, "-o", self.out, expect=f"{syntax}:1:")
         self.refused("sweep", empty, "-o", self.out, expect="strategy: there is none")
-        self.refused("sweep", self.folder, "-o", self.out, expect=self.folder)
+        self.refused("sweep", self.folder, "-o", self.out, expect=self.folder + ": is a folder (allowed: a TOML file")
         self.refused("sweep", "quickstat", "-o", self.out, expect=["quickstat: no such file or shipped experiment", "quickstart"])
         self.refused("run", "quickstart", "-o", self.out, expect=["is 30 runs, not one", "dsgd sweep", "--set"])
         self.refused("table", self.out, expect=self.out + ": no such folder")
         self.refused("show", self.out + "/x.h5", expect=[self.out + "/x.h5: cannot be opened", "No such file"])
+        self.refused("show", self.folder, expect=self.folder + ": expected a file, found a folder")
+        self.refused("show", "/dev/zero", expect="/dev/zero: expected a file, found a folder, device or pipe")
+        for data_dir in self.out, empty:
+            self.refused("sweep", "quickstart", "-o", self.out, "--data-dir", data_dir, expect=["dsgd sweep: --data-dir: ", data_dir])
         os.mkdir(self.folder + "/none")
         self.refused("table", self.folder + "/none", expect="no result files")
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
@@ -1002,6 +1017,9 @@ class Mistakes(Case):
             with self.subTest(words):
                 message = self.refused(*words, expect=expect)
                 self.assertTrue("a command is missing" in message or message.count("\n") == 1, message)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([DSGD, "list", "keys"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual((2, "dsgd: standard output: No space left on device\n"), (done.returncode, done.stderr))
         for target in "high", "85", "-1", "nan":
             self.refused("table", "a", "--target", target, expect="dsgd table: --target: expected a number from 0 to 1, got " + target)
         self.assertIn("dsgd sweep quickstart", dsgd("--help").stdout)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import io
 import math
+import os
 import sys
 import tempfile
 import unittest
@@ -315,6 +316,7 @@ class Loading(Folder):
         (self.folder / "junk.h5").write_bytes(b"not HDF5" * 100)
         (self.folder / "empty.h5").write_bytes(b"")
         (self.folder / "folder.h5").mkdir()
+        os.mkfifo(self.folder / "pipe.h5")
         future = write_run(self.folder, name="future.h5").read_bytes()
         (self.folder / "future.h5").write_bytes(future.replace(b"schema 1", b"schema 2", 1))
         write_run(self.folder, name="lost.h5", without=("config",))
@@ -328,7 +330,7 @@ class Loading(Folder):
         found = results.load(self.folder)
         self.assertEqual(self.names(found), [good.name])
         told = "\n".join(found.problems)
-        for words in ("junk.h5: damaged", "empty.h5: damaged", "folder.h5: damaged", "odd.h5: damaged",
+        for words in ("junk.h5: damaged", "empty.h5: damaged", "folder.h5: expected a file", "pipe.h5: expected a file", "odd.h5: damaged",
                       'future.h5: damaged, or not a complete file of format "dsgd result, schema 1"', "lost.h5: /config has no strategy",
                       "narrow.h5: /snapshots has no version_min, version_max, test_loss, test_correct, test_count"):
             self.assertIn(words, told)
