@@ -80,7 +80,7 @@ std::vector<std::vector<Row>> gather_rows(World& world, const std::vector<Row>& 
   std::vector<std::vector<Row>> result;
   for (const auto& part : bytes) {
     result.emplace_back(part.size() / sizeof(Row));
-    std::memcpy(result.back().data(), part.data(), part.size());
+    if (!part.empty()) std::memcpy(result.back().data(), part.data(), part.size());
   }
   return result;
 }
