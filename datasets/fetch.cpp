@@ -20,7 +20,7 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "datasets/idx.h"
+#include "datasets/content.h"
 
 extern char** environ;
 
