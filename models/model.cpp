@@ -6,6 +6,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "datasets/gather.h"
+
 namespace dsgd {
 
 Model::Model(const Network& net, Device& device, int batch)

@@ -85,28 +85,6 @@ TEST(Shape, TextGoesBothWays) {
               fmt::format("shape \"{}\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or one number", bad));
 }
 
-TEST(Gather, GivesPixelsOver255InTheOrderAsked) {
-  constexpr int size = 67;  // not a multiple of any vector's width
-  Samples all{{1, 1, size}, 4, 4, {}, {3, 1, 0, 2}};
-  for (int i = 0; i < 4 * size; ++i) all.pixels.push_back(std::uint8_t(i));
-  const std::uint32_t ids[] = {2, 0, 3, 2};
-  std::vector<float> x(4 * size + 1, -1);
-  std::vector<std::uint8_t> y(5, 99);
-  gather(all, ids, x.data(), y.data());
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < size; ++j)
-      ASSERT_EQ(x[i * size + j], float(std::uint8_t(ids[i] * size + j)) * (1.0f / 255));
-  EXPECT_EQ(y, (std::vector<std::uint8_t>{0, 3, 2, 0, 99}));
-  EXPECT_EQ(x.back(), -1);  // and writes nothing else
-  gather(all, {}, nullptr, nullptr);
-
-  Samples ends{{2}, 1, 1, {0, 255}, {0}};
-  const std::uint32_t first[] = {0};
-  gather(ends, first, x.data(), y.data());
-  EXPECT_EQ(x[0], 0.0f);
-  EXPECT_EQ(x[1], 1.0f);
-}
-
 TEST(Synthetic, SamplesArePrototypesPlusBoundedNoise) {
   SyntheticSpec spec{.shape = {2, 3, 5}, .classes = 3, .train = 20, .test = 11, .noise = 0, .seed = 4};
   const Dataset plain = make_synthetic(spec);
