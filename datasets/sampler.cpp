@@ -46,8 +46,6 @@ Sampler::Sampler(const Settings& settings) : settings_(checked(settings)), order
                  order_.begin() + even(n, s.worker + 1, s.workers));
     std::sort(part_.begin(), part_.end());
     order_.resize(part_.size());
-  } else if (s.order == DataOrder::queue) {
-    portion_.resize(std::size_t(s.minibatch));
   }
   uses_.resize(s.samples);
   open_epoch(0);
@@ -69,7 +67,7 @@ Minibatch Sampler::hand_out(std::span<const std::uint32_t> ids, std::int64_t glo
   for (const std::uint32_t id : ids) ++uses_[id];
   ++steps_;
   used_ += global_count;
-  return {ids, global_count, false};
+  return {ids, global_count, false, open_};
 }
 
 Minibatch Sampler::next() {
@@ -148,16 +146,11 @@ Minibatch Sampler::at(std::int64_t position, int count) {
                     "a count from 0 to the minibatch, {}",
                     position, count, settings_.minibatch));
   if (count == 0) return {};
-  const auto samples = std::int64_t(settings_.samples);
-  for (int done = 0; done < count;) {
-    const std::int64_t first = (position + done) % samples;
-    const std::int64_t take = std::min<std::int64_t>(count - done, samples - first);
-    open_epoch((position + done) / samples);
-    std::copy_n(order_.begin() + first, take, portion_.begin() + done);
-    done += int(take);
-  }
-  Minibatch batch = hand_out(std::span(portion_).first(std::size_t(count)), count);
-  batch.last = position + count >= settings_.budget;
+  const auto samples = std::int64_t(settings_.samples), first = position % samples;
+  const std::int64_t own = std::min<std::int64_t>(count, samples - first);
+  open_epoch(position / samples);
+  Minibatch batch = hand_out(std::span(order_).subspan(std::size_t(first), std::size_t(own)), own);
+  batch.last = position + own >= settings_.budget;
   return batch;
 }
 

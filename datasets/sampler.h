@@ -15,9 +15,10 @@ enum class DataOrder {
 };
 
 struct Minibatch {
-  std::span<const std::uint32_t> ids;  // valid until the next call
+  std::span<const std::uint32_t> ids;  // valid until the next call; all of one epoch
   std::int64_t global_count = 0;       // samples of all workers in this step; own samples (next_own, at)
   bool last = false;                   // nothing is left of the budget after this one
+  std::int64_t epoch = 0;              // how often the samples were used before
 };
 
 // The order of the samples; depends on the settings alone, on every host. The last minibatch of an epoch and
@@ -43,6 +44,7 @@ class Sampler {
   // min(most, minibatch, rest of its epoch) samples. Either this or next(), not both.
   Minibatch next_own(int most = std::numeric_limits<int>::max());
   // queue: samples [position, position + count) of the endless stream of shuffled epochs; count <= minibatch.
+  // Ends with the epoch: the caller asks again for the rest.
   Minibatch at(std::int64_t position, int count);
 
   // How often this worker has used each sample: one count per sample.
@@ -58,9 +60,8 @@ class Sampler {
   void open_epoch(std::int64_t epoch);
 
   Settings settings_;
-  std::vector<std::uint32_t> part_;     // shard: the worker's samples, ascending
-  std::vector<std::uint32_t> order_;    // all samples (shard: the worker's) in the order of the open epoch
-  std::vector<std::uint32_t> portion_;  // queue: what at() returns
+  std::vector<std::uint32_t> part_;   // shard: the worker's samples, ascending
+  std::vector<std::uint32_t> order_;  // all samples (shard: the worker's) in the order of the open epoch
   std::vector<std::uint32_t> uses_;
   std::int64_t open_ = -1;  // the epoch of order_
   std::int64_t epoch_ = 0;  // of the next step

@@ -38,8 +38,9 @@ class ModelReplica final : public Replica {
       if (portion_.count == 0) portion_ = server_->take(minibatch);
       if (portion_.count)
         m = queue_ ? sampler_.at(portion_.position, portion_.count) : sampler_.next_own(portion_.count);
-      portion_.count -=
-          int(m.ids.size());  // an epoch's last minibatch is short; the rest of the portion comes next
+      // An epoch's last minibatch is short; the rest of the portion comes next.
+      portion_.position += std::int64_t(m.ids.size());
+      portion_.count -= int(m.ids.size());
     }
     batch = {m.ids, m.global_count, m.last};
     return batch;
