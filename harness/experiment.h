@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "datasets/dataset.h"
+#include "datasets/gather.h"
 #include "models/optimizer.h"
 #include "strategies/parameter.h"
 #include "strategies/strategy.h"
@@ -34,6 +34,8 @@ struct RunConfig {
   std::string data_order() const;
   OptimizerSettings optimizer() const;
   SyntheticSpec synthetic() const;
+  bool normalised() const;            // pixels, per channel
+  Augmentation augmentation() const;  // of epoch 0
   // Sorted "key = value" lines of everything that decides the result; the strategy's own parameters are
   // "strategy.NAME.KEY".
   std::string canonical() const;

@@ -26,9 +26,15 @@ constexpr std::size_t score_portion = 1024;  // test samples between two signs o
 // A worker's access to model and data, and the stopwatch around its gradients.
 class ModelReplica final : public Replica {
  public:
-  ModelReplica(Model& model, const Samples& train, Sampler& sampler, bool queue, ParameterServer* server,
-               const World& world)
-      : model_(model), train_(train), sampler_(sampler), queue_(queue), server_(server), world_(world) {}
+  ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
+               bool queue, ParameterServer* server, const World& world)
+      : model_(model),
+        train_(train),
+        augmentation_(augmentation),
+        sampler_(sampler),
+        queue_(queue),
+        server_(server),
+        world_(world) {}
 
   Batch next() override {
     Minibatch m;
@@ -42,13 +48,14 @@ class ModelReplica final : public Replica {
       portion_.position += std::int64_t(m.ids.size());
       portion_.count -= int(m.ids.size());
     }
+    augmentation_.epoch = m.epoch;
     batch = {m.ids, m.global_count, m.last};
     return batch;
   }
 
   double gradient(ConstVec at, const Batch& of, Vec into) override {
     const double start = world_.now();
-    const Loss loss = model_.gradient(at, train_, of.ids, into);
+    const Loss loss = model_.gradient(at, train_, of.ids, into, augmentation_);
     compute_s += world_.now() - start;
     loss_sum += loss.sum;
     samples += of.count();
@@ -64,6 +71,7 @@ class ModelReplica final : public Replica {
  private:
   Model& model_;
   const Samples& train_;
+  Augmentation augmentation_;  // of the last batch
   Sampler& sampler_;
   bool queue_;
   ParameterServer* server_;
@@ -109,6 +117,7 @@ class Run {
     reporter_.phase("load");
     setup_start_ = world_->now();
     data_ = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
+    if (config.normalised()) normalise(data_);
     network_ = find_model(config.settings.text("model"))->make(data_.train.shape, data_.train.classes);
     device_ = find_device(config.settings.text("device"))->make();
     model_.emplace(network_, *device_, config.minibatch());
@@ -165,7 +174,8 @@ class Run {
                      .workers = config_.workers(),
                      .minibatch = config_.minibatch(),
                      .budget = config_.samples()});
-    ModelReplica r(*model_, data_.train, sampler, config_.data_order() == "queue", context.server, *world_);
+    ModelReplica r(*model_, data_.train, config_.augmentation(), sampler, config_.data_order() == "queue",
+                   context.server, *world_);
     Vector g(device_->space(), n_);
     r.w = w_;
     r.g = g;

@@ -40,6 +40,14 @@ const std::vector<RunKey>& run_keys() {
   static const std::vector<RunKey> keys{
       text("dataset", "fashion-mnist", "images to learn (dsgd list datasets)", names_of(all_datasets())),
       text("model", "lenet", "network that learns them (dsgd list models)", names_of(all_models())),
+      text("normalise", "auto",
+           "what a model reads of a pixel; none: 0 to 1, channel: mean 0 and standard deviation 1 over each "
+           "channel of the training set; auto: the set's own, channel for CIFAR-10",
+           {"auto", "none", "channel"}),
+      text("augment", "none",
+           "what happens to training images, anew in every epoch; crop_flip: random shifts by up to 4 pixels "
+           "each way with black beyond the edge, half of them mirrored",
+           {"none", "crop_flip"}),
       text("device", "auto", "who computes gradients (dsgd list devices); auto: the fastest usable here",
            names_of(all_devices(), {"auto"})),
       text("engine", "mpi", "what carries messages: mpi is real processes and real time", {"mpi"}),
@@ -120,6 +128,15 @@ SyntheticSpec RunConfig::synthetic() const {
           .seed = std::uint64_t(settings.integer("synthetic.seed"))};
 }
 
+bool RunConfig::normalised() const {
+  const std::string& how = settings.text("normalise");
+  return how == "auto" ? known_dataset(settings.text("dataset")).normalise : how == "channel";
+}
+
+Augmentation RunConfig::augmentation() const {
+  return {.crop_flip = settings.text("augment") == "crop_flip", .seed = seed()};
+}
+
 namespace {
 
 // Whether the key can have any influence on the run's result.
@@ -128,6 +145,9 @@ bool matters(const RunKey& key, const RunConfig& run) {
     return std::find(values.begin(), values.end(), run.settings.text(other)) != values.end();
   };
   if (key.policy) return false;
+  if (key.name == "normalise")
+    return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
+  if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
   if (key.name == "optimizer.momentum") return is("optimizer.rule", {"momentum", "nesterov"});
   if (key.name == "optimizer.initial_accumulator" || key.name == "optimizer.epsilon")
@@ -157,6 +177,7 @@ std::string line(const std::string& key, const Value& value) {
 void RunConfig::normalise() {
   for (const RunKey& key : run_keys())
     if (!key.policy && !matters(key, *this)) settings.set(key.name, key.fallback);
+  settings.set("normalise", normalised() ? "channel" : "none");
   settings.set("data_order", data_order());
   settings.set("synthetic.shape", to_string(synthetic().shape));
   if (settings.text("device") == "auto") settings.set("device", best_device());

@@ -6,8 +6,6 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "datasets/gather.h"
-
 namespace dsgd {
 
 Model::Model(const Network& net, Device& device, int batch)
@@ -18,7 +16,8 @@ Model::Model(const Network& net, Device& device, int batch)
   if (plan_->batch() < batch) part_ = Vector(device.space(), parameters(net));
 }
 
-Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g) {
+Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                     const Augmentation& how) {
   if (ids.size() > std::size_t(batch_)) {
     throw std::invalid_argument(fmt::format("{} samples for a model made for {}", ids.size(), batch_));
   }
@@ -26,7 +25,7 @@ Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint3
   Loss loss;
   for (std::size_t first = 0; first < ids.size(); first += plan_->batch()) {
     const auto piece = ids.subspan(first, std::min<std::size_t>(plan_->batch(), ids.size() - first));
-    fetch(from, piece);
+    fetch(from, piece, how);
     const Vec part = first == 0 ? g : part_;
     loss += plan_->gradient(w, x_.data(), labels_.data(), int(piece.size()), part);
     if (first > 0) axpy(1, part, g);
@@ -46,12 +45,12 @@ Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_
   return loss;
 }
 
-void Model::fetch(const Samples& from, std::span<const std::uint32_t> ids) {
+void Model::fetch(const Samples& from, std::span<const std::uint32_t> ids, const Augmentation& how) {
   if (from.shape != input_) {
     throw std::invalid_argument(fmt::format("the model was made for samples of {}, these are {}",
                                             to_string(input_), to_string(from.shape)));
   }
-  gather(from, ids, x_.data(), labels_.data());
+  gather(from, ids, x_.data(), labels_.data(), how);
 }
 
 }  // namespace dsgd

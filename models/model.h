@@ -3,7 +3,7 @@
 #include <memory>
 #include <span>
 
-#include "datasets/dataset.h"
+#include "datasets/gather.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -15,13 +15,15 @@ class Model {
  public:
   Model(const Network& net, Device& device, int batch);
   // g <- sum over the samples `ids` (at most `batch`) of dL(w)/dw. No ids: g <- 0.
-  Loss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g);
-  // Loss and number of correct answers over samples [first, last).
+  Loss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                const Augmentation& how = {});
+  // Loss and number of correct answers over samples [first, last), as they are.
   Loss score(ConstVec w, const Samples& from, std::size_t first, std::size_t last);
   const Plan& plan() const { return *plan_; }
 
  private:
-  void fetch(const Samples& from, std::span<const std::uint32_t> ids);  // fills x_ and labels_
+  // Fills x_ and labels_.
+  void fetch(const Samples& from, std::span<const std::uint32_t> ids, const Augmentation& how = {});
 
   std::unique_ptr<Plan> plan_;
   Shape input_;

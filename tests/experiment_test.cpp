@@ -279,7 +279,8 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
           "x.toml:7:8: strategy.bmuf.zeta: -1 is out of range (allowed: numbers from 0 to 100)",
           "x.toml:8:1: strategy.bmuf.blok: unknown key, did you mean block?",
           fmt::format("x.toml:9:11: strategy.easgd: unknown strategy (allowed: {})", strategy_list),
-          "x.toml:11:11: strategy.downpour.n_fetch: 0 is out of range (allowed: integers from 1 to 1000000000)",
+          "x.toml:11:11: strategy.downpour.n_fetch: 0 is out of range (allowed: integers from 1 to "
+          "1000000000)",
           "x.toml:12:14: strategy.downpour.data_order: \"global\" needs workers in lock-step, which downpour "
           "has "
           "not (allowed: auto, shard, queue)",
@@ -325,14 +326,30 @@ TEST(Experiment, DevicesThatCannotBeUsedSayWhy) {
 TEST(Experiment, DefaultsAreThoseOfTheTable) {
   const RunConfig run = run_of("[strategy.sync]");
   for (const RunKey& key : run_keys()) {
-    if (key.name == "device" || key.name == "data_order") continue;  // resolved
+    if (key.name == "device" || key.name == "data_order" || key.name == "normalise") continue;  // resolved
     EXPECT_EQ(run.settings.values().at(key.name), key.fallback) << key.name;
     EXPECT_EQ(run.data_order(), "global");
   }
   EXPECT_EQ(run.settings.text("data_order"), "global");
+  EXPECT_EQ(run.settings.text("normalise"), "none");
   EXPECT_EQ(run.servers(), 0);
   EXPECT_EQ(run.ranks(), 1);
   EXPECT_EQ(run_of("workers = 3\nservers = 2\n[strategy.downpour]").ranks(), 5);
+}
+
+TEST(Experiment, PixelsAreReadAsTheSetOrTheRunSays) {
+  const RunConfig plain = run_of("[strategy.sync]");
+  EXPECT_FALSE(plain.normalised());
+  EXPECT_FALSE(plain.augmentation().crop_flip);
+  const RunConfig other = run_of("normalise = 'channel'\naugment = 'crop_flip'\nseed = 5\n[strategy.sync]");
+  EXPECT_TRUE(other.normalised());
+  EXPECT_TRUE(other.augmentation().crop_flip);
+  EXPECT_EQ(other.augmentation().seed, 5u);
+  EXPECT_EQ(problems("normalise = ['auto', 'none']\n[strategy.sync]").size(), 1u);  // twins
+  EXPECT_EQ(problems("dataset = 'synthetic'\nmodel = 'mlp'\nsynthetic.shape = '3x4x32'\n"
+                     "augment = 'crop_flip'\n[strategy.sync]"),
+            Lines{"x.toml:4:11: augment: \"crop_flip\" shifts by up to 4 pixels and could leave nothing of "
+                  "images of 3x4x32 (allowed: none)"});
 }
 
 TEST(Experiment, DottedKeysTablesAndInlineTablesAreTheSame) {
@@ -560,6 +577,8 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
   const std::map<std::string, Case> cases{
       {"dataset", {{}, {"dataset=mnist"}}},
       {"model", {{}, {"model=mlp"}}},
+      {"normalise", {{}, {"normalise=channel"}}},
+      {"augment", {{}, {"augment=crop_flip"}}},
       {"workers", {{}, {"workers=2"}}},
       {"servers", {{}, {"servers=2"}}},
       {"minibatch", {{}, {"minibatch=33"}}},

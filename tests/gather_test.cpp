@@ -3,9 +3,29 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <new>
+#include <numeric>
 #include <random>
 #include <vector>
+
+#include "datasets/sampler.h"
+
+namespace {
+std::size_t allocations = 0;
+}  // namespace
+// Not inlined, or the compiler takes new and free for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  ++allocations;
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace dsgd {
 namespace {
@@ -90,6 +110,157 @@ TEST(Normalise, OnlyShiftsConstantChannels) {
   EXPECT_EQ(x, (std::vector<float>{0, 0, -1, 1}));
   gather(set.test, ids, x.data(), &label);
   EXPECT_EQ(x, (std::vector<float>{2, -2, 2, 0}));
+}
+
+class CropFlip : public testing::Test {
+ protected:
+  std::vector<float> gathered(const Samples& from, const std::vector<std::uint32_t>& ids,
+                              const Augmentation& how) const {
+    std::vector<float> x(ids.size() * from.shape.size());
+    std::vector<std::uint8_t> labels(ids.size());
+    gather(from, ids, x.data(), labels.data(), how);
+    for (std::size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(labels[i], from.labels[ids[i]]);
+    return x;
+  }
+  std::vector<std::uint32_t> all(const Samples& s) const {
+    std::vector<std::uint32_t> ids(s.count);
+    std::iota(ids.begin(), ids.end(), 0u);
+    return ids;
+  }
+  static Augmentation of_epoch(std::int64_t epoch, std::uint64_t seed = 3) { return {true, seed, epoch}; }
+};
+
+// By the words of the definition: frame, cut, mirror, all on bytes; then the plain gather.
+TEST_F(CropFlip, CutsFramedImagesAndMirrorsThem) {
+  for (const Shape& shape : {Shape{3, 32, 32}, Shape{1, 28, 28}, Shape{2, 5, 17}, Shape{1, 3, 2}})
+    for (const bool normalised : {false, true}) {
+      Dataset set{"", random_samples(shape, 400), random_samples(shape, 1)};
+      if (normalised) normalise(set);
+      const Samples& from = set.train;
+      const int height = shape.height, width = shape.width, framed_width = width + 2 * crop_margin;
+      Samples changed = from;
+      for (std::uint32_t id = 0; id < from.count; ++id) {
+        const Crop crop = draw_crop(of_epoch(7), id);
+        for (int c = 0; c < shape.channels; ++c) {
+          const std::size_t first = (id * shape.channels + c) * std::size_t(height * width);
+          std::vector<std::uint8_t> frame(std::size_t(height + 2 * crop_margin) * framed_width);
+          for (int y = 0; y < height; ++y)
+            for (int x = 0; x < width; ++x)
+              frame[(y + crop_margin) * framed_width + x + crop_margin] = from.pixels[first + y * width + x];
+          for (int y = 0; y < height; ++y)
+            for (int x = 0; x < width; ++x)
+              changed.pixels[first + y * width + (crop.flip ? width - 1 - x : x)] =
+                  frame[(y + crop_margin + crop.down) * framed_width + x + crop_margin + crop.right];
+        }
+      }
+      ASSERT_EQ(gathered(from, all(from), of_epoch(7)), gathered(changed, all(from), {}));
+    }
+}
+
+TEST_F(CropFlip, TheMiddleUnmirroredIsTheImage) {
+  const Samples s = random_samples({3, 32, 32}, 2000);
+  std::vector<std::uint32_t> untouched;
+  for (const auto id : all(s))
+    if (const Crop c = draw_crop(of_epoch(0), id); c.down == 0 && c.right == 0 && !c.flip)
+      untouched.push_back(id);
+  EXPECT_GT(untouched.size(), 2u);  // of 12 or so
+  EXPECT_EQ(gathered(s, untouched, of_epoch(0)), gathered(s, untouched, {}));
+}
+
+// Pinned: the same on every host.
+TEST_F(CropFlip, DependsOnSeedEpochAndSampleAlone) {
+  const auto draw = [](std::uint64_t seed, std::int64_t epoch, std::uint32_t id) {
+    const Crop c = draw_crop({true, seed, epoch}, id);
+    return std::array{c.down, c.right, int(c.flip)};
+  };
+  EXPECT_EQ(draw(1, 0, 0), (std::array{3, 1, 1}));
+  EXPECT_EQ(draw(1, 0, 4294967295), (std::array{-1, -2, 1}));
+  EXPECT_EQ(draw(1, 1, 0), (std::array{-3, -2, 1}));
+  EXPECT_EQ(draw(2, 0, 0), (std::array{4, -1, 0}));
+
+  const Samples s = random_samples({3, 32, 32}, 64);
+  const auto ids = all(s);
+  const auto x = gathered(s, ids, of_epoch(2));
+  EXPECT_EQ(x, gathered(s, ids, of_epoch(2)));
+  EXPECT_NE(x, gathered(s, ids, of_epoch(1)));
+  EXPECT_NE(x, gathered(s, ids, of_epoch(2, 4)));
+  EXPECT_NE(x, gathered(s, ids, {}));
+  const std::size_t size = s.shape.size();
+  for (const std::uint32_t id : {63u, 5u, 0u}) {  // alone as beside others
+    const auto alone = gathered(s, {id}, of_epoch(2));
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), x.begin() + std::ptrdiff_t(id * size)));
+  }
+}
+
+TEST_F(CropFlip, WorkersSideBySideReadWhatOneReads) {
+  const Samples s = random_samples({3, 32, 32}, 100);
+  const auto steps = [&](int workers, int minibatch) {
+    std::vector<Sampler> samplers;
+    for (int worker = 0; worker < workers; ++worker)
+      samplers.emplace_back(Sampler::Settings{.samples = s.count,
+                                              .seed = 9,
+                                              .worker = worker,
+                                              .workers = workers,
+                                              .minibatch = minibatch,
+                                              .budget = 330});
+    std::vector<std::vector<float>> batches;
+    for (bool more = true; more;) {
+      batches.emplace_back();
+      for (auto& sampler : samplers) {
+        const Minibatch b = sampler.next();
+        const auto x = gathered(s, {b.ids.begin(), b.ids.end()}, of_epoch(b.epoch, 9));
+        batches.back().insert(batches.back().end(), x.begin(), x.end());
+        more = b.global_count > 0;
+      }
+    }
+    return batches;
+  };
+  const auto one = steps(1, 24);
+  EXPECT_EQ(one.size(), 18u);  // 5 an epoch, 2 of the last, and the end
+  EXPECT_NE(one[0], one[5]);
+  for (const int workers : {2, 3, 4}) EXPECT_EQ(steps(workers, 24 / workers), one) << workers;
+}
+
+// Chi-square, 0.1 % bounds: places of samples within an epoch, of a sample over epochs, and what two
+// neighbours draw.
+TEST_F(CropFlip, PlacesAreUniformAndIndependent) {
+  constexpr int n = 162000, places = 162;
+  const auto place = [](const Augmentation& how, std::uint32_t id) {
+    const Crop c = draw_crop(how, id);
+    EXPECT_LE(std::abs(c.down), crop_margin);
+    EXPECT_LE(std::abs(c.right), crop_margin);
+    return (c.down + crop_margin) * 18 + (c.right + crop_margin) * 2 + c.flip;
+  };
+  const auto chi_square = [](const std::vector<int>& counts) {
+    const double expected = double(n) / double(counts.size());
+    double sum = 0;
+    for (const int count : counts) sum += (count - expected) * (count - expected) / expected;
+    return sum;
+  };
+  std::vector<int> samples(places), epochs(places), seeds(places), neighbours(81), successors(81);
+  for (int i = 0; i < n; ++i) {
+    const int own = place(of_epoch(5), std::uint32_t(i));
+    ++samples[own];
+    ++epochs[place(of_epoch(i), 5)];
+    ++seeds[place({true, std::uint64_t(i), 0}, 5)];
+    ++neighbours[own / 18 * 9 + place(of_epoch(5), std::uint32_t(i + 1)) / 18];
+    ++successors[own / 18 * 9 + place(of_epoch(6), std::uint32_t(i)) / 18];
+  }
+  for (const auto* counts : {&samples, &epochs, &seeds}) EXPECT_LT(chi_square(*counts), 221);  // 161 degrees
+  for (const auto* counts : {&neighbours, &successors}) EXPECT_LT(chi_square(*counts), 124);   // 80 degrees
+}
+
+TEST_F(CropFlip, AllocatesNothing) {
+  Dataset set{"", random_samples({3, 32, 32}, 64), random_samples({3, 32, 32}, 1)};
+  normalise(set);
+  const auto ids = all(set.train);
+  std::vector<float> x(set.train.pixels.size());
+  std::vector<std::uint8_t> labels(64);
+  const std::size_t before = allocations;
+  gather(set.train, ids, x.data(), labels.data());
+  gather(set.train, ids, x.data(), labels.data(), of_epoch(1));
+  EXPECT_EQ(allocations, before);
+  EXPECT_GT(before, 0u);  // the counter counts
 }
 
 }  // namespace

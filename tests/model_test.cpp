@@ -234,6 +234,23 @@ TEST_P(OnDevice, AddsUpSampleByHowManyThereAre) {
   EXPECT_EQ(model.score(w, data, 5, 5).sum, 0);
 }
 
+TEST_P(OnDevice, AugmentsWhatItTrainsOnNotWhatItScores) {
+  const Samples data = squares({1, 20, 20}, 75);
+  const Network net = find_model("lenet")->make(data.shape, data.classes);
+  const Vector w = initial(net, 1);
+  Vector g(host_space(), w.size());
+  Model single(net, *device_, 1), model(net, *device_, 75);
+  const Augmentation how{true, 1, 3};
+  const Loss plain = model.gradient(w, data, numbers(0, 75), g);
+  const Loss loss = model.gradient(w, data, numbers(0, 75), g, how), score = model.score(w, data, 0, 75);
+  Loss expected;
+  for (std::uint32_t id : numbers(0, 75)) expected += single.gradient(w, data, {&id, 1}, g, how);
+  EXPECT_NEAR(loss.sum / expected.sum, 1, 1e-6);
+  EXPECT_GT(std::abs(loss.sum / plain.sum - 1), 1e-4);
+  EXPECT_NEAR(score.sum / plain.sum, 1, 1e-6);
+  EXPECT_EQ(score.correct, plain.correct);
+}
+
 TEST_P(OnDevice, GivesZeroForNoSamples) {
   const Samples data = squares({1, 10, 10}, 2);
   const Network net = find_model("softmax")->make(data.shape, data.classes);
