@@ -53,8 +53,12 @@ struct RemoteFile {
   std::string sha256;  // of the content, decompressed: mirrors may compress differently
 };
 struct Mirror {
-  std::string url;     // HTTPS; "/NAME.gz" is appended
+  std::string url;     // HTTPS; "/NAME.gz" or "/ARCHIVE" is appended
   bool tried = false;  // a download from it has been seen to work
+};
+struct Archive {
+  std::string name, sha256;  // a .tar.gz, and the sum of it as it is
+  std::string folder;        // inside: where the files are
 };
 struct DatasetEntry {
   std::string name, summary;
@@ -62,6 +66,7 @@ struct DatasetEntry {
   int classes;
   std::vector<RemoteFile> files;  // empty: made, not read
   std::vector<Mirror> mirrors;    // tried in this order
+  Archive archive;                // what mirrors hold instead of single files; no name: none
   std::string npm;                // a package that holds the files in data/; empty: none
   std::string hint;               // another way to get the set; empty: none
   bool normalise = false;         // per channel, unless a run asks otherwise

