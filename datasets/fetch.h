@@ -31,17 +31,18 @@ void fetch_dataset(const DatasetEntry& entry, const std::filesystem::path& folde
 // What is there of a set, seen as load_dataset would: in the folder that holds all of it, else wherever a
 // file of it is found first.
 struct FileCheck {
-  enum class State { right, wrong, missing };
+  enum class State { right, wrong, missing, unverified };  // unverified: there, but no sum is published
   std::string name;
   State state = State::missing;
   std::filesystem::path path;  // empty when missing
   std::string problem;         // wrong: one sentence
 };
+FileCheck check_file(const RemoteFile& file, const std::filesystem::path& folder);
 struct DatasetCheck {
-  std::string name;
+  std::string name, remedy;
   std::vector<FileCheck> files;      // empty: the set is made, not read
   std::vector<std::string> untried;  // addresses of the set from which no download has been seen to work
-  bool complete() const;             // every file is there and right
+  bool complete() const;             // every file is there, and none is wrong
   bool damaged() const;              // a file is wrong
 };
 DatasetCheck check_dataset(const std::string& name, const std::filesystem::path& data_dir);

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <string>
 
+#include "datasets/cifar.h"
 #include "datasets/dataset.h"
 #include "datasets/fetch.h"
 #include "datasets/idx.h"
@@ -267,6 +268,148 @@ TEST_F(Idx, EveryFlippedBitIsNoticedOrHarmless) {
   EXPECT_GT(noticed, int(8 * (whole.size() - 10)));  // all after the gzip header, and some of it
 }
 
+class Cifar : public Data {
+ protected:
+  static Bytes record(int label, int first_pixel) {  // pixels that tell channels and rows apart
+    Bytes bytes(1, char(label));
+    for (int i = 0; i < 3072; ++i) bytes.push_back(char(first_pixel + i / 1024 * 50 + i % 1024 / 32));
+    return bytes;
+  }
+  // Why a batch is refused, without the folder; empty when it is not.
+  std::string refusal(const Bytes& batch) const {
+    const fs::path files[] = {write("good", record(3, 0)), write("batch", batch)};
+    std::string text = error_of([&] { read_cifar10(files); });
+    if (text.starts_with(folder_.string() + "/")) text.erase(0, folder_.string().size() + 1);
+    return text;
+  }
+  // Batches of 1, 2, 3, 4, 5 and 2 records; record i of a batch has label i.
+  void write_set(const fs::path& at) const {
+    for (int batch = 1; batch <= 6; ++batch) {
+      Bytes all;
+      for (int i = 0; i < (batch < 6 ? batch : 2); ++i) all += record(i, batch);
+      write(at / (batch < 6 ? fmt::format("data_batch_{}.bin", batch) : "test_batch.bin"), all);
+    }
+  }
+};
+
+TEST_F(Cifar, ReadsBatchesPlainAndGzip) {
+  const Bytes content = record(9, 7) + record(0, 8);
+  for (const bool zipped : {false, true}) {
+    const fs::path files[] = {write("a", record(4, 0)), write("b", zipped ? gzip(content) : content)};
+    const Samples s = read_cifar10(files);
+    EXPECT_EQ(s.shape, (Shape{3, 32, 32}));
+    EXPECT_EQ(s.classes, 10);
+    EXPECT_EQ(s.count, 3u);
+    EXPECT_EQ(s.labels, (std::vector<std::uint8_t>{4, 9, 0}));
+    EXPECT_EQ(Bytes(s.pixels.begin(), s.pixels.end()),
+              record(4, 0).substr(1) + record(9, 7).substr(1) + record(0, 8).substr(1));
+    EXPECT_TRUE(s.channels.empty());
+  }
+}
+
+TEST_F(Cifar, NamesFileByteAndExpectation) {
+  const Bytes two = record(1, 0) + record(2, 0);
+  EXPECT_EQ(refusal(two), "");
+  EXPECT_EQ(refusal(""), "batch: byte 0: expected record 0 of 3073 bytes, found the end of the file");
+  EXPECT_EQ(refusal(two.substr(0, 6145)),
+            "batch: byte 6145: expected record 1 of 3073 bytes, found the end of the file");
+  EXPECT_EQ(refusal(two + "x"),
+            "batch: byte 6147: expected record 2 of 3073 bytes, found the end of the file");
+  EXPECT_EQ(refusal(two + record(10, 0)), "batch: byte 6146: expected a label from 0 to 9, found 10");
+  EXPECT_EQ(refusal(gzip(record(255, 0))),
+            "batch: byte 0 of the decompressed content: expected a label from 0 to 9, found 255");
+  const Bytes cut = gzip(two);
+  EXPECT_EQ(
+      refusal(cut.substr(0, cut.size() - 1)),
+      fmt::format("batch: byte {} of the compressed file: expected more gzip data, found the end of the file",
+                  cut.size() - 1));
+  const fs::path missing[] = {folder_ / "none"};
+  EXPECT_EQ(error_of([&] { read_cifar10(missing); }),
+            (folder_ / "none").string() + ": expected a readable file: No such file or directory");
+}
+
+TEST_F(Cifar, LoadsFiveBatchesAndOneToTestWith) {
+  write_set("cache/dsgd/cifar10-jpeg");
+  const Dataset set = load_dataset("cifar10-jpeg", "");
+  EXPECT_EQ(set.name, "cifar10-jpeg");
+  EXPECT_EQ(set.train.labels, (std::vector<std::uint8_t>{0, 0, 1, 0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 4}));
+  EXPECT_EQ(set.test.labels, (std::vector<std::uint8_t>{0, 1}));
+  EXPECT_EQ(set.train.pixels[14 * 3072], 5);
+  EXPECT_EQ(set.test.pixels[0], 6);
+
+  fs::remove(folder_ / "cache/dsgd/cifar10-jpeg/data_batch_3.bin");
+  std::string text = error_of([] { load_dataset("cifar10-jpeg", ""); });
+  EXPECT_NE(text.find("data set cifar10-jpeg was not found; make it: "), Bytes::npos) << text;
+  EXPECT_NE(text.find("cifar10-jpeg: 1 of 6 files missing, data_batch_3.bin first\n"), Bytes::npos) << text;
+  const fs::path bad = write("cache/dsgd/cifar10-jpeg/data_batch_3.bin", "123");
+  text = error_of([] { load_dataset("cifar10-jpeg", ""); });
+  EXPECT_EQ(text.find(bad.string() + ": byte 3: expected record 0 of 3073 bytes, found the end of the file; "
+                                     "remove the file and make it: "),
+            0u)
+      << text;
+}
+
+// Other images in the same files, wherever they lie, are never loaded as cifar10.
+TEST_F(Cifar, OnlyThePublishedFilesAreCifar10) {
+  for (const char* at : {"cache/dsgd/cifar10", "cache/dsgd/cifar10-jpeg", "given"}) write_set(at);
+  const std::string text = error_of([&] { load_dataset("cifar10", folder_ / "given"); });
+  EXPECT_NE(text.find("data set cifar10 was not found; get it with `dsgd data fetch cifar10`"), Bytes::npos)
+      << text;
+  for (const char* place : {"/given", "/cache/dsgd/cifar10"})
+    EXPECT_NE(text.find(folder_.string() + place +
+                        ": data_batch_1.bin is not the published one: expected content with SHA-256 "),
+              Bytes::npos)
+        << text;
+  for (const char* ending : {"", "/"}) {
+    const fs::path named = folder_ / ("cache/dsgd/cifar10-jpeg" + Bytes(ending));
+    EXPECT_NE(error_of([&] { load_dataset("cifar10", named); }).find(named.string() + ": holds cifar10-jpeg"),
+              Bytes::npos);
+  }
+  EXPECT_EQ(locate_dataset(known_dataset("cifar10-jpeg"), folder_ / "given"), folder_ / "given");
+  fs::remove_all(folder_ / "given");
+  EXPECT_EQ(locate_dataset(known_dataset("cifar10-jpeg"), ""), folder_ / "cache/dsgd/cifar10-jpeg");
+  EXPECT_EQ(locate_dataset(known_dataset("cifar10-jpeg"), folder_ / "cache/dsgd/cifar10"),
+            folder_ / "cache/dsgd/cifar10-jpeg");
+}
+
+TEST_F(Cifar, ThePublishedFilesLoadAsCifar10Alone) {
+  // A stand-in for the table's line, with the sums of small files.
+  write_set("set");
+  DatasetEntry entry = known_dataset("cifar10");
+  for (auto& file : entry.files) file.sha256 = sha256_content(folder_ / "set" / file.name);
+  EXPECT_EQ(locate_dataset(entry, folder_ / "set"), folder_ / "set");
+  EXPECT_EQ(entry.load(folder_ / "set").name, "cifar10");
+  EXPECT_TRUE(check_dataset(entry, folder_ / "set").complete());
+  write("set/data_batch_5.bin", record(0, 0));
+  EXPECT_NE(error_of([&] {
+              locate_dataset(entry, folder_ / "set");
+            }).find("/set: data_batch_5.bin is not the published one: "),
+            Bytes::npos);
+  EXPECT_TRUE(check_dataset(entry, folder_ / "set").damaged());
+}
+
+TEST_F(Cifar, CheckSaysWhatCannotBeVerified) {
+  write_set("cache/dsgd/cifar10-jpeg");
+  const std::string f = (folder_ / "cache/dsgd/cifar10-jpeg/").string();
+  std::string there = "cifar10-jpeg: complete\n";
+  for (const char* name :
+       {"data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"})
+    there += fmt::format("  there    {}{}.bin (no sum is published to verify it by)\n", f, name);
+  EXPECT_EQ(to_string(check_dataset("cifar10-jpeg", "")), there);
+  const std::string text = to_string(check_dataset("cifar10", ""));
+  EXPECT_EQ(text.find("cifar10: incomplete; get it with `dsgd data fetch cifar10`, or "), 0u) << text;
+  EXPECT_NE(text.find("  missing  test_batch.bin\n  untried  "
+                      "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz (a public address that this "
+                      "project has never tried)\n"),
+            Bytes::npos)
+      << text;
+}
+
+TEST(Datasets, CifarIsNormalisedUnlessARunAsksOtherwise) {
+  for (const auto& entry : all_datasets())
+    EXPECT_EQ(entry.normalise, entry.name.starts_with("cifar")) << entry.name;
+}
+
 class Lookup : public Data {
  protected:
   // A set of two training images and one test image in the likeness of MNIST.
@@ -328,18 +471,18 @@ TEST_F(Lookup, SaysWhereItLookedAndWhatToDo) {
         f + "/given: 1 of 4 files missing, train-labels-idx1-ubyte first\n",
         f + "/cache/dsgd: none of its files\n"})
     EXPECT_NE(text.find(part), text.npos) << text << part;
-  EXPECT_EQ(error_of([] { load_dataset("minst", ""); }),
-            "data set \"minst\" is unknown (allowed: mnist, fashion-mnist, synthetic)");
+  EXPECT_EQ(
+      error_of([] { load_dataset("minst", ""); }),
+      "data set \"minst\" is unknown (allowed: mnist, fashion-mnist, cifar10, cifar10-jpeg, synthetic)");
   EXPECT_EQ(find_dataset("minst"), nullptr);
 }
 
 TEST_F(Lookup, DamagedSetsAreNamedWithTheRemedy) {
   write_set("set", Bytes(1, 10));
-  EXPECT_EQ(
-      error_of([&] { load_dataset("mnist", folder_ / "set"); }),
-      (folder_ / "set/t10k-labels-idx1-ubyte").string() +
-          ": byte 8: expected a label from 0 to 9, found 10; remove the file and get the set again with "
-          "`dsgd data fetch mnist`");
+  EXPECT_EQ(error_of([&] { load_dataset("mnist", folder_ / "set"); }),
+            (folder_ / "set/t10k-labels-idx1-ubyte").string() +
+                ": byte 8: expected a label from 0 to 9, found 10; remove the file and get it with "
+                "`dsgd data fetch mnist`");
 }
 
 TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
@@ -363,9 +506,9 @@ TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
   EXPECT_TRUE(check.damaged());
   const std::string f = (folder_ / "set/").string();
   EXPECT_EQ(to_string(check),
-            "mnist: damaged; remove the wrong files and run `dsgd data fetch mnist`\n  right    " + f +
-                "train-images-idx3-ubyte\n  right    " + f + "train-labels-idx1-ubyte.gz\n  wrong    " + f +
-                "t10k-images-idx3-ubyte: " + check.files[2].problem +
+            "mnist: damaged; remove the wrong files and get it with `dsgd data fetch mnist`\n  right    " +
+                f + "train-images-idx3-ubyte\n  right    " + f + "train-labels-idx1-ubyte.gz\n  wrong    " +
+                f + "t10k-images-idx3-ubyte: " + check.files[2].problem +
                 "\n  missing  t10k-labels-idx1-ubyte\n" +
                 "  untried  https://ossci-datasets.s3.amazonaws.com/mnist (a public address that "
                 "this project has never tried)\n" +
@@ -375,7 +518,7 @@ TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
   write_("t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte");
   check = check_dataset(entry, folder_ / "set");
   EXPECT_FALSE(check.damaged());
-  EXPECT_EQ(to_string(check).find("mnist: incomplete; run `dsgd data fetch mnist`\n"), 0u);
+  EXPECT_EQ(to_string(check).find("mnist: incomplete; get it with `dsgd data fetch mnist`\n"), 0u);
   const Bytes cut = gzip("t10k-labels-idx1-ubyte");
   write_("t10k-labels-idx1-ubyte.gz", cut.substr(0, cut.size() - 3));
   EXPECT_NE(check_dataset(entry, folder_ / "set").files[3].problem.find("expected more gzip data"),

@@ -520,8 +520,8 @@ class SmallSweep(Case, RecordChecks):
         self.assertRegex(done.stdout, "10 runs, about .*; results would go to " + self.out)
         self.assertFalse(os.path.exists(self.out))
         for what, expected in {"strategies": STRATEGIES, "models": ["softmax", "mlp", "dnn", "lenet"], "devices": ["reference"],
-                               "datasets": ["mnist", "fashion-mnist", "synthetic"], "experiments": ["quickstart", *STRATEGIES],
-                               "keys": ["workers", "optimizer.learning_rate"]}.items():
+                               "datasets": ["mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", "synthetic"],
+                               "experiments": ["quickstart", *STRATEGIES], "keys": ["workers", "optimizer.learning_rate"]}.items():
             listing = dsgd("list", what).stdout
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)

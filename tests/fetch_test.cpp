@@ -252,13 +252,18 @@ TEST_F(HttpsArchive, KilledItLeavesOnlyPartsAndTheNextCallRecovers) {
 }
 
 TEST_F(Fetch, RefusesUnknownSetsFoldersAndPlainHttp) {
-  EXPECT_EQ(error_of([&] { fetch_dataset("minst", folder_); }),
-            "data set \"minst\" is unknown (allowed: mnist, fashion-mnist, synthetic)");
+  EXPECT_EQ(
+      error_of([&] { fetch_dataset("minst", folder_); }),
+      "data set \"minst\" is unknown (allowed: mnist, fashion-mnist, cifar10, cifar10-jpeg, synthetic)");
   EXPECT_EQ(error_of([&] { fetch("http://127.0.0.1/"); }),
             "mirror \"http://127.0.0.1/\": expected an address that begins with https://");
   std::ofstream(folder_ / "file") << "";
   EXPECT_TRUE(contains(error_of([&] { fetch_dataset(entry_, folder_ / "file/under"); }),
                        "file/under\": expected a folder that can be made and written to: Not a directory"));
+  EXPECT_EQ(error_of([&] {
+              fetch_dataset("cifar10-jpeg", folder_ / "unused", "https://127.0.0.1");
+            }).find("data set cifar10-jpeg is published nowhere; make it: "),
+            0u);
   EXPECT_NO_THROW(fetch_dataset("synthetic", folder_ / "unused"));
   EXPECT_FALSE(fs::exists(folder_ / "unused"));
 }
