@@ -150,7 +150,8 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
     int pool = 1;  // of a max-pool that the convolution before it does by the way
     Shape out = p.out;
     if (const auto* l = std::get_if<MaxPool>(k + 1 < layers.size() ? &layers[k + 1].spec : nullptr);
-        l && std::get_if<Conv2d>(&p.spec) && own_kernels(batch_) && l->size == l->stride && l->size < 16) {
+        l && std::get_if<Conv2d>(&p.spec) && own_kernels(batch_) && l->size == l->stride && l->size < 16 &&
+        !l->ceil) {
       pool = l->size;
       out = layers[++k].out;
       implementations_.back() += " + " + to_string(layers[k].spec);
@@ -370,12 +371,14 @@ OnednnPlan::Backward OnednnPlan::pooling(const PlacedLayer& p, algorithm kind, i
   using Forward = dnnl::pooling_forward;
   using Data = dnnl::pooling_backward;
   const Dims window{size, size}, strides{stride, stride}, none{0, 0};
+  const Dims beyond{(p.out.height - 1) * stride + size - p.in.height,  // negative: left out
+                    (p.out.width - 1) * stride + size - p.in.width};
   const memory x = input.get_desc().dims().size() == 4 ? input : as(input, plain(dims(p.in)));
   const auto xd = x.get_desc();
   const Forward::primitive_desc f(
-      {prop_kind::forward_training, kind, xd, floats(dims(p.out), Tag::any), strides, window, none, none},
+      {prop_kind::forward_training, kind, xd, floats(dims(p.out), Tag::any), strides, window, none, beyond},
       attributes(), engine_);
-  const Data::primitive_desc d({kind, xd, f.dst_desc(), strides, window, none, none}, attributes(), engine_,
+  const Data::primitive_desc d({kind, xd, f.dst_desc(), strides, window, none, beyond}, attributes(), engine_,
                                f);
   report(f.impl_info_str(), "", d.impl_info_str());
   const memory y = make(f.dst_desc());

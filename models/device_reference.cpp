@@ -71,26 +71,30 @@ void backward(const Conv2d& l, const PlacedLayer& p, const float* w, const doubl
   });
 }
 
-// f(output, input) for every output of a pooling layer and the inputs in its window, in row order.
+// f(output, input, size of the window) for every output of a pooling layer and the inputs in its window, in
+// row order.
 template <class Pool, class F>
 void each_input(const Pool& l, const PlacedLayer& p, F f) {
   for (int c = 0; c < p.out.channels; ++c)
     for (int r = 0; r < p.out.height; ++r)
-      for (int k = 0; k < p.out.width; ++k)
-        for (int i = 0; i < l.size; ++i)
-          for (int j = 0; j < l.size; ++j)
-            f(at(p.out, c, r, k), at(p.in, c, r * l.stride + i, k * l.stride + j));
+      for (int k = 0; k < p.out.width; ++k) {
+        const int rows = std::min(l.size, p.in.height - r * l.stride),
+                  columns = std::min(l.size, p.in.width - k * l.stride);
+        for (int i = 0; i < rows; ++i)
+          for (int j = 0; j < columns; ++j)
+            f(at(p.out, c, r, k), at(p.in, c, r * l.stride + i, k * l.stride + j), rows * columns);
+      }
 }
 
 void forward(const MaxPool& l, const PlacedLayer& p, const float*, const double* x, double* y) {
   std::fill_n(y, p.out.size(), -INFINITY);
-  each_input(l, p, [&](std::size_t out, std::size_t in) { y[out] = x[in] <= y[out] ? y[out] : x[in]; });
+  each_input(l, p, [&](std::size_t out, std::size_t in, int) { y[out] = x[in] <= y[out] ? y[out] : x[in]; });
 }
 
 void backward(const MaxPool& l, const PlacedLayer& p, const float*, const double* x, const double* y,
               const double* dy, double*, double* dx) {
   std::size_t done = p.out.size();  // the output whose maximum was found last
-  each_input(l, p, [&](std::size_t out, std::size_t in) {
+  each_input(l, p, [&](std::size_t out, std::size_t in, int) {
     if (out == done || x[in] != y[out]) return;
     dx[in] += dy[out];
     done = out;
@@ -99,12 +103,12 @@ void backward(const MaxPool& l, const PlacedLayer& p, const float*, const double
 
 void forward(const AvgPool& l, const PlacedLayer& p, const float*, const double* x, double* y) {
   std::fill_n(y, p.out.size(), 0.0);
-  each_input(l, p, [&](std::size_t out, std::size_t in) { y[out] += x[in] / (l.size * l.size); });
+  each_input(l, p, [&](std::size_t out, std::size_t in, int size) { y[out] += x[in] / size; });
 }
 
 void backward(const AvgPool& l, const PlacedLayer& p, const float*, const double*, const double*,
               const double* dy, double*, double* dx) {
-  each_input(l, p, [&](std::size_t out, std::size_t in) { dx[in] += dy[out] / (l.size * l.size); });
+  each_input(l, p, [&](std::size_t out, std::size_t in, int size) { dx[in] += dy[out] / size; });
 }
 
 // Activations: the value, and the derivative as a function of the value.

@@ -14,17 +14,24 @@ struct Overloaded : F... {
   using F::operator()...;
 };
 
-std::string window(const char* name, int size, int stride) {
-  return fmt::format("{} {}", name, size) + (stride == size ? "" : fmt::format(" stride {}", stride));
+std::string window(const char* name, const auto& l) {
+  return fmt::format("{} {}", name, l.size) +
+         (l.stride == l.size ? "" : fmt::format(" stride {}", l.stride)) + (l.ceil ? " ceil" : "");
 }
 
 // Places along one axis where a window fits; 0 when it does not fit at all.
 int windows(int length, int size, int stride) { return length < size ? 0 : (length - size) / stride + 1; }
+// With one more for a rest, as long as it begins inside.
+int windows_with_rest(int length, int size, int stride) {
+  const int whole = windows(length, size, stride);
+  return whole && (length - size) % stride && whole * stride < length ? whole + 1 : whole;
+}
 
 Shape output(const LayerSpec& spec, const Shape& in) {
   const auto pooled = [&](const auto& l) {
     if (l.size < 1 || l.stride < 1) return Shape{};
-    return Shape{in.channels, windows(in.height, l.size, l.stride), windows(in.width, l.size, l.stride)};
+    const auto along = l.ceil ? windows_with_rest : windows;
+    return Shape{in.channels, along(in.height, l.size, l.stride), along(in.width, l.size, l.stride)};
   };
   return std::visit(Overloaded{[&](const Dense& l) {
                                  return Shape{l.units, 1, 1};
@@ -82,8 +89,8 @@ std::string to_string(const LayerSpec& spec) {
                           (l.stride == 1 ? "" : fmt::format(" stride {}", l.stride)) +
                           (l.pad == 0 ? "" : fmt::format(" pad {}", l.pad));
                  },
-                 [](const MaxPool& l) { return window("max-pool", l.size, l.stride); },
-                 [](const AvgPool& l) { return window("avg-pool", l.size, l.stride); },
+                 [](const MaxPool& l) { return window("max-pool", l); },
+                 [](const AvgPool& l) { return window("avg-pool", l); },
                  [](Relu) { return std::string("relu"); }, [](Sigmoid) { return std::string("sigmoid"); },
                  [](Tanh) { return std::string("tanh"); }},
       spec);

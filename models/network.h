@@ -16,13 +16,16 @@ struct Dense {
 struct Conv2d {
   int filters, kernel, stride = 1, pad = 0;
 };  // cross-correlation, square kernels, with bias
+// Windows without padding. What does not fill a window at the far edges is left out, or with `ceil` has a
+// window of its own that is cut off there.
 struct MaxPool {
   int size, stride;
-};  // no padding, windows that do not fit are left out; of equal maxima the first in row order gets the
-    // gradient
+  bool ceil = false;
+};  // of equal maxima the first in row order gets the gradient
 struct AvgPool {
   int size, stride;
-};               // no padding, windows that do not fit are left out
+  bool ceil = false;
+};               // the mean of what lies in the window
 struct Relu {};  // derivative 0 at 0
 struct Sigmoid {};
 struct Tanh {};

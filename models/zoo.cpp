@@ -26,6 +26,15 @@ Network lenet(const Shape& input, int classes) {
                    Relu{}, Dense{classes}}});
 }
 
+Network cifar_quick(const Shape& input, int classes) {
+  const MaxPool max{3, 2, true};
+  const AvgPool mean{3, 2, true};
+  return checked({"cifar_quick",
+                  input,
+                  {Conv2d{32, 5, 1, 2}, max, Relu{}, Conv2d{32, 5, 1, 2}, Relu{}, mean, Conv2d{64, 5, 1, 2},
+                   Relu{}, mean, Dense{64}, Dense{classes}}});
+}
+
 }  // namespace
 
 const std::vector<ModelEntry>& all_models() {
@@ -36,6 +45,9 @@ const std::vector<ModelEntry>& all_models() {
       {"lenet",
        "Deeplearning4j's LeNet: conv 5x5x20, max-pool 2, conv 5x5x50 stride 2, max-pool 2, dense 200; ReLU",
        lenet},
+      {"cifar_quick",
+       "Caffe's: conv 5x5x32, max-pool, conv 5x5x32, avg-pool, conv 5x5x64, avg-pool, dense 64; ReLU",
+       cifar_quick},
   };
   return models;
 }

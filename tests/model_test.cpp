@@ -118,21 +118,25 @@ TEST(Zoo, HasTheModelsAsPublished) {
   struct Expected {
     std::string name;
     std::size_t layers, parameters;
+    Shape input = {1, 28, 28};
   };
-  const Shape image{1, 28, 28};
-  for (const auto& [name, layers, size] : std::vector<Expected>{
-           {"softmax", 1, 7850}, {"mlp", 5, 1863690}, {"dnn", 7, 1665010}, {"lenet", 9, 67780}}) {
+  const std::vector<Expected> expected{{"softmax", 1, 7850},
+                                       {"mlp", 5, 1863690},
+                                       {"dnn", 7, 1665010},
+                                       {"lenet", 9, 67780},
+                                       {"cifar_quick", 11, 145578, {3, 32, 32}}};
+  for (const auto& [name, layers, size, input] : expected) {
     const ModelEntry* entry = find_model(name);
     ASSERT_NE(entry, nullptr) << name;
-    const Network net = entry->make(image, 10);
+    const Network net = entry->make(input, 10);
     EXPECT_EQ(net.name, name);
     EXPECT_EQ(net.layers.size(), layers) << name;
     EXPECT_EQ(parameters(net), size) << name;
     EXPECT_EQ(place(net).back().out, (Shape{10, 1, 1}));
   }
-  EXPECT_EQ(all_models().size(), 4u);
+  EXPECT_EQ(all_models().size(), expected.size());
   EXPECT_EQ(find_model("alexnet"), nullptr);
-  EXPECT_EQ(flops_per_sample(find_model("lenet")->make(image, 10)),
+  EXPECT_EQ(flops_per_sample(find_model("lenet")->make({1, 28, 28}, 10)),
             2.0 * (2 * 288000 + 3 * (400000 + 40000 + 2000)));
 }
 

@@ -94,18 +94,19 @@ void layer(benchmark::State& state, const Network& net, int batch, const DeviceE
 }
 
 void add_all() {
-  const Shape image{1, 28, 28};
+  const Shape grey{1, 28, 28}, colour{3, 32, 32};
   for (const auto& device : all_devices()) {
     if (!device.unavailable().empty()) continue;
     const bool fast = device.name != "reference";
     for (const auto& model : all_models()) {
+      const Shape image = model.name.starts_with("cifar") ? colour : grey;
       for (const int batch : fast ? std::vector{32, 128, 256} : std::vector{32}) {
         benchmark::RegisterBenchmark(fmt::format("step/{}/{}/{}", model.name, batch, device.name).c_str(),
                                      step, model.make(image, 10), batch, device)
             ->Unit(benchmark::kMicrosecond);
       }
     }
-    for (const auto& p : place(find_model("lenet")->make(image, 10))) {
+    for (const auto& p : place(find_model("lenet")->make(grey, 10))) {
       const Network alone{to_string(p.spec), p.in, {p.spec}};
       benchmark::RegisterBenchmark(
           fmt::format("layer/{} of {}/32/{}", alone.name, to_string(p.in), device.name).c_str(), layer, alone,
