@@ -6,14 +6,6 @@
 
 #include "datasets/random.h"
 
-// The widest vectors that the processor has; one multiplication and one addition an element give the same
-// bits on all.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define DSGD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define DSGD_CLONES
-#endif
-
 namespace dsgd {
 namespace {
 

@@ -63,7 +63,7 @@ struct DeviceEntry {
   std::string (*unavailable)();  // empty when it can be used here, else the reason and what to do
   std::unique_ptr<Device> (*make)();
 };
-const std::vector<DeviceEntry>& all_devices();
+const std::vector<DeviceEntry>& all_devices();            // from the specification to the fastest
 const DeviceEntry* find_device(const std::string& name);  // nullptr when unknown
 
 }  // namespace dsgd

@@ -5,14 +5,6 @@
 #include <new>
 #include <utility>
 
-// One source, the widest vectors that the processor has. Contraction is off, so that all of them give the
-// same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define DSGD_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define DSGD_CLONES
-#endif
-
 namespace dsgd {
 namespace {
 
