@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
+#include "tests/checkpoint.h"
 #include "tests/mpi_job.h"
 
 namespace dsgd {
@@ -148,31 +148,6 @@ TEST_P(LockStep, MasterLeavesTrainingAlone) {
   }
 }
 
-// Writes a strategy's state into memory, or back.
-class Checkpoint final : public State {
- public:
-  void vector(const std::string& name, Vec v) override {
-    auto& saved = vectors_[name];
-    if (restore) return copy({saved.data(), v.size, v.space}, v);
-    EXPECT_TRUE(names_.insert(name).second) << name << " is saved twice";
-    saved.assign(v.data, v.data + v.size);
-  }
-  void number(const std::string& name, std::int64_t& n) override {
-    if (restore) {
-      n = numbers_.at(name);
-      return;
-    }
-    EXPECT_TRUE(names_.insert(name).second) << name << " is saved twice";
-    numbers_[name] = n;
-  }
-  bool restore = false;
-
- private:
-  std::map<std::string, std::vector<float>> vectors_;
-  std::map<std::string, std::int64_t> numbers_;
-  std::set<std::string> names_;
-};
-
 TEST_P(LockStep, ContinuesFromACheckpoint) {
   for (const auto rule :
        {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adagrad})
@@ -182,14 +157,11 @@ TEST_P(LockStep, ContinuesFromACheckpoint) {
       job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
       Worker first(job);
       for (int t = 0; t < at; ++t) first.step();
-      Checkpoint checkpoint;
-      first.strategy->visit(checkpoint);
-      checkpoint.restore = true;
       Worker second(job);
       copy(first.replica.w, second.replica.w);
       second.replica.t = first.replica.t;
       second.replica.used = first.replica.used;
-      second.strategy->visit(checkpoint);
+      carry_over(*first.strategy, *second.strategy);
       while (first.step()) {
       }
       while (second.step()) {

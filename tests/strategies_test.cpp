@@ -5,11 +5,13 @@
 
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
 
 #include "strategies/strategy.h"
+#include "tests/checkpoint.h"
 #include "tests/quadratic.h"
 #include "tests/twins.h"
 
@@ -171,14 +173,23 @@ class LoggedReplica final : public QuadraticReplica {
   }
 };
 
+// A rule that can be replaced while its shard lives.
+struct ReplaceableRule final : Rule {
+  explicit ReplaceableRule(std::function<std::unique_ptr<Rule>()> how) : make(how), rule(make()) {}
+  void apply(Vec w, const Arrival& a, std::int64_t used) override { rule->apply(w, a, used); }
+  double weight(std::int64_t tau) const override { return rule->weight(tau); }
+  int arrivals() const override { return rule->arrivals(); }
+  bool admit(int worker, std::int64_t used) const override { return rule->admit(worker, used); }
+  std::function<std::unique_ptr<Rule>()> make;
+  std::unique_ptr<Rule> rule;
+};
+
 // Learners and servers of one strategy.
 struct Cluster {
   Cluster(const std::string& strategy, const std::map<std::string, Value>& given,
           const OptimizerSettings& optimizer, int workers, int servers, std::int64_t budget)
-      : w(host_space(), problem.n) {
+      : entry(*find_strategy(strategy)), settings(entry.parameters, given), w(host_space(), problem.n) {
     problem.curved = true;
-    const StrategyEntry& entry = *find_strategy(strategy);
-    const Settings settings(entry.parameters, given);
     Context context{.space = &host_space(),
                     .workers = workers,
                     .servers = servers,
@@ -187,14 +198,15 @@ struct Cluster {
     for (int s = 0; s < servers; ++s) {
       const ShardRange part = shard_range(problem.n, s, servers);
       context.parameters = part.count;
-      rules.push_back(entry.make_rule(settings, context));
-      shards.emplace_back(Shard::Settings{workers, minibatch, budget}, *rules.back(),
+      rules.emplace_back([this, context] { return entry.make_rule(settings, context); });
+      shards.emplace_back(Shard::Settings{workers, minibatch, budget}, rules.back(),
                           w.view().part(part.first, part.count));
     }
     context.parameters = problem.n;
     for (int k = 0; k < workers; ++k) {
       local.push_back(std::make_unique<LocalServer>(shards, k, minibatch));
       context.server = local.back().get();
+      contexts.push_back(context);
       learners.push_back(entry.make(settings, context));
       replicas.push_back(std::make_unique<LoggedReplica>(
           problem, Order{entry.data_order, k, workers, minibatch, budget}, local.back().get()));
@@ -202,11 +214,27 @@ struct Cluster {
   }
   bool step(int k) { return replicas[k]->step(*learners[k]); }
   void deliver(int k) { local[k]->deliver(); }
+  // New learners and rules go on from a checkpoint of the old ones. Messages, shards and replicas stay.
+  void restart() {
+    for (std::size_t k = 0; k < learners.size(); ++k) {
+      auto fresh = entry.make(settings, contexts[k]);
+      carry_over(*learners[k], *fresh);
+      learners[k] = std::move(fresh);
+    }
+    for (ReplaceableRule& rule : rules) {
+      auto fresh = rule.make();
+      carry_over(*rule.rule, *fresh);
+      rule.rule = std::move(fresh);
+    }
+  }
 
   static constexpr int minibatch = 4;
+  const StrategyEntry& entry;
+  Settings settings;
   Quadratic problem;
   Vector w;
-  std::vector<std::unique_ptr<Rule>> rules;
+  std::deque<ReplaceableRule> rules;
+  std::vector<Context> contexts;  // of the learners
   std::deque<Shard> shards;
   std::vector<std::unique_ptr<LocalServer>> local;
   std::vector<std::unique_ptr<Strategy>> learners;
@@ -394,6 +422,36 @@ TEST(Twin, StalenessAware) {
                                    << int(optimizer.rule);
           for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
         }
+}
+
+// What visit() names is all that a learner and a rule carry from step to step.
+TEST(Checkpoint, OfLearnersAndRulesIsComplete) {
+  for (const StrategyEntry* entry : all_strategies()) {
+    if (!entry->make_rule) continue;
+    for (const auto& optimizer : server_optimizers())
+      for (const int workers : {1, 2, 3, 4}) {
+        const auto end = [&](int interrupted_at) {
+          Cluster cluster(entry->name, entry->conformance, optimizer, workers, 2, 1 << 20);
+          Dice dice;
+          for (int event = 0; event < 60; ++event) {
+            if (event == interrupted_at) cluster.restart();
+            const int k = dice.roll(workers);
+            if (dice.roll(3) > 0) {
+              EXPECT_TRUE(cluster.step(k));
+            } else {
+              cluster.deliver(k);
+            }
+          }
+          std::vector<std::vector<float>> vectors{{cluster.w.data(), cluster.w.data() + cluster.w.size()}};
+          for (const auto& replica : cluster.replicas) vectors.push_back(replica->weights());
+          return vectors;
+        };
+        const auto uninterrupted = end(-1);
+        for (const int event : {1, 20, 21, 22, 23, 24, 25, 50})
+          EXPECT_EQ(end(event), uninterrupted) << entry->name << ", " << workers << " workers, optimizer "
+                                               << int(optimizer.rule) << ", checkpoint at event " << event;
+      }
+  }
 }
 
 std::string downpour_log(const std::map<std::string, Value>& settings, int steps) {
