@@ -11,6 +11,7 @@
 
 #include "strategies/communicator.h"
 #include "strategies/server.h"
+#include "strategies/wire.h"
 
 namespace dsgd {
 namespace {
@@ -18,41 +19,45 @@ namespace {
 constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3;
 constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI call, whose counts are int
 
-enum class Kind : std::int32_t { push, pull, leave };
-
-// Goes before every payload between workers and servers.
-struct Header {
-  Kind kind = Kind::push;
-  std::int32_t worker = 0;
-  std::int64_t version = 0, used = 0;
-  std::int64_t samples = 0;  // push: made of; pull: wanted; reply: granted
-  std::int64_t position = 0;
-  std::int64_t reserved[3] = {};
+// MPI from the start of a world to its end, also where the world cannot be opened.
+class Session {
+ public:
+  Session() {
+    MPI_Init(nullptr, nullptr);
+    MPI_Type_contiguous(int(block), MPI_BYTE, &block_type);
+    MPI_Type_commit(&block_type);
+  }
+  Session(const Session&) = delete;
+  ~Session() {
+    MPI_Type_free(&block_type);
+    MPI_Finalize();
+  }
+  MPI_Datatype block_type;
 };
-static_assert(sizeof(Header) == 64);
 
-// A header and the floats behind it, sent as one message.
+// A header and room for the floats behind it, sent as one message.
 class Message {
  public:
-  Message() = default;
-  explicit Message(std::size_t floats) : bytes_(sizeof(Header) / sizeof(float) + floats) {}
-  Header& header() { return *reinterpret_cast<Header*>(bytes_.data()); }
-  float* payload() { return bytes_.data() + sizeof(Header) / sizeof(float); }
-  std::size_t room() const { return bytes_.size() * sizeof(float); }
-  void* data() { return bytes_.data(); }
+  explicit Message(const Session& session, std::size_t floats = 0)
+      : session_(&session),
+        blocks_(blocks(floats)),
+        memory_(host_space(), blocks_ * (block / sizeof(float))) {}
+  Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
+  float* payload() { return memory_.data() + block / sizeof(float); }
 
-  void send(int to, int tag, std::size_t floats) {
-    MPI_Isend(data(), int(sizeof(Header) + floats * sizeof(float)), MPI_BYTE, to, tag, MPI_COMM_WORLD,
-              &request);
+  void send(int to, int tag, std::size_t floats = 0) {
+    MPI_Isend(memory_.data(), blocks(floats), session_->block_type, to, tag, MPI_COMM_WORLD, &request);
   }
   void receive(int from, int tag) {
-    MPI_Irecv(data(), int(room()), MPI_BYTE, from, tag, MPI_COMM_WORLD, &request);
+    MPI_Irecv(memory_.data(), blocks_, session_->block_type, from, tag, MPI_COMM_WORLD, &request);
   }
   void wait() { MPI_Wait(&request, MPI_STATUS_IGNORE); }
   MPI_Request request = MPI_REQUEST_NULL;
 
  private:
-  std::vector<float> bytes_;
+  const Session* session_;
+  int blocks_;
+  Vector memory_;
 };
 
 // Adds the time of its life to a counter.
@@ -95,12 +100,15 @@ class MpiGroup final : public Group {
 
 class MpiParameterServer final : public ParameterServer {
  public:
-  MpiParameterServer(int worker, int workers, int servers, int minibatch, std::size_t n, Traffic& traffic)
+  MpiParameterServer(const Session& session, int worker, int workers, int servers, int minibatch,
+                     std::size_t n, Traffic& traffic)
       : worker_(worker), workers_(workers), minibatch_(minibatch), traffic_(traffic) {
     for (int s = 0; s < servers; ++s) {
       const auto range = shard_range(n, s, servers);
-      links_.push_back(
-          {range, Message(0), Message(range.count), {Message(range.count), Message(range.count)}});
+      links_.push_back({range,
+                        Message(session),
+                        Message(session, range.count),
+                        {Message(session, range.count), Message(session, range.count)}});
     }
   }
 
@@ -129,7 +137,7 @@ class MpiParameterServer final : public ParameterServer {
     }
     const Header& first = links_.front().reply.header();  // the first server keeps the budget
     used_ = first.used;
-    if (first.samples > 0) granted_.push_back({first.position, int(first.samples)});
+    if (first.samples > 0) granted_.push_back({first.position, first.samples});
   }
 
   void push(float a, ConstVec g, std::int64_t samples) override {
@@ -150,11 +158,11 @@ class MpiParameterServer final : public ParameterServer {
 
   Portion take(int count) override {
     if (granted_.empty()) return {};
-    Portion& portion = granted_.front();
-    const Portion taken{portion.position, std::min(count, portion.count)};
-    portion.position += taken.count;
-    portion.count -= taken.count;
-    if (portion.count == 0) granted_.pop_front();
+    Granted& work = granted_.front();
+    const Portion taken{work.position, int(std::min<std::int64_t>(count, work.count))};
+    work.position += taken.count;
+    work.count -= taken.count;
+    if (work.count == 0) granted_.pop_front();
     return taken;
   }
 
@@ -177,6 +185,9 @@ class MpiParameterServer final : public ParameterServer {
     int next = 0;
     std::int64_t version = 0;
   };
+  struct Granted {
+    std::int64_t position, count;
+  };
   void post(Message& message, int s, std::size_t floats) {
     message.send(workers_ + s, request_tag, floats);
     traffic_.bytes_sent += std::int64_t(sizeof(Header) + floats * sizeof(float));
@@ -186,14 +197,13 @@ class MpiParameterServer final : public ParameterServer {
   int worker_, workers_, minibatch_;
   Traffic& traffic_;
   std::vector<Link> links_;
-  std::deque<Portion> granted_;
+  std::deque<Granted> granted_;
   std::int64_t used_ = 0;
 };
 
 class MpiWorld final : public World {
  public:
   MpiWorld(int servers, int minibatch) : minibatch_(minibatch) {
-    MPI_Init(nullptr, nullptr);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
     workers_ = size_ - servers;
@@ -209,25 +219,22 @@ class MpiWorld final : public World {
     crowded_ = neighbours > int(std::thread::hardware_concurrency());
     group_.emplace(role_, traffic_);
   }
-  ~MpiWorld() override {
-    MPI_Comm_free(&role_);
-    MPI_Finalize();
-  }
+  ~MpiWorld() override { MPI_Comm_free(&role_); }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int workers() const override { return workers_; }
   double now() const override { return MPI_Wtime(); }
   Group& group() override { return *group_; }
   ParameterServer& server(std::size_t n) override {
-    server_.emplace(rank_, workers_, servers(), minibatch_, n, traffic_);
+    server_.emplace(session_, rank_, workers_, servers(), minibatch_, n, traffic_);
     return *server_;
   }
 
   void serve(Shard& shard) override {
     const std::size_t n = shard.w().size;
-    Message incoming(n);
+    Message incoming(session_, n);
     std::vector<Message> replies;
-    for (int k = 0; k < workers_; ++k) replies.emplace_back(n);
+    for (int k = 0; k < workers_; ++k) replies.emplace_back(session_, n);
     std::vector<std::int64_t> held(workers_, 0);  // samples wanted by a pull that the rule holds back
     const auto answer = [&](int worker) {
       const auto reply = shard.pull(worker, held[worker]);
@@ -339,6 +346,7 @@ class MpiWorld final : public World {
     }
   }
 
+  Session session_;
   int rank_ = 0, size_ = 1, workers_ = 1, minibatch_;
   bool crowded_ = false;
   MPI_Comm role_ = MPI_COMM_NULL;
