@@ -176,9 +176,9 @@ class Run {
                      .budget = config_.samples()});
     ModelReplica r(*model_, data_.train, config_.augmentation(), sampler, config_.data_order() == "queue",
                    context.server, *world_);
-    Vector g(device_->space(), n_);
-    r.w = w_;
-    r.g = g;
+    r.w = world_->group().vector(n_);
+    r.g = world_->group().vector(n_);
+    copy(w_, r.w);
     r.minibatch = config_.minibatch();
     if (world_->rank() == 0) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));

@@ -25,17 +25,21 @@ struct Traffic {
 };
 
 // The workers as equals. Every verb is collective: all workers call it, in the same order. Results are the
-// same bits on all of them.
+// same bits on all of them and in every run: elements are added in rank order, ((v0 + v1) + v2) + ..., on
+// each host, and the hosts' sums in the order of MPI_Allreduce (two sums have but one).
 class Group {
  public:
   virtual ~Group() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual void sum(Vec v) = 0;  // v <- sum over the workers of v
-  void mean(Vec v) {            // v <- (1/P) sum over the workers of v
-    sum(v);
-    if (size() > 1) scale(1.0f / float(size()), v);
-  }
+  void sum(Vec v) { reduce(1, v); }                      // v <- sum over the workers of v
+  void mean(Vec v) { reduce(1.0f / float(size()), v); }  // v <- (1/P) sum over the workers of v
+  // Collective: n zeros that live as long as the world. The workers of a host see each other's, so that verbs
+  // work on them (or parts of them, the same on all workers) in place; other vectors are copied to and fro.
+  virtual Vec vector(std::size_t n) = 0;
+
+ private:
+  virtual void reduce(float a, Vec v) = 0;  // v <- a * sum over the workers of v
 };
 
 // A worker's side of the flat vector that is cut over server ranks. Budget, portions of data and versions are
@@ -66,11 +70,14 @@ class ParameterServer {
   virtual void leave() = 0;
 };
 
-// All ranks of one run: workers 0..P-1, then servers. The only class that knows MPI.
+// All ranks of one run: workers 0..P-1, then servers. The only class that knows MPI. Ranks of one host share
+// memory; what travels and is counted is the same with and without.
 class World {
  public:
-  static std::unique_ptr<World> open(
-      int servers, int minibatch);  // throws std::runtime_error when there are too few ranks
+  // Collective. Throws std::runtime_error when there are too few ranks. Several worlds can be open at a time;
+  // the first one ends last. For tests and benchmarks: every `ranks_per_host` ranks count as a host of their
+  // own (1: nothing is shared).
+  static std::unique_ptr<World> open(int servers, int minibatch, int ranks_per_host = 0);
   virtual ~World() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;

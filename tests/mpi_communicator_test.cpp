@@ -2,9 +2,15 @@
 // exact in float32.
 //   mpirun -n P mpi_communicator_test            workers as equals
 //   mpirun -n P+S mpi_communicator_test S        and the parameter server
+//   mpirun -n P+S mpi_communicator_test S H      memory is shared by every H ranks, as if hosts had no more
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "tests/mpi_job.h"
 
@@ -74,6 +80,17 @@ TEST(World, GathersPartsOfDifferentSizes) {
   }
 }
 
+TEST(World, NeedsAWorker) {
+  try {
+    World::open(world().size(), 1);
+    FAIL() << "opened";
+  } catch (const std::runtime_error& e) {
+    EXPECT_EQ(std::string(e.what()),
+              fmt::format("{0} MPI ranks for {0} servers and at least 1 worker", world().size()));
+  }
+  EXPECT_EQ(World::open(0, 1)->workers(), world().size());  // MPI is still there
+}
+
 TEST(World, ClockRuns) {
   const double start = world().now();
   world().barrier();
@@ -100,16 +117,70 @@ TEST(Group, SumsAndAverages) {
   }
 }
 
-TEST(Group, LeavesTheSameBitsOnAllWorkers) {
-  constexpr std::size_t n = 1000;
-  std::vector<float> result(n);
-  if (world().is_worker()) {
-    Vector v(host_space(), n);
-    for (std::size_t j = 0; j < n; ++j) v.data()[j] = std::sqrt(float(j * world().size() + world().rank()));
-    world().group().mean(v);
-    std::copy(v.data(), v.data() + n, result.begin());
+// Any value of element j on worker k, of very different sizes.
+float element(int k, std::size_t j) {
+  std::uint32_t bits = (std::uint32_t(j) + 77) * 2654435761u ^ std::uint32_t(k + 1) * 2246822519u;
+  bits ^= bits >> 15;
+  return std::ldexp(float(bits * 2654435761u) - 0x1p31f, int(bits % 24) - 12);
+}
+
+// The stated order: ranks within a host, then hosts.
+float in_order(std::size_t j) {
+  const int workers = world().workers(), share = ranks_per_host ? ranks_per_host : workers;
+  float sum = 0;
+  for (int first = 0; first < workers; first += share) {
+    float of_host = element(first, j);
+    for (int k = first + 1; k < std::min(first + share, workers); ++k) of_host += element(k, j);
+    sum = first == 0 ? of_host : sum + of_host;
   }
-  EXPECT_TRUE(same_on_all_workers(result));
+  return sum;
+}
+
+// Vectors of all kinds: shared, part of a shared one, one's own, longer than what is copied at a time.
+TEST(Group, AddsInTheStatedOrder) {
+  const int hosts = ranks_per_host ? (world().workers() + ranks_per_host - 1) / ranks_per_host : 1;
+  for (const std::size_t n : {1u, 7u, 16u, 1000u, 65536u, 200003u}) {
+    std::vector<float> results;
+    if (world().is_worker()) {
+      Group& group = world().group();
+      Vector own(host_space(), n), mean(host_space(), n);
+      const Vec large = group.vector(n + 50), kinds[] = {own, large.part(0, n), large.part(37, n)};
+      EXPECT_EQ(std::count(large.data, large.data + large.size, 0.0f), std::ptrdiff_t(large.size));
+      for (const Vec v : kinds) {
+        for (const bool averaged : {false, true}) {
+          fill(-1, large);
+          for (std::size_t j = 0; j < n; ++j) v.data[j] = element(group.rank(), j);
+          averaged ? group.mean(v) : group.sum(v);
+          std::size_t wrong = 0;
+          for (std::size_t j = 0; j < n && hosts <= 2; ++j)
+            wrong += v.data[j] != (averaged ? in_order(j) * (1.0f / float(group.size())) : in_order(j));
+          EXPECT_EQ(wrong, 0u) << n << " elements, kind " << &v - kinds;
+          results.insert(results.end(), v.data, v.data + n);
+        }
+        const auto spared = std::count(large.data, large.data + large.size, -1.0f);
+        EXPECT_EQ(spared, std::ptrdiff_t(v.data == own.data() ? n + 50 : 50)) << "wrote beyond its part";
+      }
+    }
+    EXPECT_TRUE(same_on_all_workers(results));
+  }
+}
+
+// One after the other, without a pause: nobody may run ahead.
+TEST(Group, KeepsManySumsApart) {
+  if (!world().is_worker()) return;
+  Group& group = world().group();
+  const Vec shared = group.vector(300);
+  Vector own(host_space(), 300);
+  std::size_t wrong = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const std::size_t n = 1 + round * 7 % 300;
+    const Vec v = (round % 3 ? shared : own.view()).part(0, n);
+    fill(float(round + group.rank()), v);
+    group.sum(v);
+    const float expected = float(round * group.size() + series() - group.size());
+    wrong += n - std::count(v.data, v.data + n, expected);
+  }
+  EXPECT_EQ(wrong, 0u);
 }
 
 TEST(Group, CountsWhatTheBestAllReduceSends) {
@@ -228,6 +299,50 @@ TEST_P(Servers, PullsAreConsistent) {
   EXPECT_EQ(torn, 0);
   EXPECT_EQ(lost, 0);
   EXPECT_EQ(backwards, 0);
+}
+
+// Workers take turns, so the order of arrivals is fixed: the same bits whatever carries them.
+TEST_P(Servers, ApplyTheBitsThatWerePushed) {
+  const std::size_t n = GetParam();
+  constexpr int pushes = 3;
+  const auto scale_of = [](int turn) { return 1.0f / float(3 + turn); };
+  std::vector<float> expected(n);
+  for (int turn = 0; turn < pushes * world().workers(); ++turn)
+    for (std::size_t j = 0; j < n; ++j) expected[j] += scale_of(turn) * element(turn, j);
+  Adder rule;
+  const Ending ending = with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(host_space(), n), g(host_space(), n);
+    for (int turn = 0; turn < pushes * world().workers(); ++turn) {
+      if (turn % world().workers() == world().rank()) {
+        for (std::size_t j = 0; j < n; ++j) g.data()[j] = element(turn, j);
+        server.push(scale_of(turn), g, 1);
+        server.pull(w);  // answered after the push
+      }
+      world().group().sum(Vector(host_space(), 1));
+    }
+    server.pull(w);
+    EXPECT_EQ(std::vector<float>(w.data(), w.data() + n), expected);
+  });
+  EXPECT_EQ(ending.w, expected);
+}
+
+// Pushes return at once, but overtake a slow server by two at most.
+TEST_P(Servers, LoseNothingWhenTheyAreSlow) {
+  struct Slow final : Rule {
+    void apply(Vec w, const Arrival& a, std::int64_t) override {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      axpy(a.scale, a.g, w);
+    }
+  } rule;
+  const std::size_t n = GetParam();
+  const Ending ending = with_servers(n, rule, [&](ParameterServer& server) {
+    Vector g(host_space(), n);
+    for (int push = 0; push < 6; ++push) {
+      fill(float(1 << push), g);
+      server.push(1, g, 1);
+    }
+  });
+  EXPECT_EQ(ending.w, std::vector<float>(n, float(63 * world().workers())));
 }
 
 // All ones have arrived when the first server says so; one pull later, the vector is the series.

@@ -1,6 +1,6 @@
 #pragma once
 
-// main() of a test program that runs under mpirun:  mpirun -n RANKS PROGRAM [SERVERS]
+// main() of a test program that runs under mpirun:  mpirun -n RANKS PROGRAM [SERVERS [RANKS_PER_HOST]]
 // All ranks run every test. Assertions may differ between ranks, verbs may not: a test fails on all ranks
 // when it fails on one, an exception or a test that hangs ends all of them.
 
@@ -24,6 +24,7 @@ constexpr unsigned watchdog_s = 60;
 
 inline std::unique_ptr<World> open_world;
 inline World& world() { return *open_world; }
+inline int ranks_per_host = 0;  // 0: all share memory
 
 inline std::array<char, 256> hung_message{};
 inline void guard(const std::string& what) {
@@ -64,8 +65,9 @@ class AllRanks : public testing::EmptyTestEventListener {
 int main(int argc, char** argv) {
   using namespace dsgd::test;
   try {
-    const int servers = argc > 1 && argv[1][0] != '-' ? std::atoi(argv[1]) : 0;
-    open_world = dsgd::World::open(servers, world_minibatch);
+    const auto number = [&](int i) { return argc > i && argv[i][0] != '-' ? std::atoi(argv[i]) : 0; };
+    ranks_per_host = number(2);
+    open_world = dsgd::World::open(number(1), world_minibatch, ranks_per_host);
     std::signal(SIGALRM, hung);
     guard("start");
     if (world().rank() > 0) GTEST_FLAG_SET(output, "");  // the report is rank 0's

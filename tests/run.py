@@ -14,8 +14,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = "/usr/bin/python3"
 LIMIT = 600  # seconds a program
 
-# Worker and server counts of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
-WORLDS = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2), (4, 2)]
+# Workers, servers and ranks per host (0: all) of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
+WORLDS = [(workers, servers, 0) for servers in (0, 1, 2) for workers in (1, 2, 3, 4)] + [
+    (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 0, 2), (4, 0, 2), (5, 0, 3), (1, 1, 1), (2, 1, 2), (3, 1, 2), (1, 2, 2), (2, 2, 1)]
 
 
 def mpirun(ranks):
@@ -32,10 +33,12 @@ def programs(build):
         if name == "fetch_test":
             yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
         elif name.startswith("mpi_"):
-            for workers, servers in WORLDS:
+            for workers, servers, ranks_per_host in WORLDS:
                 if servers and name.startswith("mpi_lockstep") or not servers and name.startswith("mpi_servers"):
                     continue
-                yield f"{name}-{workers}w{servers}s", [*mpirun(workers + servers), program, str(servers)], "gtest"
+                hosts = f"-{ranks_per_host}each" if ranks_per_host else ""
+                command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host)]
+                yield f"{name}-{workers}w{servers}s{hosts}", command, "gtest"
         else:
             yield name, [program], "gtest"
     for name in sorted(os.listdir(f"{ROOT}/tests")):

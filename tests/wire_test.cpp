@@ -1,8 +1,15 @@
-// What carries vectors between ranks, without MPI.
+// What carries vectors between ranks, without MPI: sizes of messages, shared memory, slots.
 
 #include "strategies/wire.h"
 
 #include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <thread>
+#include <vector>
 
 namespace dsgd {
 namespace {
@@ -22,6 +29,109 @@ TEST(Message, HoldsMoreThanIntBytes) {
   const std::size_t most = (std::size_t(std::numeric_limits<int>::max()) - 1) * 16;
   EXPECT_EQ(blocks(most), std::numeric_limits<int>::max());
   EXPECT_THROW(blocks(most + 1), std::length_error);
+}
+
+TEST(SharedMemory, IsSeenByWhoMapsIt) {
+  SharedMemory own(100000);
+  const SharedMemory other(own.handle());
+  ASSERT_NE(own.data(), other.data());
+  for (const std::size_t i : {0, 5000, 99999}) {
+    EXPECT_EQ(own.data()[i], std::byte(0));
+    own.data()[i] = std::byte(i % 251);
+    EXPECT_EQ(other.data()[i], std::byte(i % 251));
+  }
+  const SharedMemory moved(std::move(own));
+  moved.data()[1] = std::byte(7);
+  EXPECT_EQ(other.data()[1], std::byte(7));
+}
+
+TEST(SharedMemory, OutlivesItsOwner) {
+  std::optional<SharedMemory> own(4096);
+  const SharedMemory other(own->handle());
+  own->data()[9] = std::byte(3);
+  const auto handle = own->handle();
+  own.reset();
+  EXPECT_EQ(other.data()[9], std::byte(3));
+  EXPECT_THROW(SharedMemory{handle}, std::runtime_error);
+}
+
+TEST(SharedMemory, OfNothingExists) { EXPECT_NE(SharedMemory(std::size_t(0)).data(), nullptr); }
+
+// Two mappings of the same slots, a writer and a reader.
+struct Pair {
+  explicit Pair(std::size_t n)
+      : here(Slots::size(n)), there(here.handle()), writer(here.data(), n), reader(there.data(), n) {}
+  SharedMemory here, there;
+  Slots writer, reader;
+};
+
+TEST(Slots, DoNotOverlap) {
+  for (const std::size_t n : {0, 1, 15, 16, 17, 1000}) {
+    Pair pair(n);
+    for (const int i : {0, 1}) {
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pair.writer[i].data()) % 64, 0u);
+      std::fill_n(pair.writer[i].data(), n, float(i + 1));
+      pair.writer[i].filled(n);
+    }
+    for (const int i : {0, 1}) {
+      EXPECT_EQ(pair.reader[i].empty(), n == 0);
+      EXPECT_EQ(std::count(pair.reader[i].data(), pair.reader[i].data() + n, float(i + 1)),
+                std::ptrdiff_t(n));
+    }
+    EXPECT_LE(reinterpret_cast<std::byte*>(pair.writer[1].data() + n), pair.here.data() + Slots::size(n));
+  }
+}
+
+// Sizes around the portions in which reader and writer follow each other.
+TEST(Slots, CarryEveryVectorWhole) {
+  for (const std::size_t n : {0, 1, 8191, 8192, 8193, 100003}) {
+    Pair pair(n);
+    std::vector<float> sent(n), received(n);
+    std::size_t wrong = 0;
+    constexpr int vectors = 20;
+    std::thread writer([&] {
+      for (int v = 0; v < vectors; ++v) {
+        spin_until([&] { return pair.writer[1].empty(); }, true);
+        std::iota(sent.begin(), sent.end(), float(v));
+        pair.writer[1].write(sent.data(), n);
+      }
+    });
+    for (int v = 0; v < vectors; ++v) {
+      pair.reader[1].read(received.data(), n, true);
+      for (std::size_t i = 0; i < n; ++i) wrong += received[i] != float(v) + float(i);
+    }
+    writer.join();
+    EXPECT_EQ(wrong, 0u) << n << " floats";
+  }
+}
+
+TEST(Slots, KeepToTheOneInTheCaches) {
+  Pair pair(10);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(pair.writer.for_push(false), 0);
+    pair.writer[0].filled(10);
+    pair.reader[0].emptied();
+  }
+  pair.writer[0].filled(10);
+  EXPECT_EQ(pair.writer.for_push(false), 1);
+  pair.writer[1].filled(10);
+  pair.reader[0].emptied();
+  EXPECT_EQ(pair.writer.for_push(false), 0);
+}
+
+TEST(Slots, KeepPushesOffWhatIsPulled) {
+  Pair pair(10);
+  EXPECT_EQ(pair.writer.for_push(false), 0);
+  pair.writer[0].filled(10);
+  EXPECT_EQ(pair.writer.for_pull(), 0);
+  pair.reader[0].emptied();  // the push, before the pull is answered
+  EXPECT_EQ(pair.writer.for_push(false), 1);
+  std::vector<float> sent(10, 3.0f), received(10);
+  pair.reader[0].write(sent.data(), 10);
+  pair.writer.read_pulled(received.data(), 10, false);
+  EXPECT_EQ(received, sent);
+  pair.writer[1].filled(10);
+  EXPECT_EQ(pair.writer.for_push(false), 0);
 }
 
 }  // namespace

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <utility>
+
+namespace dsgd {
+
+// Zeroed, page-aligned memory of one process that others of the host can map. It has no name: nothing is left
+// behind whatever ends its owner, and no file system limits it. (MPI_Win_allocate_shared is bound to
+// /dev/shm, 64 MB in many containers; Open MPI 4.1 hangs when that is too small.)
+class SharedMemory {
+ public:
+  struct Handle {
+    std::int64_t process = 0, file = -1;
+    std::uint64_t bytes = 0;
+  };
+  SharedMemory() = default;
+  explicit SharedMemory(std::size_t bytes);     // throws std::runtime_error
+  explicit SharedMemory(const Handle& handle);  // maps another process's, whose owner must live until then
+  SharedMemory(SharedMemory&& other) noexcept { *this = std::move(other); }
+  SharedMemory& operator=(SharedMemory&& other) noexcept;
+  ~SharedMemory();
+  const Handle& handle() const { return handle_; }
+  std::byte* data() const { return data_; }
+
+ private:
+  void map(int file);
+  Handle handle_;
+  bool owner_ = false;
+  std::byte* data_ = nullptr;
+};
+
+inline void pause_processor() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Waits for something that another process of the host does soon. `crowded`: ranks outnumber cores, so the
+// other one may need this core for it.
+template <typename Done>
+void spin_until(Done done, bool crowded) {
+  for (int tries = 0; !done(); ++tries) {
+    if (crowded || tries > 2000) {
+      std::this_thread::yield();
+    } else {
+      pause_processor();
+    }
+  }
+}
+
+}  // namespace dsgd
