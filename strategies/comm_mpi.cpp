@@ -19,7 +19,7 @@
 namespace dsgd {
 namespace {
 
-constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3;
+constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3, idle_tag = 4;
 constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI call, whose counts are int
 
 // Whether ranks of one host can share memory and wait for each other by reading it. SimGrid's are threads of
@@ -97,7 +97,7 @@ struct Ranks {
     MPI_Comm neighbours;
     MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
     const Comm machine(neighbours);
-    crowded = machine.size() > int(std::thread::hardware_concurrency());
+    patience.crowded = machine.size() > int(std::thread::hardware_concurrency());
     const Comm own(split(machine, ranks_per_host ? rank / ranks_per_host : 0));
     const int first = agree(rank, MPI_INT, MPI_MIN, own);
     host.resize(size);
@@ -139,7 +139,11 @@ struct Ranks {
   int rank, size;
   MPI_Datatype block_type;
   std::vector<int> host;  // of every rank: the first one that it shares memory with
-  bool crowded = false;   // ranks of this machine outnumber its cores
+  // For ranks that share memory. Whoever waits lets MPI send what it still has in hand.
+  Patience patience{false, [this] {
+                      int arrived = 0;
+                      MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
+                    }};
 };
 
 // A header and room for the floats behind it, sent as one message.
@@ -193,11 +197,10 @@ class MpiGroup final : public Group {
         shared_(agree(neighbours_, MPI_INT, MPI_MAX, comm_) > 1),
         peers_(split(comm_, neighbour_ < slices_ ? neighbour_ : MPI_UNDEFINED)),
         hosts_(neighbour_ < slices_ ? peers_.size() : 0),
-        crowded_(ranks.crowded),
+        patience_(ranks.patience),
         traffic_(traffic) {
     if (!shared_) return;
-    for (float* v : share(round_up(sizeof(float)) / sizeof(float)))
-      arrivals_.push_back(reinterpret_cast<std::uint32_t*>(v));
+    for (float* v : share(1)) arrivals_.push_back(reinterpret_cast<std::uint32_t*>(v));
     portions_ = share(portion);
   }
 
@@ -245,7 +248,8 @@ class MpiGroup final : public Group {
     if (in != vectors_.end()) {
       in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
     } else if (!shared_) {
-      in_place(a, {v.data}, 0, v.size);
+      alone_[0] = v.data;
+      in_place(a, alone_, 0, v.size);
     } else {
       for (std::size_t done = 0; done < v.size; done += portion) {
         const Vec from = v.part(done, std::min(portion, v.size - done));
@@ -295,8 +299,7 @@ class MpiGroup final : public Group {
     const auto arrival = [&](int k) { return std::atomic_ref(*arrivals_[k]); };
     arrival(neighbour_).store(met_, std::memory_order_release);
     for (int k = 0; k < neighbours_; ++k)
-      spin_until([&] { return std::int32_t(arrival(k).load(std::memory_order_acquire) - met_) >= 0; },
-                 crowded_);
+      patience_.wait([&] { return std::int32_t(arrival(k).load(std::memory_order_acquire) - met_) >= 0; });
   }
 
   const Comm comm_, host_;
@@ -305,12 +308,12 @@ class MpiGroup final : public Group {
   const bool shared_;  // by some workers
   const Comm peers_;   // those with the same slice on all hosts
   const int hosts_;
-  const bool crowded_;
+  const Patience& patience_;
   Traffic& traffic_;
   std::deque<SharedMemory> memory_;
   std::deque<Vector> private_;
   std::vector<Shared> vectors_;
-  std::vector<float*> portions_;
+  std::vector<float*> portions_, alone_{nullptr};
   std::vector<std::uint32_t*> arrivals_;  // how often each worker of this host has met the others
   std::uint32_t met_ = 0;
 };
@@ -369,7 +372,7 @@ class MpiParameterServer final : public ParameterServer {
       }
       const Vec part = w.part(link.range.first, link.range.count);
       if (link.slots) {
-        link.slots.read_pulled(part.data, part.size, ranks_.crowded);
+        link.slots.read_pulled(part.data, part.size, ranks_.patience);
       } else {
         copy({link.reply.payload(), part.size, part.space}, part);
       }
@@ -385,7 +388,7 @@ class MpiParameterServer final : public ParameterServer {
     const Stopwatch stopwatch(traffic_.seconds);
     for (Link& link : links_) {
       const std::size_t n = link.range.count;
-      const int which = link.slots ? link.slots.for_push(ranks_.crowded) : link.next;
+      const int which = link.slots ? link.slots.for_push(ranks_.patience) : link.next;
       Message& message = link.push[which];
       message.wait();
       message.header() = {.kind = Kind::push,
@@ -521,7 +524,7 @@ class Service {
       return;
     }
     Slot& slot = client.slots[header.position];
-    slot.await(size(), ranks_.crowded);
+    slot.await(size(), ranks_.patience);
     shard_.push(header.worker, header.version, header.samples, {slot.data(), size(), shard_.w().space});
     slot.emptied();
   }
@@ -552,7 +555,7 @@ class Service {
   // Spinning for work would take a core from a worker where ranks outnumber cores; a nap of about 100 us
   // costs less than MPI_Wait's busy loop takes from the others.
   void wait_for_work(MPI_Request& request) const {
-    if (!ranks_.crowded) {
+    if (!ranks_.patience.crowded) {
       MPI_Wait(&request, MPI_STATUS_IGNORE);
       return;
     }

@@ -15,7 +15,8 @@ class Shard;
 
 // What a rank has sent and received for its strategy, and the time that took. An all-reduce of n floats over
 // P workers counts as the 2*(P-1)/P*4n bytes that the best algorithm sends and receives per worker, whatever
-// algorithm ran; messages to and from servers are counted byte by byte, headers included.
+// algorithm ran; pushes, pulls and replies count as a header and their floats, whether these travel in the
+// message or in shared memory.
 struct Traffic {
   std::int64_t messages = 0;  // sent: one per collective, one per push, pull or reply and shard
   std::int64_t bytes_sent = 0, bytes_received = 0;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -32,23 +33,24 @@ class SharedMemory {
   std::byte* data_ = nullptr;
 };
 
-inline void pause_processor() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
+// How to wait for what another process of the host does soon.
+struct Patience {
+  bool crowded = false;        // ranks outnumber cores: the other one may need this core for it
+  std::function<void()> idle;  // called now and then
 
-// Waits for something that another process of the host does soon. `crowded`: ranks outnumber cores, so the
-// other one may need this core for it.
-template <typename Done>
-void spin_until(Done done, bool crowded) {
-  for (int tries = 0; !done(); ++tries) {
-    if (crowded || tries > 2000) {
+  template <typename Done>
+  void wait(Done done) const {
+    for (int tries = 0; !done(); ++tries) {
+      if (!crowded && tries < 2000) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+        continue;
+      }
+      if (idle) idle();
       std::this_thread::yield();
-    } else {
-      pause_processor();
     }
   }
-}
+};
 
 }  // namespace dsgd

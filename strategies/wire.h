@@ -47,8 +47,8 @@ class Slot {
   bool empty() { return ready().load(std::memory_order_acquire) == 0; }
   void filled(std::size_t n) { ready().store(n, std::memory_order_release); }  // the first n floats are there
   // The reader's side.
-  void await(std::size_t n, bool crowded) {
-    spin_until([&] { return ready().load(std::memory_order_acquire) >= n; }, crowded);
+  void await(std::size_t n, const Patience& patience) {
+    patience.wait([&] { return ready().load(std::memory_order_acquire) >= n; });
   }
   void emptied() { ready().store(0, std::memory_order_release); }
 
@@ -59,9 +59,9 @@ class Slot {
       filled(first + count);
     });
   }
-  void read(float* to, std::size_t n, bool crowded) {
+  void read(float* to, std::size_t n, const Patience& patience) {
     in_portions(n, [&](std::size_t first, std::size_t count) {
-      await(first + count, crowded);
+      await(first + count, patience);
       std::copy_n(data() + first, count, to + first);
     });
     emptied();
@@ -91,18 +91,18 @@ class Slots {
   Slot& operator[](std::int64_t which) { return *slots_[which]; }
 
   // The worker's side.
-  int for_push(bool crowded) {  // once there is an empty one
+  int for_push(const Patience& patience) {  // once there is an empty one
     const auto take = [&](int which) {
       if (which == pulled_ || !slots_[which]->empty()) return false;
       last_ = which;
       return true;
     };
-    spin_until([&] { return take(last_) || take(1 - last_); }, crowded);
+    patience.wait([&] { return take(last_) || take(1 - last_); });
     return last_;
   }
   int for_pull() { return pulled_ = last_; }  // pushes keep off it until it was read
-  void read_pulled(float* to, std::size_t n, bool crowded) {
-    slots_[pulled_]->read(to, n, crowded);
+  void read_pulled(float* to, std::size_t n, const Patience& patience) {
+    slots_[pulled_]->read(to, n, patience);
     pulled_ = -1;
   }
 

@@ -55,6 +55,16 @@ TEST(SharedMemory, OutlivesItsOwner) {
   EXPECT_THROW(SharedMemory{handle}, std::runtime_error);
 }
 
+TEST(Patience, IdlesAndYieldsAfterAWhile) {
+  for (const bool crowded : {false, true}) {
+    int looks = 0, idle = 0;
+    const Patience patience{crowded, [&] { ++idle; }};
+    patience.wait([&] { return ++looks == 5000; });
+    EXPECT_EQ(looks, 5000);
+    EXPECT_EQ(idle, crowded ? 4999 : 2999);
+  }
+}
+
 TEST(SharedMemory, OfNothingExists) { EXPECT_NE(SharedMemory(std::size_t(0)).data(), nullptr); }
 
 // Two mappings of the same slots, a writer and a reader.
@@ -84,6 +94,7 @@ TEST(Slots, DoNotOverlap) {
 
 // Sizes around the portions in which reader and writer follow each other.
 TEST(Slots, CarryEveryVectorWhole) {
+  const Patience crowded{.crowded = true, .idle = {}};
   for (const std::size_t n : {0, 1, 8191, 8192, 8193, 100003}) {
     Pair pair(n);
     std::vector<float> sent(n), received(n);
@@ -91,13 +102,13 @@ TEST(Slots, CarryEveryVectorWhole) {
     constexpr int vectors = 20;
     std::thread writer([&] {
       for (int v = 0; v < vectors; ++v) {
-        spin_until([&] { return pair.writer[1].empty(); }, true);
+        crowded.wait([&] { return pair.writer[1].empty(); });
         std::iota(sent.begin(), sent.end(), float(v));
         pair.writer[1].write(sent.data(), n);
       }
     });
     for (int v = 0; v < vectors; ++v) {
-      pair.reader[1].read(received.data(), n, true);
+      pair.reader[1].read(received.data(), n, crowded);
       for (std::size_t i = 0; i < n; ++i) wrong += received[i] != float(v) + float(i);
     }
     writer.join();
@@ -108,30 +119,30 @@ TEST(Slots, CarryEveryVectorWhole) {
 TEST(Slots, KeepToTheOneInTheCaches) {
   Pair pair(10);
   for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(pair.writer.for_push(false), 0);
+    EXPECT_EQ(pair.writer.for_push({}), 0);
     pair.writer[0].filled(10);
     pair.reader[0].emptied();
   }
   pair.writer[0].filled(10);
-  EXPECT_EQ(pair.writer.for_push(false), 1);
+  EXPECT_EQ(pair.writer.for_push({}), 1);
   pair.writer[1].filled(10);
   pair.reader[0].emptied();
-  EXPECT_EQ(pair.writer.for_push(false), 0);
+  EXPECT_EQ(pair.writer.for_push({}), 0);
 }
 
 TEST(Slots, KeepPushesOffWhatIsPulled) {
   Pair pair(10);
-  EXPECT_EQ(pair.writer.for_push(false), 0);
+  EXPECT_EQ(pair.writer.for_push({}), 0);
   pair.writer[0].filled(10);
   EXPECT_EQ(pair.writer.for_pull(), 0);
   pair.reader[0].emptied();  // the push, before the pull is answered
-  EXPECT_EQ(pair.writer.for_push(false), 1);
+  EXPECT_EQ(pair.writer.for_push({}), 1);
   std::vector<float> sent(10, 3.0f), received(10);
   pair.reader[0].write(sent.data(), 10);
-  pair.writer.read_pulled(received.data(), 10, false);
+  pair.writer.read_pulled(received.data(), 10, {});
   EXPECT_EQ(received, sent);
   pair.writer[1].filled(10);
-  EXPECT_EQ(pair.writer.for_push(false), 0);
+  EXPECT_EQ(pair.writer.for_push({}), 0);
 }
 
 }  // namespace
