@@ -1,16 +1,22 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <ctime>
+#include <map>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "models/model.h"
 #include "models/optimizer.h"
 
-// What a training step costs: minibatch of bytes -> forward, loss, backward -> SGD with momentum, for every
-// model, minibatch and device; and each layer alone. Results are compared with the reference once before they
-// are timed.
+// On one core: the peak of fused multiply-adds, operations on vectors, training steps (minibatch of bytes ->
+// forward, loss, backward -> SGD with momentum) of every model, minibatch and device, and their layers in
+// both directions. Each is compared with the reference or a plain loop once before it is timed.
 
 namespace dsgd {
 namespace {
@@ -39,11 +45,90 @@ bool agrees(const Network& net, Device& device, int batch, const Samples& sample
   return distance(is, should) < 1e-5;
 }
 
-void counters(benchmark::State& state, const Network& net, int batch) {
-  using benchmark::Counter;
-  const double samples = double(state.iterations()) * batch;
-  state.counters["samples/s"] = Counter(samples, Counter::kIsRate);
-  state.counters["flop/s"] = Counter(samples * flops_per_sample(net), Counter::kIsRate, Counter::kIs1000);
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return double(t.tv_sec) + double(t.tv_nsec) * 1e-9;
+}
+
+// The best of a few windows of at least 5 ms of processor time each, in units of `work` per second.
+template <class Function>
+double best_rate(double work, const Function& function) {
+  double best = 0;
+  for (int window = 0; window < 10; ++window) {
+    int calls = 0;
+    double seconds = 0;
+    for (const double begun = cpu_seconds(); seconds < 0.005; seconds = cpu_seconds() - begun, ++calls) {
+      function();
+    }
+    best = std::max(best, calls * work / seconds);
+  }
+  return best;
+}
+
+// Fused multiply-adds on so many independent vectors that latency does not show. a = a/2 + 1/2 tends to 1.
+constexpr int chains = 12, rounds = 4096;
+#define DSGD_PEAK(name, width, target)                            \
+  target double name(float half) {                                \
+    using V [[gnu::vector_size(width * 4)]] = float;              \
+    V a[chains];                                                  \
+    for (int j = 0; j < chains; ++j) a[j] = V{} + float(j);       \
+    for (int i = 0; i < rounds; ++i)                              \
+      for (int j = 0; j < chains; ++j) a[j] = a[j] * half + half; \
+    for (int j = 1; j < chains; ++j) a[0] += a[j];                \
+    double sum = 0;                                               \
+    for (int k = 0; k < width; ++k) sum += a[0][k];               \
+    return sum / (chains * width);                                \
+  }
+#if defined(__x86_64__)
+DSGD_PEAK(peak_avx512, 16, __attribute__((target("avx512f"))))
+DSGD_PEAK(peak_avx2, 8, __attribute__((target("avx2,fma"))))
+#endif
+DSGD_PEAK(peak_plain, 4, )
+
+struct Peak {
+  const char* name;
+  int width;  // floats in a vector
+  double (*loop)(float half);
+  double flops() const { return 2.0 * width * chains * rounds; }
+};
+Peak find_peak() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return {"avx512", 16, peak_avx512};
+  if (__builtin_cpu_supports("fma")) return {"avx2", 8, peak_avx2};
+#endif
+  return {"128-bit vectors", 4, peak_plain};
+}
+volatile float half = 0.5f;  // unknown to the compiler
+double peak_flops() {
+  static const double rate =
+      best_rate(find_peak().flops(), [] { benchmark::DoNotOptimize(find_peak().loop(half)); });
+  return rate;
+}
+
+// The benchmark's loop; returns its processor time in seconds.
+template <class Function>
+double repeat(benchmark::State& state, const Function& function) {
+  const double begun = cpu_seconds();
+  for (auto _ : state) function();
+  return cpu_seconds() - begun;
+}
+
+// What one pass of the loop did, per second and as a share of the peak.
+void rates(benchmark::State& state, double seconds, double flops, double bytes) {
+  const double each = seconds / double(state.iterations());
+  if (flops > 0) {
+    state.counters["flop/s"] = flops / each;
+    state.counters["of_peak"] = flops / each / peak_flops();
+  }
+  if (bytes > 0) state.counters["bytes/s"] = bytes / each;
+}
+
+void peak(benchmark::State& state) {
+  const Peak p = find_peak();
+  if (p.loop(half) != 1) return state.SkipWithError("differs from the limit of the series");
+  rates(state, repeat(state, [&] { benchmark::DoNotOptimize(p.loop(half)); }), p.flops(), 0);
+  state.SetLabel(p.name);
 }
 
 void step(benchmark::State& state, const Network& net, int batch, const DeviceEntry& entry) {
@@ -61,57 +146,202 @@ void step(benchmark::State& state, const Network& net, int batch, const DeviceEn
   std::iota(ids.begin(), ids.end(), 0);
   std::shuffle(ids.begin(), ids.end(), std::mt19937(2));
   std::size_t next = 0;
-  for (auto _ : state) {
+  const double seconds = repeat(state, [&] {
     if (next + batch > ids.size()) next = 0;
     model.gradient(w, samples, {ids.data() + next, std::size_t(batch)}, g);
     optimizer.step(w, g, 1.0 / batch, 0);
     next += batch;
-  }
-  counters(state, net, batch);
+  });
+  const double flops = flops_per_sample(net);
+  state.counters["samples/s"] = double(state.iterations()) * batch / seconds;
+  state.counters["flop/sample"] = flops;
+  rates(state, seconds, batch * flops, 0);
 }
 
-// One layer, forward and backward, dx included.
-void layer(benchmark::State& state, const Network& net, int batch, const DeviceEntry& entry) {
+// Part of a network, one direction; the device's own copies in and out included. Backward gives dx where
+// training needs it. Bytes: activations and parameters (or their gradients), each read or written once.
+void layer(benchmark::State& state, const Network& net, bool first, bool forward, int batch,
+           const DeviceEntry& entry) {
   const auto device = entry.make(), reference = find_device("reference")->make();
-  const auto plan = device->plan(net, batch), truth = reference->plan(net, 1);
-  const std::size_t row = net.input.size(), out = place(net).back().out.size();
-  Vector w(host_space(), parameters(net)), g(host_space(), w.size());
+  const std::size_t in = net.input.size(), out = place(net).back().out.size();
+  Vector w(host_space(), parameters(net)), g(host_space(), w.size()), should_g(host_space(), w.size());
   initialise(net, 1, w);
   std::mt19937 bits(3);
-  std::vector<float> x(batch * row), dx(x.size()), dy(batch * out);
+  std::vector<float> x(batch * in), dx(x.size()), should_dx(x.size()), dy(batch * out);
   for (auto* v : {&x, &dy})
     for (auto& e : *v) e = float(bits()) * 0x1p-31f - 1;
-  const ConstVec y{plan->forward(w, x.data(), 1), out, &host_space()};
-  if (distance(y, {truth->forward(w, x.data(), 1), out, &host_space()}) > 1e-5) {
-    return state.SkipWithError("differs from the reference");
+  const auto plan = device->plan(net, batch);
+  {
+    const int n = 3;
+    const auto truth = reference->plan(net, n);
+    const ConstVec y{plan->forward(w, x.data(), n), n * out, &host_space()};
+    const ConstVec should_y{truth->forward(w, x.data(), n), n * out, &host_space()};
+    plan->backward(w, dy.data(), n, g, dx.data());
+    truth->backward(w, dy.data(), n, should_g, should_dx.data());
+    if (distance(y, should_y) > 1e-5 || (w.size() && distance(g, should_g) > 1e-5) ||
+        distance({dx.data(), n * in, &host_space()}, {should_dx.data(), n * in, &host_space()}) > 1e-5) {
+      return state.SkipWithError("differs from the reference");
+    }
   }
-  for (auto _ : state) {
-    plan->forward(w, x.data(), batch);
-    plan->backward(w, dy.data(), batch, g, dx.data());
+  plan->forward(w, x.data(), batch);
+  const double seconds = repeat(state, [&] {
+    if (forward)
+      plan->forward(w, x.data(), batch);
+    else
+      plan->backward(w, dy.data(), batch, g, first ? nullptr : dx.data());
+  });
+  const int products = forward || first ? 1 : 2;
+  const double flops = flops_per_sample(net) / 2;  // of one product; nobody asks a network for its dx
+  const double values = double(batch) * double(products * in + out) + double(w.size()) * (forward ? 1 : 2);
+  rates(state, seconds, products * batch * flops, values * sizeof(float));
+  state.SetLabel(fmt::to_string(fmt::join(plan->implementations(), "; ")));
+}
+
+// Each layer alone, and each layer with parameters together with those after it that have none, which devices
+// may fuse.
+struct Part {
+  Network net;
+  bool first;  // nobody asks for the gradient of its input
+};
+std::vector<Part> parts(const Network& net) {
+  std::vector<Part> parts;
+  const auto layers = place(net);
+  for (std::size_t k = 0; k < layers.size(); ++k) {
+    Network part{"", layers[k].in, {}};
+    for (std::size_t to = k; to < layers.size() && (to == k || layers[to].weights == 0); ++to) {
+      part.layers.push_back(layers[to].spec);
+      part.name += (to > k ? " + " : "") + to_string(layers[to].spec);
+      const bool whole = layers[k].weights > 0 && (to + 1 == layers.size() || layers[to + 1].weights > 0);
+      if (to == k || whole) parts.push_back({part, k == 0});
+      if (layers[k].weights == 0) break;
+    }
   }
-  counters(state, net, batch);
-  state.SetLabel(plan->implementations().front());
+  return parts;
+}
+
+// An operation of the host's space on vectors v[0], v[1], v[2], its slow twin for one element, and how many
+// floats it reads or writes for each.
+constexpr Space::Update update{.scale = 0.5f, .l2 = 0.25f, .rate = 0.125f, .momentum = 0.5f, .epsilon = 1};
+struct VectorOperation {
+  const char* name;
+  int floats;
+  void (*run)(float* const v[3], std::size_t n);
+  void (*twin)(double& a, double& b, double& c);
+};
+const VectorOperation vector_operations[] = {
+    {"copy", 2, [](auto v, auto n) { host_space().copy(v[1], v[0], n); },
+     [](double& a, double& b, double&) { a = b; }},
+    {"scale", 2, [](auto v, auto n) { host_space().scale(-1, v[0], n); },
+     [](double& a, double&, double&) { a = -a; }},
+    {"axpy", 3, [](auto v, auto n) { host_space().axpy(0.5f, v[1], v[0], n); },
+     [](double& a, double& b, double&) { a += 0.5 * b; }},
+    {"sgd", 3, [](auto v, auto n) { host_space().sgd(update, v[0], v[1], n); },
+     [](double& a, double& b, double&) { a -= 0.125 * (0.5 * b + 0.25 * a); }},
+    {"momentum", 5, [](auto v, auto n) { host_space().momentum(update, v[0], v[1], v[2], n); },
+     [](double& a, double& b, double& c) {
+       c = 0.5 * c + 0.5 * b + 0.25 * a;
+       a -= 0.125 * c;
+     }},
+    {"adagrad", 5, [](auto v, auto n) { host_space().adagrad(update, v[0], v[1], v[2], n); },
+     [](double& a, double& b, double& c) {
+       const double d = 0.5 * b + 0.25 * a;
+       c += d * d;
+       a -= 0.125 * d / (std::sqrt(c) + 1);
+     }},
+};
+
+struct Triple {
+  explicit Triple(std::size_t n) : all{{host_space(), n}, {host_space(), n}, {host_space(), n}} {
+    std::mt19937 bits(4);
+    for (int j = 0; j < 3; ++j) {
+      v[j] = all[j].data();
+      for (std::size_t i = 0; i < n; ++i) v[j][i] = float(bits()) * 0x1p-32f;
+    }
+  }
+  Vector all[3];
+  float* v[3];
+};
+
+#if defined(__x86_64__) && !defined(__clang__)
+__attribute__((target_clones("default", "avx2", "avx512f")))
+#endif
+void triad(float* __restrict a, const float* __restrict b, const float* __restrict c, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) a[i] = b[i] + 0.5f * c[i];
+}
+
+// Bytes per second of memcpy or of STREAM's triad, whichever is more. The triad's store fetches the line that
+// it overwrites, so each element moves four floats; updates in place fetch nothing that they do not use.
+double stream_rate(std::size_t n) {
+  static std::map<std::size_t, double> known;
+  double& rate = known[n];
+  if (rate > 0) return rate;
+  const Triple t(n);
+  const double floats = double(n) * sizeof(float);
+  const double copied = best_rate(2 * floats, [&] {
+    std::memcpy(t.v[0], t.v[1], n * sizeof(float));
+    benchmark::ClobberMemory();
+  });
+  const double added = best_rate(4 * floats, [&] {
+    triad(t.v[0], t.v[1], t.v[2], n);
+    benchmark::ClobberMemory();
+  });
+  return rate = std::max(copied, added);
+}
+
+void vector(benchmark::State& state, const VectorOperation& operation, std::size_t n) {
+  const double limit = stream_rate(n);
+  const Triple t(n);
+  const std::size_t checked = 100;
+  double should[3][checked];
+  for (int j = 0; j < 3; ++j) std::copy_n(t.v[j], checked, should[j]);
+  for (std::size_t i = 0; i < checked; ++i) operation.twin(should[0][i], should[1][i], should[2][i]);
+  operation.run(t.v, checked);
+  for (int j = 0; j < 3; ++j) {
+    for (std::size_t i = 0; i < checked; ++i) {
+      if (std::abs(t.v[j][i] - should[j][i]) > 1e-6)
+        return state.SkipWithError("differs from the plain loop");
+    }
+  }
+  const double seconds = repeat(state, [&] {
+    operation.run(t.v, n);
+    benchmark::ClobberMemory();
+  });
+  rates(state, seconds, 0, double(operation.floats * n) * sizeof(float));
+  state.counters["of_stream"] = double(state.counters["bytes/s"]) / limit;
+}
+
+void add(const std::string& name, auto function) {
+  benchmark::RegisterBenchmark(name.c_str(), function)->Unit(benchmark::kMicrosecond);
 }
 
 void add_all() {
+  add("peak", peak);
+  for (const auto& operation : vector_operations) {
+    for (const std::size_t n : {1 << 16, 1 << 20, 1 << 24}) {
+      add(fmt::format("vector/{}/{}", operation.name, n), [=](auto& state) { vector(state, operation, n); });
+    }
+  }
   const Shape grey{1, 28, 28}, colour{3, 32, 32};
   for (const auto& device : all_devices()) {
     if (!device.unavailable().empty()) continue;
     const bool fast = device.name != "reference";
+    std::set<std::string> known;
     for (const auto& model : all_models()) {
-      const Shape image = model.name.starts_with("cifar") ? colour : grey;
+      const bool coloured = model.name.starts_with("cifar") || model.name.starts_with("resnet");
+      const Network net = model.make(coloured ? colour : grey, 10);
       for (const int batch : fast ? std::vector{32, 128, 256} : std::vector{32}) {
-        benchmark::RegisterBenchmark(fmt::format("step/{}/{}/{}", model.name, batch, device.name).c_str(),
-                                     step, model.make(image, 10), batch, device)
-            ->Unit(benchmark::kMicrosecond);
+        add(fmt::format("step/{}/{}/{}", model.name, batch, device.name),
+            [=](auto& state) { step(state, net, batch, device); });
       }
-    }
-    for (const auto& p : place(find_model("lenet")->make(grey, 10))) {
-      const Network alone{to_string(p.spec), p.in, {p.spec}};
-      benchmark::RegisterBenchmark(
-          fmt::format("layer/{} of {}/32/{}", alone.name, to_string(p.in), device.name).c_str(), layer, alone,
-          32, device)
-          ->Unit(benchmark::kMicrosecond);
+      for (const Part& part : parts(net)) {
+        const std::string name = fmt::format("{} of {}", part.net.name, to_string(part.net.input));
+        if (!known.insert(fmt::format("{} {}", name, part.first)).second) continue;
+        for (const bool forward : {true, false}) {
+          add(fmt::format("layer/{}/{}/32/{}/{}", model.name, name, device.name,
+                          forward ? "forward" : "backward"),
+              [=](auto& state) { layer(state, part.net, part.first, forward, 32, device); });
+        }
+      }
     }
   }
 }
