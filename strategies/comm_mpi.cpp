@@ -89,61 +89,98 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
   return value;
 }
 
+// What every rank shows the others of its host.
+struct alignas(block) Place {
+  Bell bell;                   // rung when a message is on its way
+  std::uint32_t meetings = 0;  // of the host's workers that it has come to
+  std::uint32_t secret = 0;
+};
+
 // Where all ranks of a world meet.
-struct Ranks {
+class Ranks {
+ public:
   explicit Ranks(int ranks_per_host) : comm(duplicate(MPI_COMM_WORLD)), rank(comm.rank()), size(comm.size()) {
     MPI_Type_contiguous(int(block), MPI_BYTE, &block_type);
     MPI_Type_commit(&block_type);
     MPI_Comm neighbours;
     MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
     const Comm machine(neighbours);
-    patience.crowded = machine.size() > int(std::thread::hardware_concurrency());
+    patience.crowded = ranks_are_processes && machine.size() > int(std::thread::hardware_concurrency());
     const Comm own(split(machine, ranks_per_host ? rank / ranks_per_host : 0));
     const int first = agree(rank, MPI_INT, MPI_MIN, own);
-    host.resize(size);
-    host[rank] = can_share(own) ? first : rank;
-    MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, host.data(), 1, MPI_INT, comm);
+    hosts_.resize(size);
+    hosts_[rank] = share_places(own) ? first : rank;
+    MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, hosts_.data(), 1, MPI_INT, comm);
   }
   Ranks(const Ranks&) = delete;
   ~Ranks() { MPI_Type_free(&block_type); }
-  bool together(int a, int b) const { return host[a] == host[b]; }
 
-  // Whether the others see what the first one writes.
-  static bool can_share(const Comm& own) {
-    if (!ranks_are_processes || own.size() == 1) return false;
-    struct {
-      SharedMemory::Handle handle;
-      std::uint32_t secret = 0;
-    } probe;
-    probe.secret = std::random_device()();
-    SharedMemory memory;
-    bool works = true;
-    const auto attempt = [&](bool here, auto map) {
-      try {
-        if (here) memory = map();
-      } catch (const std::runtime_error&) {
-        works = false;
+  int host() const { return hosts_[rank]; }  // the first rank that this one shares memory with
+  bool shares_with(int other) const { return other != rank && hosts_[other] == host(); }
+  Place& place(int of) const { return reinterpret_cast<Place*>(places_.data())[of]; }
+
+  void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const {
+    MPI_Isend(data, blocks, block_type, to, tag, comm, &request);
+    if (patience.crowded && shares_with(to)) place(to).bell.ring();
+  }
+  // Where ranks outnumber cores, MPI_Wait's busy loop takes a core from those who work. `rings`: so does who
+  // will send the message. Otherwise a nap of about 100 us between two looks costs them less.
+  void wait(MPI_Request& request, bool rings) const {
+    if (!patience.crowded) {
+      MPI_Wait(&request, MPI_STATUS_IGNORE);
+      return;
+    }
+    for (;;) {
+      const std::uint32_t seen = rings ? place(rank).bell.rings() : 0;
+      int arrived = 0;
+      MPI_Test(&request, &arrived, MPI_STATUS_IGNORE);
+      if (arrived) return;
+      if (rings) {
+        place(rank).bell.sleep(seen, 10000);
+      } else {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
       }
-    };
-    const bool first = own.rank() == 0;
-    attempt(first, [] { return SharedMemory(sizeof probe.secret); });
-    if (first && works) std::memcpy(memory.data(), &probe.secret, sizeof probe.secret);
-    probe.handle = memory.handle();
-    MPI_Bcast(&probe, sizeof probe, MPI_BYTE, 0, own);
-    attempt(!first, [&] { return SharedMemory(probe.handle); });
-    works = works && !std::memcmp(memory.data(), &probe.secret, sizeof probe.secret);
-    return agree(int(works), MPI_INT, MPI_MIN, own);
+    }
   }
 
-  Comm comm;
-  int rank, size;
+  const Comm comm;
+  const int rank, size;
   MPI_Datatype block_type;
-  std::vector<int> host;  // of every rank: the first one that it shares memory with
   // For ranks that share memory. Whoever waits lets MPI send what it still has in hand.
   Patience patience{false, [this] {
                       int arrived = 0;
                       MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
                     }};
+
+ private:
+  // Whether all of `own` see what the first one writes.
+  bool share_places(const Comm& own) {
+    if (!ranks_are_processes || own.size() == 1) return false;
+    struct {
+      SharedMemory::Handle handle;
+      std::uint32_t secret = 0;
+    } offer;
+    bool works = true;
+    const auto attempt = [&](bool here, auto map) {
+      try {
+        if (here) places_ = map();
+      } catch (const std::runtime_error&) {
+        works = false;
+      }
+    };
+    const bool first = own.rank() == 0;
+    attempt(first, [&] { return SharedMemory(size * sizeof(Place)); });
+    offer.handle = places_.handle();
+    offer.secret = std::random_device()();
+    if (first && works) place(0).secret = offer.secret;
+    MPI_Bcast(&offer, sizeof offer, MPI_BYTE, 0, own);
+    attempt(!first, [&] { return SharedMemory(offer.handle); });
+    works = works && place(0).secret == offer.secret;
+    return agree(int(works), MPI_INT, MPI_MIN, own);
+  }
+
+  std::vector<int> hosts_;  // of every rank
+  SharedMemory places_;
 };
 
 // A header and room for the floats behind it, sent as one message.
@@ -155,7 +192,7 @@ class Message {
   float* payload() { return memory_.data() + block / sizeof(float); }
 
   void send(int to, int tag, std::size_t floats = 0) {
-    MPI_Isend(memory_.data(), blocks(floats), ranks_->block_type, to, tag, ranks_->comm, &request);
+    ranks_->send(memory_.data(), blocks(floats), to, tag, request);
   }
   void receive(int from, int tag) {
     MPI_Irecv(memory_.data(), blocks_, ranks_->block_type, from, tag, ranks_->comm, &request);
@@ -188,7 +225,8 @@ class MpiGroup final : public Group {
  public:
   MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)
       : comm_(workers),
-        host_(split(comm_, ranks.host[ranks.rank])),
+        ranks_(ranks),
+        host_(split(comm_, ranks.host())),
         rank_(comm_.rank()),
         size_(comm_.size()),
         neighbour_(host_.rank()),
@@ -197,11 +235,10 @@ class MpiGroup final : public Group {
         shared_(agree(neighbours_, MPI_INT, MPI_MAX, comm_) > 1),
         peers_(split(comm_, neighbour_ < slices_ ? neighbour_ : MPI_UNDEFINED)),
         hosts_(neighbour_ < slices_ ? peers_.size() : 0),
-        patience_(ranks.patience),
         traffic_(traffic) {
-    if (!shared_) return;
-    for (float* v : share(1)) arrivals_.push_back(reinterpret_cast<std::uint32_t*>(v));
-    portions_ = share(portion);
+    members_.resize(neighbours_);
+    MPI_Allgather(&ranks.rank, 1, MPI_INT, members_.data(), 1, MPI_INT, host_);
+    if (shared_) portions_ = share(portion);
   }
 
   int rank() const override { return rank_; }
@@ -296,25 +333,27 @@ class MpiGroup final : public Group {
   void meet() {
     if (neighbours_ == 1) return;
     ++met_;
-    const auto arrival = [&](int k) { return std::atomic_ref(*arrivals_[k]); };
-    arrival(neighbour_).store(met_, std::memory_order_release);
-    for (int k = 0; k < neighbours_; ++k)
-      patience_.wait([&] { return std::int32_t(arrival(k).load(std::memory_order_acquire) - met_) >= 0; });
+    const auto meetings = [&](int rank) { return std::atomic_ref(ranks_.place(rank).meetings); };
+    meetings(ranks_.rank).store(met_, std::memory_order_release);
+    for (const int k : members_)
+      ranks_.patience.wait(
+          [&] { return std::int32_t(meetings(k).load(std::memory_order_acquire) - met_) >= 0; });
   }
 
-  const Comm comm_, host_;
+  const Comm comm_;
+  const Ranks& ranks_;
+  const Comm host_;
   const int rank_, size_, neighbour_, neighbours_;  // in comm_ and host_
   const int slices_;
   const bool shared_;  // by some workers
   const Comm peers_;   // those with the same slice on all hosts
   const int hosts_;
-  const Patience& patience_;
   Traffic& traffic_;
   std::deque<SharedMemory> memory_;
   std::deque<Vector> private_;
   std::vector<Shared> vectors_;
   std::vector<float*> portions_, alone_{nullptr};
-  std::vector<std::uint32_t*> arrivals_;  // how often each worker of this host has met the others
+  std::vector<int> members_;  // of host_, as ranks of the world
   std::uint32_t met_ = 0;
 };
 
@@ -326,7 +365,7 @@ class MpiParameterServer final : public ParameterServer {
     std::size_t bytes = 0;
     for (int s = 0; s < servers; ++s) {
       const auto range = shard_range(n, s, servers);
-      const bool shared = ranks.together(ranks.rank, workers + s);
+      const bool shared = ranks.shares_with(workers + s);
       const std::size_t floats = shared ? 0 : range.count;  // in messages
       links_.push_back({.server = workers + s,
                         .range = range,
@@ -339,7 +378,7 @@ class MpiParameterServer final : public ParameterServer {
     if (bytes == 0) return;
     memory_ = SharedMemory(bytes);
     for (Link& link : links_) {
-      if (!ranks.together(ranks.rank, link.server)) continue;
+      if (!ranks.shares_with(link.server)) continue;
       link.slots = Slots(memory_.data() + link.offset, link.range.count);
       link.request.header() = {.kind = Kind::attach,
                                .worker = ranks.rank,
@@ -368,7 +407,11 @@ class MpiParameterServer final : public ParameterServer {
     for (Link& link : links_) {
       {
         const Stopwatch waiting(traffic_.waited);
-        link.reply.wait();
+        if (link.slots) {
+          ranks_.wait(link.reply.request, true);
+        } else {
+          link.reply.wait();
+        }
       }
       const Vec part = w.part(link.range.first, link.range.count);
       if (link.slots) {
@@ -462,9 +505,10 @@ class Service {
   Service(const Ranks& ranks, int workers, Shard& shard, Traffic& traffic)
       : ranks_(ranks), shard_(shard), traffic_(traffic), present_(workers), incoming_(ranks) {
     for (int k = 0; k < workers; ++k) {
-      const bool shared = ranks.together(ranks.rank, k);
+      const bool shared = ranks.shares_with(k);
       clients_.push_back({.reply = Message(ranks, shared ? 0 : size())});
       if (!shared) incoming_ = Message(ranks, size());
+      all_ring_ = all_ring_ && shared;
     }
   }
 
@@ -473,7 +517,7 @@ class Service {
       incoming_.receive(MPI_ANY_SOURCE, request_tag);
       {
         const Stopwatch waiting(traffic_.waited);
-        wait_for_work(incoming_.request);
+        ranks_.wait(incoming_.request, all_ring_);
       }
       const Stopwatch stopwatch(traffic_.seconds);
       serve(incoming_.header());
@@ -542,8 +586,10 @@ class Service {
                         .samples = reply->granted,
                         .position = reply->position};
     if (client.slots) {
-      message.send(worker, reply_tag);
-      client.slots[client.reply_slot].write(shard_.w().data, size());
+      Slot& slot = client.slots[client.reply_slot];
+      if (!ranks_.patience.crowded) message.send(worker, reply_tag);  // both go through the slot at a time
+      slot.write(shard_.w().data, size());
+      if (ranks_.patience.crowded) message.send(worker, reply_tag);
     } else {
       copy(shard_.w(), {message.payload(), size(), shard_.w().space});
       message.send(worker, reply_tag, size());
@@ -552,24 +598,11 @@ class Service {
     ++traffic_.messages;
   }
 
-  // Spinning for work would take a core from a worker where ranks outnumber cores; a nap of about 100 us
-  // costs less than MPI_Wait's busy loop takes from the others.
-  void wait_for_work(MPI_Request& request) const {
-    if (!ranks_.patience.crowded) {
-      MPI_Wait(&request, MPI_STATUS_IGNORE);
-      return;
-    }
-    for (int arrived = 0;;) {
-      MPI_Test(&request, &arrived, MPI_STATUS_IGNORE);
-      if (arrived) return;
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
-  }
-
   const Ranks& ranks_;
   Shard& shard_;
   Traffic& traffic_;
   int present_;
+  bool all_ring_ = true;
   std::vector<Client> clients_;
   Message incoming_;
 };

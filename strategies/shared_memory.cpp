@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 
 namespace dsgd {
@@ -60,6 +63,18 @@ SharedMemory& SharedMemory::operator=(SharedMemory&& other) noexcept {
 SharedMemory::~SharedMemory() {
   if (data_) munmap(data_, handle_.bytes);
   if (data_ && owner_) close(int(handle_.file));
+}
+
+void Bell::ring() {
+  std::atomic_ref(rings_).fetch_add(1);
+  if (std::atomic_ref(asleep_).load()) syscall(SYS_futex, &rings_, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+void Bell::sleep(std::uint32_t seen, int microseconds) {
+  const timespec limit{0, 1000L * microseconds};
+  std::atomic_ref(asleep_).store(1);
+  syscall(SYS_futex, &rings_, FUTEX_WAIT, seen, &limit, nullptr, 0);
+  std::atomic_ref(asleep_).store(0);
 }
 
 }  // namespace dsgd

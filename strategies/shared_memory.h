@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -51,6 +52,17 @@ struct Patience {
       std::this_thread::yield();
     }
   }
+};
+
+// Lets one process sleep until another one rings. All zeros at birth, in shared memory.
+class Bell {
+ public:
+  std::uint32_t rings() { return std::atomic_ref(rings_).load(); }
+  void ring();
+  void sleep(std::uint32_t seen, int microseconds);  // at most; not at all if it has rung since `seen`
+
+ private:
+  std::uint32_t rings_ = 0, asleep_ = 0;
 };
 
 }  // namespace dsgd

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -63,6 +64,34 @@ TEST(Patience, IdlesAndYieldsAfterAWhile) {
     EXPECT_EQ(looks, 5000);
     EXPECT_EQ(idle, crowded ? 4999 : 2999);
   }
+}
+
+// A sleeper that missed a ring would come back a second later: no time for so many.
+TEST(Bell, WakesTheSleeper) {
+  SharedMemory here(sizeof(Bell));
+  const SharedMemory there(here.handle());
+  Bell &mine = *reinterpret_cast<Bell*>(here.data()), &yours = *reinterpret_cast<Bell*>(there.data());
+  constexpr std::uint32_t times = 1000;
+  const auto begun = std::chrono::steady_clock::now();
+  std::thread ringer([&] {
+    for (std::uint32_t i = 0; i < times; ++i) {
+      while (yours.rings() != 2 * i) std::this_thread::yield();
+      yours.ring();
+    }
+  });
+  for (std::uint32_t i = 0; i < times; ++i) {
+    while (mine.rings() == 2 * i) mine.sleep(2 * i, 999999);
+    EXPECT_EQ(mine.rings(), 2 * i + 1);
+    mine.ring();  // nobody sleeps
+  }
+  ringer.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(times / 10));
+}
+
+TEST(Bell, SleepsNoLongerThanAsked) {
+  Bell bell;
+  bell.sleep(0, 1000);
+  EXPECT_EQ(bell.rings(), 0u);
 }
 
 TEST(SharedMemory, OfNothingExists) { EXPECT_NE(SharedMemory(std::size_t(0)).data(), nullptr); }
