@@ -398,6 +398,145 @@ DSGD_INLINE inline void spread_of(const ChwnConv& k, const float* dy, const std:
   }
 }
 
+// v where a lane holds one of n samples, else 0. `whole`: all of them do.
+template <bool whole>
+DSGD_INLINE inline Floats of_samples(Floats v, int n) {
+  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return whole ? v : lane < n ? v : Floats{};
+}
+
+// Sums of two numbers over the pixels of a channel and its first n samples: each(a, b, element, samples from
+// there on) adds a vector's. In single precision only within a few rows.
+template <class Each>
+DSGD_INLINE inline std::pair<double, double> two_sums(const ChwnNorm& k, int n, Each each) {
+  constexpr int ways = 4, block = 32;  // sums that do not wait for each other; pixels
+  std::pair<double, double> total{0, 0};
+  for (int first = 0; first < k.pixels; first += block) {
+    const int last = std::min(first + block, k.pixels);
+    Floats a[ways] = {}, b[ways] = {};
+    int p = first;
+    for (; p + ways <= last; p += ways)
+      for (int v = 0; v < n; v += vector_width)
+        for (int i = 0; i < ways; ++i) each(a[i], b[i], std::ptrdiff_t(p + i) * k.lanes + v, n - v);
+    for (; p < last; ++p)
+      for (int v = 0; v < n; v += vector_width) each(a[0], b[0], std::ptrdiff_t(p) * k.lanes + v, n - v);
+    for (int i = 0; i < ways; ++i) {
+      for (int j = 0; j < vector_width; ++j) {
+        total.first += a[i][j];
+        total.second += b[i][j];
+      }
+    }
+  }
+  return total;
+}
+
+// y = (x - mean) * slope + shift
+struct Line {
+  Line(const ChwnNorm& k, const ChwnNorm::Channels& of, int c)
+      : mean(float(of.mean[c])),
+        inverse(1 / std::sqrt(of.variance[c] + k.epsilon)),
+        slope(float(of.scale[c] * inverse)),
+        shift(of.shift[c]) {}
+  float mean;
+  double inverse;  // of the standard deviation
+  float slope, shift;
+};
+
+template <bool whole>
+DSGD_INLINE inline void norm_forward_of(const ChwnNorm& k, const float* x, int n, bool given,
+                                        const ChwnNorm::Channels& of, float* y) {
+  const std::ptrdiff_t plane = std::ptrdiff_t(k.pixels) * k.lanes;
+  for (int c = 0; c < k.channels; ++c, x += plane, y += plane) {
+    if (!given) {
+      const float near = x[0];  // close to the mean, so that squares do not swallow the variance
+      const auto [sum, squares] =
+          two_sums(k, n, [&](Floats& a, Floats& b, std::ptrdiff_t at, int samples) DSGD_INLINE {
+            const Floats d = of_samples<whole>(load(x + at) - near, samples);
+            a += d;
+            b += d * d;
+          });
+      const double count = double(k.pixels) * n, off = sum / count, variance = squares / count - off * off;
+      of.mean[c] = near + off;
+      of.variance[c] = variance < 0 ? 0 : variance;
+    }
+    const Line line(k, of, c);
+    for (std::ptrdiff_t e = 0; e < plane; e += vector_width) {
+      const Floats value = (load(x + e) - line.mean) * line.slope + line.shift;
+      store(y + e, k.relu ? (value <= 0.0f ? Floats{} : value) : value);
+    }
+  }
+}
+
+template <bool whole>
+DSGD_INLINE inline void norm_backward_of(const ChwnNorm& k, const float* x, const float* dy, int n,
+                                         const ChwnNorm::Channels& of, float* dx, float* dscale,
+                                         float* dshift) {
+  const std::ptrdiff_t plane = std::ptrdiff_t(k.pixels) * k.lanes;
+  const double count = double(k.pixels) * n;
+  for (int c = 0; c < k.channels; ++c, x += plane, dy += plane, dx += plane) {
+    const Line line(k, of, c);
+    const auto through = [&](Floats off, Floats d) DSGD_INLINE {  // ReLU
+      return k.relu ? (off * line.slope + line.shift <= 0.0f ? Floats{} : d) : d;
+    };
+    const auto [sum, along] =
+        two_sums(k, n, [&](Floats& a, Floats& b, std::ptrdiff_t at, int samples) DSGD_INLINE {
+          const Floats off = load(x + at) - line.mean, d = through(off, load(dy + at));
+          const Floats own = of_samples<whole>(d, samples);
+          a += own;
+          b += own * off;
+        });
+    dshift[c] = float(sum);
+    dscale[c] = float(along * line.inverse);
+    const float mean = float(sum / count), tilt = float(along * line.inverse * line.inverse / count);
+    for (int p = 0; p < k.pixels; ++p) {
+      for (int v = 0; v < k.lanes; v += vector_width) {
+        const std::ptrdiff_t at = std::ptrdiff_t(p) * k.lanes + v;
+        const Floats off = load(x + at) - line.mean, d = through(off, load(dy + at));
+        const Floats own = line.slope * (d - mean - off * tilt);
+        store(dx + at, of_samples<whole>(own, n - v));
+      }
+    }
+  }
+}
+
+DSGD_INLINE inline void norm_forward(const ChwnNorm& k, const float* x, int n, bool given,
+                                     const ChwnNorm::Channels& of, float* y) {
+  n == k.lanes ? norm_forward_of<true>(k, x, n, given, of, y) : norm_forward_of<false>(k, x, n, given, of, y);
+}
+DSGD_INLINE inline void norm_backward(const ChwnNorm& k, const float* x, const float* dy, int n,
+                                      const ChwnNorm::Channels& of, float* dx, float* dscale, float* dshift) {
+  n == k.lanes ? norm_backward_of<true>(k, x, dy, n, of, dx, dscale, dshift)
+               : norm_backward_of<false>(k, x, dy, n, of, dx, dscale, dshift);
+}
+
+// f(output, pixel of the earlier image or -1) for 16 samples of every output.
+template <class F>
+DSGD_INLINE inline void each_sum(const ChwnShortcut& k, F f) {
+  std::ptrdiff_t out = 0;
+  for (int c = 0; c < k.out_channels; ++c) {
+    for (int r = 0; r < k.rows; ++r) {
+      for (int q = 0; q < k.columns; ++q) {
+        const std::ptrdiff_t from =
+            ((std::ptrdiff_t(c) * k.height + r * k.stride) * k.width + q * k.stride) * k.lanes;
+        for (int n = 0; n < k.lanes; n += vector_width, out += vector_width)
+          f(out, c < k.channels ? from + n : -1);
+      }
+    }
+  }
+}
+DSGD_INLINE inline void shortcut_forward(const ChwnShortcut& k, const float* x, const float* earlier,
+                                         float* y) {
+  each_sum(k, [&](std::ptrdiff_t out, std::ptrdiff_t from) DSGD_INLINE {
+    const Floats value = from < 0 ? load(x + out) : load(x + out) + load(earlier + from);
+    store(y + out, k.relu ? (value <= 0.0f ? Floats{} : value) : value);
+  });
+}
+DSGD_INLINE inline void shortcut_backward(const ChwnShortcut& k, const float* dy, float* dearlier) {
+  each_sum(k, [&](std::ptrdiff_t out, std::ptrdiff_t from) DSGD_INLINE {
+    if (from >= 0) store(dearlier + from, load(dearlier + from) + load(dy + out));
+  });
+}
+
 struct Kernels {
   const char* name;
   int samples;  // that `forward` and `data` take at a time; lanes that are no multiple go by `odd`
@@ -412,18 +551,25 @@ struct Kernels {
   void (*max_backward)(const ChwnPool&, const float*, const std::uint8_t*, float*);
   void (*mean_forward)(const ChwnPool&, const float*, float*);
   void (*mean_backward)(const ChwnPool&, const float*, float*);
+  void (*norm_forward)(const ChwnNorm&, const float*, int, bool, const ChwnNorm::Channels&, float*);
+  void (*norm_backward)(const ChwnNorm&, const float*, const float*, int, const ChwnNorm::Channels&, float*,
+                        float*, float*);
+  void (*shortcut_forward)(const ChwnShortcut&, const float*, const float*, float*);
+  void (*shortcut_backward)(const ChwnShortcut&, const float*, float*);
 };
 
 // F filters (or channels) by V vectors of samples; F1 by one; O filters by J taps of a row, O3 by 3.
 #define DSGD_COMPILED(target, ...) [](auto... arguments) target { __VA_ARGS__(arguments...); }
-#define DSGD_KERNELS(name, target, F, V, F1, O, J, O3)                                  \
-  Kernels {                                                                             \
-    name, V *vector_width, DSGD_COMPILED(target, forward_of<F, V>),                     \
-        DSGD_COMPILED(target, forward_of<F1, 1>), DSGD_COMPILED(target, data_of<F, V>), \
-        DSGD_COMPILED(target, data_of<F1, 1>), DSGD_COMPILED(target, weights_of<O, J>), \
-        DSGD_COMPILED(target, weights_of<O3, 3>), DSGD_COMPILED(target, spread_of),     \
-        DSGD_COMPILED(target, max_forward_of), DSGD_COMPILED(target, max_backward_of),  \
-        DSGD_COMPILED(target, mean_forward_of), DSGD_COMPILED(target, mean_backward_of) \
+#define DSGD_KERNELS(name, target, F, V, F1, O, J, O3)                                    \
+  Kernels {                                                                               \
+    name, V *vector_width, DSGD_COMPILED(target, forward_of<F, V>),                       \
+        DSGD_COMPILED(target, forward_of<F1, 1>), DSGD_COMPILED(target, data_of<F, V>),   \
+        DSGD_COMPILED(target, data_of<F1, 1>), DSGD_COMPILED(target, weights_of<O, J>),   \
+        DSGD_COMPILED(target, weights_of<O3, 3>), DSGD_COMPILED(target, spread_of),       \
+        DSGD_COMPILED(target, max_forward_of), DSGD_COMPILED(target, max_backward_of),    \
+        DSGD_COMPILED(target, mean_forward_of), DSGD_COMPILED(target, mean_backward_of),  \
+        DSGD_COMPILED(target, norm_forward), DSGD_COMPILED(target, norm_backward),        \
+        DSGD_COMPILED(target, shortcut_forward), DSGD_COMPILED(target, shortcut_backward) \
   }
 
 const Kernels& kernels() {
@@ -477,6 +623,20 @@ void ChwnPool::max_backward(const float* dy, const std::uint8_t* winners, float*
 }
 void ChwnPool::mean_forward(const float* x, float* y) const { kernels().mean_forward(*this, x, y); }
 void ChwnPool::mean_backward(const float* dy, float* dx) const { kernels().mean_backward(*this, dy, dx); }
+
+void ChwnNorm::forward(const float* x, int n, bool given, const Channels& c, float* y) const {
+  kernels().norm_forward(*this, x, n, given, c, y);
+}
+void ChwnNorm::backward(const float* x, const float* dy, int n, const Channels& c, float* dx, float* dscale,
+                        float* dshift) const {
+  kernels().norm_backward(*this, x, dy, n, c, dx, dscale, dshift);
+}
+void ChwnShortcut::forward(const float* x, const float* earlier, float* y) const {
+  kernels().shortcut_forward(*this, x, earlier, y);
+}
+void ChwnShortcut::backward(const float* dy, float* dearlier) const {
+  kernels().shortcut_backward(*this, dy, dearlier);
+}
 
 const char* chwn_instructions() { return kernels().name; }
 

@@ -50,6 +50,35 @@ struct ChwnPool {
   void mean_backward(const float* dy, float* dx) const;
 };
 
+// Batch norm over the first n samples, then optionally ReLU.
+struct ChwnNorm {
+  int channels, pixels;
+  int lanes;
+  double epsilon;
+  bool relu = false;
+  // What it normalises with, and its parameters: an element a channel.
+  struct Channels {
+    double *mean, *variance;
+    const float *scale, *shift;
+  };
+  // Finds mean and variance unless they are given. Lanes from n on get finite numbers.
+  void forward(const float* x, int n, bool given, const Channels& c, float* y) const;
+  // dy at the output after ReLU; its lanes from n on are not read, those of dx are zero.
+  void backward(const float* x, const float* dy, int n, const Channels& c, float* dx, float* dscale,
+                float* dshift) const;
+};
+
+// Adds every stride-th pixel of an earlier image to some of the channels of another, then optionally ReLU.
+struct ChwnShortcut {
+  int channels, height, width;  // of the earlier image
+  int out_channels, rows, columns, stride;
+  int lanes;
+  bool relu = false;
+  void forward(const float* x, const float* earlier, float* y) const;
+  // dy: at the output before ReLU. Adds to the earlier image's gradient.
+  void backward(const float* dy, float* dearlier) const;
+};
+
 const char* chwn_instructions();  // the widest that this processor has: avx512, avx2 or generic
 
 }  // namespace dsgd

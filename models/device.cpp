@@ -11,6 +11,8 @@ namespace dsgd {
 Plan::Plan(const Network& net, int batch) : batch_(batch), classes_(int(place(net).back().out.size())) {
   if (batch < 1) throw std::invalid_argument(fmt::format("{}: a minibatch of {} samples", net.name, batch));
   dlogits_.resize(std::size_t(batch) * classes_);
+  const std::size_t channels = normalised_channels(net);
+  moments_ = {std::vector<double>(channels), std::vector<double>(channels)};
 }
 
 Loss Plan::gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g) {
@@ -20,8 +22,8 @@ Loss Plan::gradient(ConstVec w, const float* x, const std::uint8_t* labels, int 
   return loss;
 }
 
-Loss Plan::score(ConstVec w, const float* x, const std::uint8_t* labels, int n) {
-  return softmax_cross_entropy(forward(w, x, n), labels, n, classes_, nullptr);
+Loss Plan::score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given) {
+  return softmax_cross_entropy(forward(w, x, n, given), labels, n, classes_, nullptr);
 }
 
 Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,

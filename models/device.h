@@ -19,28 +19,37 @@ struct Loss {
   }
 };
 
+// Mean and variance (divided by their number) of what reaches batch norm, over samples and pixels: an element
+// for every channel of the first batch norm, then of the second, and so on.
+struct Moments {
+  std::vector<double> mean, variance;
+};
+
 // A network prepared for minibatches of up to `batch` samples on one device. Owns activations, never weights.
 // Nothing allocates after construction. Vectors are in the device's space and in canonical order.
 class Plan {
  public:
   Plan(const Network& net, int batch);
   virtual ~Plan() = default;
-  // x: n rows of the network's input, n <= batch. Returns n rows of logits, valid until the next call.
-  virtual const float* forward(ConstVec w, const float* x, int n) = 0;
-  // After forward with the same w, x and n, which must still be in place: dlogits (n rows) -> g, overwritten
-  // with the sum over the samples; dx (n rows) too unless null.
+  // x: n rows of the network's input, n <= batch. Returns n rows of logits, valid until the next call. Batch
+  // norm takes the moments of these n samples, or `given` ones.
+  virtual const float* forward(ConstVec w, const float* x, int n, const Moments* given = nullptr) = 0;
+  // After forward with the same w, x and n and no given moments, all of it still in place: dlogits (n rows)
+  // -> g, overwritten with the sum over the samples; dx (n rows) too unless null.
   virtual void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx = nullptr) = 0;
   // Which implementation each layer got, one line each.
   virtual std::vector<std::string> implementations() const = 0;
 
   // g <- sum over the n samples of dL(w)/dw. labels: n class indices.
   virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);
-  virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n);
+  virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given);
   int batch() const { return batch_; }
+  const Moments& moments() const { return moments_; }  // that batch norm took last
 
  protected:
   int batch_, classes_;
   std::vector<float> dlogits_;
+  Moments moments_;
 };
 
 class Device {
@@ -49,7 +58,8 @@ class Device {
   virtual const Space& space() const = 0;
   virtual std::unique_ptr<Plan> plan(const Network& net, int batch) = 0;
   virtual std::string library() const { return "none"; }  // name and version of what does the arithmetic
-  // The best size of the pieces into which a minibatch of `batch` samples is cut (they stay in cache).
+  // The best size of the pieces into which a minibatch of `batch` samples is cut (they stay in cache); with
+  // batch norm it stays whole.
   virtual int piece(const Network&, int batch) const { return batch; }
 };
 

@@ -62,11 +62,21 @@ dnnl::primitive_attr attributes(const std::optional<Activation>& fused = std::nu
   return attributes;
 }
 
+// Whether the input of a layer goes elsewhere, too: it must then be there as it is.
+std::vector<bool> shortcut_begins(const std::vector<PlacedLayer>& layers) {
+  std::vector<bool> begins(layers.size());
+  for (std::size_t k = 0; k < layers.size(); ++k)
+    if (const auto* l = std::get_if<Shortcut>(&layers[k].spec)) begins[k - l->back] = true;
+  return begins;
+}
+
 // ReLU and max-pool commute, gradients included: a window without positive values passes nothing on either
 // way. ReLU is cheaper at the pooled size.
 std::vector<PlacedLayer> relu_after_pool(std::vector<PlacedLayer> layers) {
+  const auto begins = shortcut_begins(layers);
   for (std::size_t k = 0; k + 1 < layers.size(); ++k) {
-    if (!std::get_if<Relu>(&layers[k].spec) || !std::get_if<MaxPool>(&layers[k + 1].spec)) continue;
+    if (!std::get_if<Relu>(&layers[k].spec) || !std::get_if<MaxPool>(&layers[k + 1].spec) || begins[k + 1])
+      continue;
     std::swap(layers[k], layers[k + 1]);
     layers[k + 1].in = layers[k + 1].out = layers[k].out;
   }
@@ -82,7 +92,7 @@ bool own_kernels(int batch) { return batch % 16 == 0; }
 class OnednnPlan final : public Plan {
  public:
   OnednnPlan(const Network& net, int batch, const dnnl::engine& engine);
-  const float* forward(ConstVec w, const float* x, int n) override;
+  const float* forward(ConstVec w, const float* x, int n, const Moments* given) override;
   void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx) override;
   std::vector<std::string> implementations() const override { return implementations_; }
 
@@ -98,6 +108,9 @@ class OnednnPlan final : public Plan {
     std::optional<Activation> activation;           // applied in place to y
     std::function<void(const memory&)> parameters;  // empty for layers without
     std::function<memory(const memory&)> data;      // returns the gradient at the layer's input
+    // Of a shortcut: to whose output it goes, and what adds its share to the gradient there.
+    std::size_t earlier = 0;  // layers whose `Backward` comes before; 0: the network's input
+    std::function<memory(const memory& dy, const memory& there)> skip;
   };
   Backward dense(const PlacedLayer& p, const memory& x, const std::optional<Activation>& a);
   Backward convolution(const PlacedLayer& p, const Conv2d& l, const memory& x,
@@ -106,6 +119,10 @@ class OnednnPlan final : public Plan {
                             const memory& x, const std::optional<Activation>& a);
   Backward chwn_pooling(const PlacedLayer& p, bool max, int size, int stride, const memory& x,
                         const std::optional<Activation>& a);
+  Backward chwn_norm(const PlacedLayer& p, const BatchNorm& l, const memory& x,
+                     const std::optional<Activation>& a);
+  Backward chwn_shortcut(const PlacedLayer& p, const Shape& earlier_shape, const memory& x,
+                         const memory& earlier, const std::optional<Activation>& a);
   Backward pooling(const PlacedLayer& p, algorithm kind, int size, int stride, const memory& x,
                    const std::optional<Activation>& a);
   Backward elementwise(const Activation& a, const memory& x, const memory& y);
@@ -117,6 +134,7 @@ class OnednnPlan final : public Plan {
   memory as(memory from, const memory::desc& wanted);
   void reorder(const memory& from, const memory& to);
   memory bind(std::vector<Bound>& to, const memory::desc& d, std::size_t first);
+  memory bind_bias(std::vector<Bound>& to, const PlacedLayer& p);
   memory alias(const memory& m, const memory::desc& d) { return {d, engine_, m.get_data_handle()}; }
   void report(const std::string& forward, const std::string& weights, const std::string& data) {
     implementations_.back() +=
@@ -129,6 +147,9 @@ class OnednnPlan final : public Plan {
   Steps forward_, backward_, input_gradient_;  // the last only when the caller wants dx
   Steps* steps_ = &forward_;                   // where emitted steps go
   memory x_, logits_, dlogits_at_end_, dx_;
+  int n_ = 0;                   // samples of this call
+  bool given_ = false;          // moments_ are, in this call
+  std::size_t normalised_ = 0;  // channels of the batch norms planned
   std::vector<Bound> weights_, gradients_;
   std::vector<memory> kept_, scratch_;
   std::vector<std::string> implementations_;
@@ -138,32 +159,42 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
     : Plan(net, batch), engine_(engine), stream_(engine) {
   const auto layers = relu_after_pool(place(net));
   x_ = make(plain(dims(net.input)));
+  const auto begins = shortcut_begins(layers);
   std::vector<Backward> done;
+  std::vector<std::pair<memory, std::size_t>> inputs(layers.size());  // and how many are done before
   for (std::size_t k = 0; k < layers.size(); ++k) {
     const PlacedLayer& p = layers[k];
     const memory x = done.empty() ? x_ : done.back().y;
+    inputs[k] = {x, done.size()};
     implementations_.push_back(to_string(p.spec));
     if (const auto a = activation(p.spec)) {
       done.push_back(elementwise(*a, x, make(x.get_desc())));
       continue;
     }
+    const auto* shortcut = std::get_if<Shortcut>(&p.spec);
+    const std::size_t earlier = shortcut ? k - shortcut->back : k;
     int pool = 1;  // of a max-pool that the convolution before it does by the way
     Shape out = p.out;
     if (const auto* l = std::get_if<MaxPool>(k + 1 < layers.size() ? &layers[k + 1].spec : nullptr);
         l && std::get_if<Conv2d>(&p.spec) && own_kernels(batch_) && l->size == l->stride && l->size < 16 &&
-        !l->ceil) {
+        !l->ceil && !begins[k + 1]) {
       pool = l->size;
       out = layers[++k].out;
       implementations_.back() += " + " + to_string(layers[k].spec);
     }
     // The activation that follows is applied where the layer's output is written.
-    const auto next = k + 1 < layers.size() ? activation(layers[k + 1].spec) : std::nullopt;
+    const auto next = k + 1 < layers.size() && !begins[k + 1] ? activation(layers[k + 1].spec) : std::nullopt;
     if (next) implementations_.back() += " + " + to_string(layers[++k].spec);
     const bool chwn = own_kernels(batch_) && x.get_desc() == floats(dims(p.in), Tag::chwn);
     if (std::get_if<Dense>(&p.spec)) done.push_back(dense(p, x, next));
     if (const auto* l = std::get_if<Conv2d>(&p.spec)) {
       done.push_back(own_kernels(batch_) ? chwn_convolution(p, *l, pool, out, x, next)
                                          : convolution(p, *l, x, next));
+    }
+    if (const auto* l = std::get_if<BatchNorm>(&p.spec)) done.push_back(chwn_norm(p, *l, x, next));
+    if (shortcut) {
+      done.push_back(chwn_shortcut(p, layers[earlier].in, x, inputs[earlier].first, next));
+      done.back().earlier = inputs[earlier].second;
     }
     if (const auto* l = std::get_if<MaxPool>(&p.spec)) {
       done.push_back(chwn && l->size < 16 ? chwn_pooling(p, true, l->size, l->stride, x, next)
@@ -179,15 +210,24 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
   memory dy = dlogits_at_end_ = make(logits_.get_desc());
   const auto first =
       std::find_if(done.begin(), done.end(), [](const Backward& b) { return bool(b.parameters); });
+  std::vector<memory> skipping(done.size());  // gradients that shortcuts take to an earlier place
+  const auto meet = [&](const memory& there, std::size_t place) {
+    memory sum = there;
+    for (std::size_t s = place; s < done.size(); ++s)
+      if (done[s].skip && done[s].earlier == place) sum = done[s].skip(skipping[s], sum);
+    return sum;
+  };
   for (auto b = done.end(); b-- != done.begin();) {
+    const std::size_t place = b - done.begin();
     steps_ = b >= first ? &backward_ : &input_gradient_;
-    dy = as(dy, b->y.get_desc());
+    dy = meet(as(dy, b->y.get_desc()), place + 1);
     if (b->activation) dy = through(*b->activation, b->y, dy);
     if (b->parameters) b->parameters(dy);
     steps_ = b > first ? &backward_ : &input_gradient_;
+    skipping[place] = dy;
     dy = b->data(dy);
   }
-  dx_ = as(dy, x_.get_desc());
+  dx_ = as(meet(dy, 0), x_.get_desc());
 
   std::size_t most = 0;
   for (const auto& m : scratch_) most = std::max(most, m.get_desc().get_size());
@@ -195,7 +235,10 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
   for (auto& m : scratch_) m.set_data_handle(shared.get_data_handle());
 }
 
-const float* OnednnPlan::forward(ConstVec w, const float* x, int n) {
+const float* OnednnPlan::forward(ConstVec w, const float* x, int n, const Moments* given) {
+  if (given) moments_ = *given;
+  given_ = given;
+  n_ = n;
   // Rows beyond n are zeros here and in the gradient at the end: they add nothing.
   const std::size_t row = x_.get_desc().get_size() / batch_;
   auto* to = static_cast<std::byte*>(x_.get_data_handle());
@@ -283,10 +326,10 @@ OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d&
   report(f.impl_info_str(), g.impl_info_str(), d.impl_info_str());
   const memory x = as(input, f.src_desc()), y = make(f.dst_desc()),
                w = bind(weights_, plain(kernels), p.first);
-  const std::size_t first = p.first, bias = p.first + p.weights;
+  const std::size_t first = p.first;
   emit<Forward>(f, {{DNNL_ARG_SRC, x},
                     {DNNL_ARG_WEIGHTS, as(w, f.weights_desc())},
-                    {DNNL_ARG_BIAS, bind(weights_, bd, bias)},
+                    {DNNL_ARG_BIAS, bind_bias(weights_, p)},
                     {DNNL_ARG_DST, y}});
   return {y, a,
           [=, this](const memory& dy) {
@@ -296,7 +339,7 @@ OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d&
             emit<Weights>(g, {{DNNL_ARG_SRC, x},
                               {DNNL_ARG_DIFF_DST, dy},
                               {DNNL_ARG_DIFF_WEIGHTS, dw},
-                              {DNNL_ARG_DIFF_BIAS, bind(gradients_, bd, bias)}});
+                              {DNNL_ARG_DIFF_BIAS, bind_bias(gradients_, p)}});
             reorder(dw, canonical);
           },
           [=, this](const memory& dy) {
@@ -318,8 +361,8 @@ OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Co
                    l.stride,      l.pad,       batch_,     pool,      relu};
   const auto pixels = floats(dims(p.in), Tag::chwn), outputs = floats(dims(p.out), Tag::chwn);
   const Dims kernels{l.filters, p.in.channels, l.kernel, l.kernel};
-  const std::size_t first = p.first, bias = p.first + p.weights;
-  const memory w = bind(weights_, plain(kernels), first), b = bind(weights_, plain({1, l.filters}), bias);
+  const std::size_t first = p.first;
+  const memory w = bind(weights_, plain(kernels), first), b = bind_bias(weights_, p);
   memory x = as(input, pixels);
   if (l.pad > 0) {
     const memory padded = make(bytes(k.padded_size() * sizeof(float)));
@@ -334,8 +377,7 @@ OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Co
   if (a && !relu) elementwise(*a, y, y);
   return {y, relu && pool > 1 ? std::nullopt : a,
           [=, this](const memory& dy) {
-            const memory dw = bind(gradients_, plain(kernels), first),
-                         db = bind(gradients_, plain({1, l.filters}), bias);
+            const memory dw = bind(gradients_, plain(kernels), first), db = bind_bias(gradients_, p);
             steps_->push_back([=] { k.weights(data(x), data(dy), won, data(dw), data(db), data(scratch)); });
           },
           [=, this](const memory& dy) {
@@ -363,6 +405,68 @@ OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, in
             steps_->push_back(
                 [=] { max ? k.max_backward(data(dy), won, data(dx)) : k.mean_backward(data(dy), data(dx)); });
             return dx;
+          }};
+}
+
+// One pass over each channel after the other, which stays in cache from its moments to its output.
+OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm& l, const memory& input,
+                                           const std::optional<Activation>& a) {
+  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const ChwnNorm k{p.in.channels, p.in.height * p.in.width, batch_, l.epsilon, relu};
+  const auto per_channel = plain({1, p.in.channels});
+  const std::size_t first = p.first, second = p.first + p.weights;
+  const memory x = as(input, floats(dims(p.in), Tag::chwn)), y = make(x.get_desc()), dx = make(x.get_desc());
+  const memory scale = bind(weights_, per_channel, first), shift = bind(weights_, per_channel, second);
+  const auto channels = [=, this, channel = normalised_] {
+    return ChwnNorm::Channels{&moments_.mean[channel], &moments_.variance[channel], data(scale), data(shift)};
+  };
+  normalised_ += p.in.channels;
+  report("own kernel", "own kernel", "own kernel");
+  steps_->push_back([=, this] { k.forward(data(x), n_, given_, channels(), data(y)); });
+  if (a && !relu) elementwise(*a, y, y);
+  return {y, relu ? std::nullopt : a,
+          [=, this](const memory& dy) {
+            const memory dscale = bind(gradients_, per_channel, first),
+                         dshift = bind(gradients_, per_channel, second);
+            steps_->push_back([=, this] {
+              k.backward(data(x), data(dy), n_, channels(), data(dx), data(dscale), data(dshift));
+            });
+          },
+          [=](const memory&) { return dx; }};
+}
+
+// Its gradient goes two ways: on, as a copy where the next layer may change it in place, and by `skip`.
+OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape& from, const memory& input,
+                                               const memory& earlier_input,
+                                               const std::optional<Activation>& a) {
+  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const ChwnShortcut k{from.channels,
+                       from.height,
+                       from.width,
+                       p.out.channels,
+                       p.out.height,
+                       p.out.width,
+                       shortcut_stride(from, p.out),
+                       batch_,
+                       relu};
+  const auto images = floats(dims(p.out), Tag::chwn), before = floats(dims(from), Tag::chwn);
+  const memory x = as(input, images), earlier = as(earlier_input, before), y = make(images);
+  report("own kernel", "", "own kernel");
+  steps_->push_back([=] { k.forward(data(x), data(earlier), data(y)); });
+  if (a && !relu) elementwise(*a, y, y);
+  return {y,
+          a,
+          {},
+          [=, this](const memory& dy) {
+            const memory copy = make(images);
+            reorder(dy, copy);
+            return copy;
+          },
+          0,
+          [=, this](const memory& dy, const memory& there) {
+            const memory sum = as(there, before);
+            steps_->push_back([=] { k.backward(data(dy), data(sum)); });
+            return as(sum, there.get_desc());
           }};
 }
 
@@ -462,17 +566,26 @@ memory OnednnPlan::bind(std::vector<Bound>& to, const memory::desc& d, std::size
   return to.back().m;
 }
 
+// A convolution without has zeros, and nobody reads their gradient.
+memory OnednnPlan::bind_bias(std::vector<Bound>& to, const PlacedLayer& p) {
+  const auto d = floats({p.out.channels}, Tag::x);
+  return p.bias ? bind(to, d, p.first + p.weights) : make(d);
+}
+
 class OnednnDevice final : public Device {
  public:
   const Space& space() const override { return host_space(); }
   std::unique_ptr<Plan> plan(const Network& net, int batch) override {
     omp_set_num_threads(1);  // a rank is one thread; oneDNN plans for as many as there are at this moment
-    if (images(net) && batch > 8) batch = (batch + 15) / 16 * 16;  // less than one half of the lanes is empty
+    // Where less than one half of the lanes is empty, and for layers that have only our own kernels.
+    if ((images(net) && batch > 8) || has<BatchNorm>(net) || has<Shortcut>(net))
+      batch = (batch + 15) / 16 * 16;
     return std::make_unique<OnednnPlan>(net, batch, engine_);
   }
-  // Some tens of images overflow the second-level cache; matrices are the better the larger.
+  // Some tens of images overflow the second-level cache; matrices are the better the larger. Batch norm needs
+  // all samples at once.
   int piece(const Network& net, int batch) const override {
-    return images(net) ? std::min(batch, 32) : batch;
+    return images(net) && !has<BatchNorm>(net) ? std::min(batch, 32) : batch;
   }
   std::string library() const override {
     const auto* v = dnnl::version();
@@ -480,10 +593,12 @@ class OnednnDevice final : public Device {
   }
 
  private:
-  static bool images(const Network& net) {
+  template <class Layer>
+  static bool has(const Network& net) {
     return std::any_of(net.layers.begin(), net.layers.end(),
-                       [](const LayerSpec& l) { return std::get_if<Conv2d>(&l) != nullptr; });
+                       [](const LayerSpec& l) { return std::get_if<Layer>(&l) != nullptr; });
   }
+  static bool images(const Network& net) { return has<Conv2d>(net); }
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
 };
 

@@ -9,7 +9,12 @@
 namespace dsgd {
 
 Model::Model(const Network& net, Device& device, int batch)
-    : plan_(device.plan(net, device.piece(net, batch))), input_(net.input), batch_(batch) {
+    : plan_(device.plan(net, device.piece(net, batch))),
+      name_(net.name),
+      input_(net.input),
+      batch_(batch),
+      channels_(normalised_channels(net)),
+      population_{std::vector<double>(channels_), std::vector<double>(channels_)} {
   x_.resize(input_.size() * plan_->batch());
   labels_.resize(plan_->batch());
   ids_.resize(plan_->batch());
@@ -18,9 +23,7 @@ Model::Model(const Network& net, Device& device, int batch)
 
 Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
                      const Augmentation& how) {
-  if (ids.size() > std::size_t(batch_)) {
-    throw std::invalid_argument(fmt::format("{} samples for a model made for {}", ids.size(), batch_));
-  }
+  check(ids);
   if (ids.empty()) fill(0, g);
   Loss loss;
   for (std::size_t first = 0; first < ids.size(); first += plan_->batch()) {
@@ -33,16 +36,46 @@ Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint3
   return loss;
 }
 
-Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_t last) {
+void Model::observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into) {
+  check(ids);
+  if (ids.empty() || !channels_) return;
+  fetch(from, ids);
+  plan_->forward(w, x_.data(), int(ids.size()));
+  const auto n = double(ids.size());
+  into[0] += n;
+  for (std::size_t c = 0; c < channels_; ++c) {
+    const double mean = plan_->moments().mean[c];
+    into[1 + c] += n * mean;
+    into[1 + channels_ + c] += n * (plan_->moments().variance[c] + mean * mean);
+  }
+}
+
+Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_t last,
+                  const Statistics& known) {
+  if (channels_ && (known.size() != 1 + 2 * channels_ || !(known[0] > 0)))
+    throw std::invalid_argument(
+        fmt::format("{} has batch norm: it is scored with statistics of its weights "
+                    "over training samples (Model::observe)",
+                    name_));
+  for (std::size_t c = 0; c < channels_; ++c) {
+    const double mean = known[1 + c] / known[0], variance = known[1 + channels_ + c] / known[0] - mean * mean;
+    population_.mean[c] = mean;
+    population_.variance[c] = variance < 0 ? 0 : variance;
+  }
   Loss loss;
   while (first < last) {
     const std::size_t count = std::min<std::size_t>(plan_->batch(), last - first);
     std::iota(ids_.begin(), ids_.begin() + std::ptrdiff_t(count), std::uint32_t(first));
     fetch(from, {ids_.data(), count});
-    loss += plan_->score(w, x_.data(), labels_.data(), int(count));
+    loss += plan_->score(w, x_.data(), labels_.data(), int(count), channels_ ? &population_ : nullptr);
     first += count;
   }
   return loss;
+}
+
+void Model::check(std::span<const std::uint32_t> ids) const {
+  if (ids.size() > std::size_t(batch_))
+    throw std::invalid_argument(fmt::format("{} samples for a model made for {}", ids.size(), batch_));
 }
 
 void Model::fetch(const Samples& from, std::span<const std::uint32_t> ids, const Augmentation& how) {

@@ -9,11 +9,6 @@
 namespace dsgd {
 namespace {
 
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-
 std::string window(const char* name, const auto& l) {
   return fmt::format("{} {}", name, l.size) +
          (l.stride == l.size ? "" : fmt::format(" stride {}", l.stride)) + (l.ceil ? " ceil" : "");
@@ -46,20 +41,24 @@ Shape output(const LayerSpec& spec, const Shape& in) {
                     spec);
 }
 
-// Weights per output channel and the fans of Xavier's formula; none for layers without parameters.
+// Weights and biases, and the fans of Xavier's formula; none for layers without parameters.
 struct Matrix {
-  std::size_t inputs = 0, outputs = 0;
+  std::size_t inputs = 0, outputs = 0, bias = 0;
   double fan_in = 0, fan_out = 0;
 };
 Matrix matrix(const LayerSpec& spec, const Shape& in) {
   if (const auto* d = std::get_if<Dense>(&spec)) {
-    return {in.size(), std::size_t(d->units), double(in.size()), double(d->units)};
+    const auto units = std::size_t(d->units);
+    return {in.size(), units, units, double(in.size()), double(units)};
   }
   if (const auto* c = std::get_if<Conv2d>(&spec)) {
     const double area = double(c->kernel) * c->kernel;
-    return {std::size_t(in.channels) * c->kernel * c->kernel, std::size_t(c->filters), in.channels * area,
-            c->filters * area / (double(c->stride) * c->stride)};
+    const auto filters = std::size_t(c->filters);
+    return {std::size_t(in.channels) * c->kernel * c->kernel, filters, c->bias ? filters : 0,
+            in.channels * area, c->filters * area / (double(c->stride) * c->stride)};
   }
+  const auto channels = std::size_t(in.channels);
+  if (std::get_if<BatchNorm>(&spec)) return {1, channels, channels};
   return {};
 }
 
@@ -87,12 +86,14 @@ std::string to_string(const LayerSpec& spec) {
                  [](const Conv2d& l) {
                    return fmt::format("conv {0}x{0}x{1}", l.kernel, l.filters) +
                           (l.stride == 1 ? "" : fmt::format(" stride {}", l.stride)) +
-                          (l.pad == 0 ? "" : fmt::format(" pad {}", l.pad));
+                          (l.pad == 0 ? "" : fmt::format(" pad {}", l.pad)) + (l.bias ? "" : " no bias");
                  },
                  [](const MaxPool& l) { return window("max-pool", l); },
                  [](const AvgPool& l) { return window("avg-pool", l); },
                  [](Relu) { return std::string("relu"); }, [](Sigmoid) { return std::string("sigmoid"); },
-                 [](Tanh) { return std::string("tanh"); }},
+                 [](Tanh) { return std::string("tanh"); },
+                 [](const BatchNorm&) { return std::string("batch norm"); },
+                 [](const Shortcut& l) { return fmt::format("shortcut over {}", l.back); }},
       spec);
 }
 
@@ -111,9 +112,17 @@ std::vector<PlacedLayer> place(const Network& net) {
     check(positive(out),
           fmt::format("layer {}, {}, cannot take {} (the network's input is {})", placed.size() + 1,
                       to_string(spec), to_string(in), to_string(net.input)));
+    if (const auto* l = std::get_if<Shortcut>(&spec)) {
+      const auto before = int(placed.size());
+      check(l->back >= 1 && l->back <= before, fmt::format("layer {}, {}, must begin 1 to {} places before",
+                                                           before + 1, to_string(spec), before));
+      const Shape& from = placed[before - l->back].in;
+      check(shortcut_stride(from, out) > 0, fmt::format("layer {}, {}, cannot add {} to {}", before + 1,
+                                                        to_string(spec), to_string(from), to_string(out)));
+    }
     const Matrix m = matrix(spec, in);
-    placed.push_back({spec, in, out, first, m.inputs * m.outputs, m.outputs});
-    first += (m.inputs + 1) * m.outputs;
+    placed.push_back({spec, in, out, first, m.inputs * m.outputs, m.bias});
+    first += placed.back().weights + m.bias;
     in = out;
   }
   return placed;
@@ -123,13 +132,13 @@ std::vector<Extent> extents(const Network& net) {
   std::vector<Extent> all;
   int layer = 0;
   for (const auto& p : place(net)) {
-    if (p.bias > 0) {
-      const int units = p.out.channels;
-      std::vector<int> shape{units, int(p.in.size())};
-      if (const auto* c = std::get_if<Conv2d>(&p.spec)) shape = {units, p.in.channels, c->kernel, c->kernel};
-      all.push_back({layer, "weights", std::move(shape), p.first, p.weights});
-      all.push_back({layer, "bias", {units}, p.first + p.weights, p.bias});
-    }
+    const int units = p.out.channels;
+    const bool norm = std::get_if<BatchNorm>(&p.spec);
+    std::vector<int> shape{units, int(p.in.size())};
+    if (const auto* c = std::get_if<Conv2d>(&p.spec)) shape = {units, p.in.channels, c->kernel, c->kernel};
+    if (norm) shape = {units};
+    if (p.weights) all.push_back({layer, norm ? "scale" : "weights", std::move(shape), p.first, p.weights});
+    if (p.bias) all.push_back({layer, norm ? "shift" : "bias", {units}, p.first + p.weights, p.bias});
     ++layer;
   }
   return all;
@@ -140,9 +149,23 @@ std::size_t parameters(const Network& net) {
   return last.first + last.weights + last.bias;
 }
 
+std::size_t normalised_channels(const Network& net) {
+  std::size_t channels = 0;
+  for (const auto& p : place(net)) channels += std::get_if<BatchNorm>(&p.spec) ? p.in.channels : 0;
+  return channels;
+}
+
+int shortcut_stride(const Shape& from, const Shape& to) {
+  const int stride = (from.height + to.height - 1) / to.height;
+  const bool fits = from.channels <= to.channels && (from.height - 1) / stride + 1 == to.height &&
+                    (from.width - 1) / stride + 1 == to.width;
+  return fits ? stride : 0;
+}
+
 double flops_per_sample(const Network& net) {
   double flops = 0;
   for (const auto& p : place(net)) {
+    if (std::get_if<BatchNorm>(&p.spec)) continue;
     const double once = 2.0 * double(p.weights) * p.out.height * p.out.width;
     // Backward needs both products, but nobody asks for the gradient of the network's input.
     flops += once * (p.first == 0 ? 2 : 3);
@@ -159,7 +182,8 @@ void initialise(const Network& net, std::uint64_t seed, Vec w) {
   for (const auto& p : place(net)) {
     const Matrix m = matrix(p.spec, p.in);
     const double deviation = std::sqrt(2 / (m.fan_in + m.fan_out));
-    for (std::size_t i = 0; i < p.weights; ++i) w.data[p.first + i] = float(deviation * normal());
+    const bool norm = std::get_if<BatchNorm>(&p.spec);
+    for (std::size_t i = 0; i < p.weights; ++i) w.data[p.first + i] = norm ? 1 : float(deviation * normal());
     for (std::size_t i = 0; i < p.bias; ++i) w.data[p.first + p.weights + i] = 0;
   }
 }

@@ -75,7 +75,7 @@ class Vector {
 // kernels, {units, inputs} matrices.
 struct Extent {
   int layer = 0;     // index in Network::layers
-  std::string name;  // "weights" or "bias"
+  std::string name;  // "weights", "bias", "scale" or "shift"
   std::vector<int> shape;
   std::size_t first = 0, count = 0;  // elements [first, first + count) of the flat vector
 };

@@ -1,3 +1,7 @@
+#include <fmt/format.h>
+
+#include <stdexcept>
+
 #include "models/network.h"
 
 namespace dsgd {
@@ -35,6 +39,26 @@ Network cifar_quick(const Shape& input, int classes) {
                    Relu{}, mean, Dense{64}, Dense{classes}}});
 }
 
+// He et al. 2015, section 4.2, n = 3. A convolution that batch norm follows has no use for a bias.
+Network resnet20(const Shape& input, int classes) {
+  if (input.height != input.width)
+    throw std::invalid_argument(
+        fmt::format("resnet20 does not fit: its input must be square images, not {}", to_string(input)));
+  Network net{"resnet20", input, {Conv2d{16, 3, 1, 1, false}, BatchNorm{}, Relu{}}};
+  for (const int filters : {16, 32, 64}) {
+    for (int block = 0; block < 3; ++block) {
+      const int stride = block == 0 && filters > 16 ? 2 : 1;
+      for (const LayerSpec& layer : std::initializer_list<LayerSpec>{
+               Conv2d{filters, 3, stride, 1, false}, BatchNorm{}, Relu{}, Conv2d{filters, 3, 1, 1, false},
+               BatchNorm{}, Shortcut{5}, Relu{}})
+        net.layers.push_back(layer);
+    }
+  }
+  const int size = place(net).back().out.height;
+  net.layers.insert(net.layers.end(), {AvgPool{size, size}, Dense{classes}});
+  return checked(net);
+}
+
 }  // namespace
 
 const std::vector<ModelEntry>& all_models() {
@@ -48,6 +72,9 @@ const std::vector<ModelEntry>& all_models() {
       {"cifar_quick",
        "Caffe's: conv 5x5x32, max-pool, conv 5x5x32, avg-pool, conv 5x5x64, avg-pool, dense 64; ReLU",
        cifar_quick},
+      {"resnet20",
+       "He's for CIFAR-10: conv 3x3x16, 9 blocks of two conv 3x3 with shortcuts; batch norm, ReLU", resnet20,
+       true},
   };
   return models;
 }
