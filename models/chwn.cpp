@@ -3,51 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <utility>
 
-// A sum of products may be fused here (CMakeLists.txt), as in any library's matrix product. Each instruction
-// set has its own copy of the kernels, picked at run time; the templates' numbers say how many accumulators
-// fit its registers.
-#define DSGD_INLINE __attribute__((always_inline))
+#include "models/chwn_vectors.h"
 
 namespace dsgd {
 namespace {
-
-constexpr int vector_width = 16;  // floats in a vector
-typedef float Floats __attribute__((vector_size(64), may_alias));
-typedef std::int32_t Ints __attribute__((vector_size(64), may_alias));
-typedef std::uint8_t Bytes __attribute__((vector_size(16), may_alias));
-
-DSGD_INLINE inline Floats load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
-DSGD_INLINE inline void store(float* to, Floats v) { *reinterpret_cast<Floats*>(to) = v; }
-DSGD_INLINE inline Ints load(const std::uint8_t* from) {
-  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Ints);
-}
-DSGD_INLINE inline void store(std::uint8_t* to, Ints v) {
-  *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(v, Bytes);
-}
-DSGD_INLINE inline float sum(Floats v) {
-  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  const auto four =
-      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
-  return two[0] + two[1];
-}
-
-// f(first, count) over [0, total) in parts of nearly equal size, at most `most`; count is known when
-// compiling.
-template <int most, class F>
-DSGD_INLINE inline void in_parts(int total, F f) {
-  const int parts = (total + most - 1) / most;
-  for (int part = 0; part < parts; ++part) {
-    const int first = total * part / parts, count = total * (part + 1) / parts - first;
-    [&]<int... n>(std::integer_sequence<int, n...>) DSGD_INLINE {
-      (void)((count == n + 1 && (f(first, std::integral_constant<int, n + 1>()), true)) || ...);
-    }
-    (std::make_integer_sequence<int, most>());
-  }
-}
 
 // Distances in floats.
 struct Strides {
@@ -559,7 +519,6 @@ struct Kernels {
 };
 
 // F filters (or channels) by V vectors of samples; F1 by one; O filters by J taps of a row, O3 by 3.
-#define DSGD_COMPILED(target, ...) [](auto... arguments) target { __VA_ARGS__(arguments...); }
 #define DSGD_KERNELS(name, target, F, V, F1, O, J, O3)                                    \
   Kernels {                                                                               \
     name, V *vector_width, DSGD_COMPILED(target, forward_of<F, V>),                       \
@@ -574,12 +533,8 @@ struct Kernels {
 
 const Kernels& kernels() {
   static const Kernels best = [] {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-      return DSGD_KERNELS("avx512", __attribute__((target("avx512f,avx512bw,avx2,fma"))), 12, 2, 12, 5, 5, 8);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      return DSGD_KERNELS("avx2", __attribute__((target("avx2,fma"))), 6, 1, 6, 2, 3, 2);
-#endif
+    if (has_avx512()) return DSGD_KERNELS("avx512", DSGD_AVX512, 12, 2, 12, 5, 5, 8);
+    if (has_avx2()) return DSGD_KERNELS("avx2", DSGD_AVX2, 6, 1, 6, 2, 3, 2);
     return DSGD_KERNELS("generic", , 3, 1, 3, 1, 3, 1);
   }();
   return best;
