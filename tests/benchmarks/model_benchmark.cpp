@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <ctime>
@@ -11,8 +12,10 @@
 #include <random>
 #include <set>
 
+#include "models/chwn.h"
 #include "models/model.h"
 #include "models/optimizer.h"
+#include "models/winograd.h"
 
 // On one core: the peak of fused multiply-adds, operations on vectors, training steps (minibatch of bytes ->
 // forward, loss, backward -> SGD with momentum) of every model, minibatch and device, and their layers in
@@ -219,6 +222,52 @@ std::vector<Part> parts(const Network& net) {
   return parts;
 }
 
+// One direction of a 3x3 convolution by each of our two kernels, which are compared with each other before.
+enum class Direction { forward, weights, data };
+void convolution(benchmark::State& state, const WinogradConv& winograd, Direction direction, bool direct) {
+  const WinogradConv& k = winograd;
+  const ChwnConv chwn{k.channels, k.height, k.width, k.filters, 3, 1, 1, k.lanes};
+  const std::size_t pixels = std::size_t(k.height) * k.width * k.lanes, taps = chwn.taps() * k.filters;
+  const auto vector = [bits = std::mt19937(5)](std::size_t n) mutable {
+    Vector v(host_space(), n);
+    for (std::size_t i = 0; i < n; ++i) v.data()[i] = float(bits()) * 0x1p-31f - 1;
+    return v;
+  };
+  auto make = vector;
+  Vector x = make(k.channels * pixels), w = make(taps), b = make(k.filters), dy = make(k.filters * pixels);
+  Vector padded(host_space(), chwn.padded_size()), turned = make(taps);
+  for (int f = 0; f < k.filters; ++f)
+    for (int c = 0; c < k.channels; ++c)
+      for (int tap = 0; tap < 9; ++tap)
+        turned.data()[(tap * k.filters + f) * k.channels + c] = w.data()[(f * k.channels + c) * 9 + tap];
+  const std::size_t size = direction == Direction::forward   ? dy.size()
+                           : direction == Direction::weights ? taps
+                                                             : x.size();
+  Vector is(host_space(), size), should(host_space(), size), db(host_space(), k.filters);
+  Vector scratch(host_space(), std::max(winograd.scratch(), chwn.scratch()));
+  const auto run = [&](bool by_chwn, float* to) {
+    if (by_chwn) {
+      if (direction == Direction::data) return chwn.data(turned.data(), dy.data(), to);
+      // In a network forward pads and weights follow.
+      if (direction == Direction::forward) chwn.padded(x.data(), padded.data());
+      if (direction == Direction::forward)
+        return chwn.forward(padded.data(), w.data(), b.data(), to, nullptr);
+      return chwn.weights(padded.data(), dy.data(), nullptr, to, db.data(), scratch.data());
+    }
+    if (direction == Direction::data) return winograd.data(w.data(), dy.data(), to, scratch.data());
+    if (direction == Direction::forward)
+      return winograd.forward(x.data(), w.data(), b.data(), to, scratch.data());
+    winograd.weights(x.data(), dy.data(), to, db.data(), scratch.data());
+  };
+  chwn.padded(x.data(), padded.data());
+  run(false, is.data());
+  run(true, should.data());
+  if (!(distance(is, should) < 1e-5)) return state.SkipWithError("the kernels differ");
+  const double seconds = repeat(state, [&] { run(direct, is.data()); });
+  rates(state, seconds, 2.0 * double(taps) * double(pixels), 0);
+  state.SetLabel(fmt::format("{}, scratch {} KB", chwn_instructions(), winograd.scratch() / 256));
+}
+
 // An operation of the host's space on vectors v[0], v[1], v[2], its slow twin for one element, and how many
 // floats it reads or writes for each.
 constexpr Space::Update update{.scale = 0.5f, .l2 = 0.25f, .rate = 0.125f, .momentum = 0.5f, .epsilon = 1};
@@ -319,6 +368,19 @@ void add_all() {
   for (const auto& operation : vector_operations) {
     for (const std::size_t n : {1 << 16, 1 << 20, 1 << 24}) {
       add(fmt::format("vector/{}/{}", operation.name, n), [=](auto& state) { vector(state, operation, n); });
+    }
+  }
+  for (const auto& [channels, size, filters] :
+       {std::array{3, 32, 16}, {16, 32, 16}, {32, 16, 32}, {64, 8, 64}, {32, 8, 64}}) {
+    for (const auto& [name, direction] : {std::pair{"forward", Direction::forward},
+                                          {"weights", Direction::weights},
+                                          {"data", Direction::data}}) {
+      for (const bool direct : {true, false}) {
+        const WinogradConv k{channels, size, size, filters, 32};
+        add(fmt::format("conv3x3/{}x{}x{}_to_{}/{}/{}", channels, size, size, filters, name,
+                        direct ? "direct" : "winograd"),
+            [=, d = direction](auto& state) { convolution(state, k, d, direct); });
+      }
     }
   }
   const Shape grey{1, 28, 28}, colour{3, 32, 32};
