@@ -385,6 +385,11 @@ const Kernels& kernels() {
 
 }  // namespace
 
+bool WinogradConv::faster() const {
+  const Tiles tiles(*this);
+  const int covered = tiles.count / (lanes / vector_width) * outputs * outputs;
+  return channels >= 8 && filters >= 8 && covered <= 2 * height * width;
+}
 std::size_t WinogradConv::scratch() const {
   // Of `data`, whose filters are the channels, kernels may be padded to more.
   const WinogradConv turned{filters, height, width, channels, lanes};
