@@ -10,6 +10,7 @@
 
 #include "models/chwn.h"
 #include "models/device.h"
+#include "models/winograd.h"
 
 namespace dsgd {
 namespace {
@@ -359,29 +360,44 @@ OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Co
   const bool relu = a && a->forward == algorithm::eltwise_relu;
   const ChwnConv k{p.in.channels, p.in.height, p.in.width, l.filters, l.kernel,
                    l.stride,      l.pad,       batch_,     pool,      relu};
+  const WinogradConv winograd{p.in.channels, p.in.height, p.in.width, l.filters, batch_, relu};
+  const bool minimal = l.kernel == 3 && l.stride == 1 && l.pad == 1 && pool == 1 && winograd.faster();
   const auto pixels = floats(dims(p.in), Tag::chwn), outputs = floats(dims(p.out), Tag::chwn);
   const Dims kernels{l.filters, p.in.channels, l.kernel, l.kernel};
   const std::size_t first = p.first;
   const memory w = bind(weights_, plain(kernels), first), b = bind_bias(weights_, p);
   memory x = as(input, pixels);
-  if (l.pad > 0) {
+  if (l.pad > 0 && !minimal) {
     const memory padded = make(bytes(k.padded_size() * sizeof(float)));
     steps_->push_back([=] { k.padded(data(x), data(padded)); });
     x = padded;
   }
-  const memory y = make(floats(dims(out), Tag::chwn)), scratch = make(bytes(k.scratch() * sizeof(float)));
+  const memory y = make(floats(dims(out), Tag::chwn));
+  const std::size_t room = minimal ? winograd.scratch() : k.scratch();
+  const memory scratch = scratch_.emplace_back(bytes(room * sizeof(float)), engine_, nullptr);
   const memory winners = make(bytes(pool > 1 ? out.size() * batch_ : 0));
   const auto won = static_cast<std::uint8_t*>(winners.get_data_handle());
-  report(fmt::format("own kernel {}", chwn_instructions()), "own kernel", "own kernel");
-  steps_->push_back([=] { k.forward(data(x), data(w), data(b), data(y), won); });
+  report(fmt::format("own kernel {}{}", minimal ? "winograd " : "", chwn_instructions()), "own kernel",
+         "own kernel");
+  steps_->push_back([=] {
+    minimal ? winograd.forward(data(x), data(w), data(b), data(y), data(scratch))
+            : k.forward(data(x), data(w), data(b), data(y), won);
+  });
   if (a && !relu) elementwise(*a, y, y);
   return {y, relu && pool > 1 ? std::nullopt : a,
           [=, this](const memory& dy) {
             const memory dw = bind(gradients_, plain(kernels), first), db = bind_bias(gradients_, p);
-            steps_->push_back([=] { k.weights(data(x), data(dy), won, data(dw), data(db), data(scratch)); });
+            steps_->push_back([=] {
+              minimal ? winograd.weights(data(x), data(dy), data(dw), data(db), data(scratch))
+                      : k.weights(data(x), data(dy), won, data(dw), data(db), data(scratch));
+            });
           },
           [=, this](const memory& dy) {
             const memory dx = make(pixels), d = pool > 1 ? make(outputs) : dy;
+            if (minimal) {
+              steps_->push_back([=] { winograd.data(data(w), data(dy), data(dx), data(scratch)); });
+              return dx;
+            }
             if (pool > 1) steps_->push_back([=] { k.spread(data(dy), won, data(d)); });
             const memory::dim C = p.in.channels, K = l.kernel;
             const memory turned =
