@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "models/chwn.h"
+#include "models/dense.h"
 #include "models/device.h"
 #include "models/winograd.h"
 
@@ -23,6 +24,7 @@ using Dims = memory::dims;
 
 memory::desc floats(const Dims& dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
 memory::desc plain(const Dims& dims) { return floats(dims, dims.size() == 2 ? Tag::nc : Tag::nchw); }
+memory::desc innermost(const Dims& dims) { return floats(dims, dims.size() == 2 ? Tag::ba : Tag::chwn); }
 memory::desc bytes(std::size_t n) { return {{memory::dim(n)}, memory::data_type::u8, Tag::x}; }
 
 float* data(const memory& m) { return static_cast<float*>(m.get_data_handle()); }
@@ -51,6 +53,8 @@ std::optional<Activation> activation(const LayerSpec& spec) {
   if (std::get_if<Tanh>(&spec)) return {{algorithm::eltwise_tanh, algorithm::eltwise_tanh_use_dst_for_bwd}};
   return std::nullopt;
 }
+
+bool is_relu(const std::optional<Activation>& a) { return a && a->forward == algorithm::eltwise_relu; }
 
 dnnl::primitive_attr attributes(const std::optional<Activation>& fused = std::nullopt) {
   dnnl::primitive_attr attributes;
@@ -114,6 +118,8 @@ class OnednnPlan final : public Plan {
     std::function<memory(const memory& dy, const memory& there)> skip;
   };
   Backward dense(const PlacedLayer& p, const memory& x, const std::optional<Activation>& a);
+  Backward own_dense(const PlacedLayer& p, const DenseProducts& k, const memory& x,
+                     const std::optional<Activation>& a);
   Backward convolution(const PlacedLayer& p, const Conv2d& l, const memory& x,
                        const std::optional<Activation>& a);
   Backward chwn_convolution(const PlacedLayer& p, const Conv2d& l, int pool, const Shape& out,
@@ -186,8 +192,11 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
     // The activation that follows is applied where the layer's output is written.
     const auto next = k + 1 < layers.size() && !begins[k + 1] ? activation(layers[k + 1].spec) : std::nullopt;
     if (next) implementations_.back() += " + " + to_string(layers[++k].spec);
-    const bool chwn = own_kernels(batch_) && x.get_desc() == floats(dims(p.in), Tag::chwn);
-    if (std::get_if<Dense>(&p.spec)) done.push_back(dense(p, x, next));
+    const bool chwn = own_kernels(batch_) && x.get_desc() == innermost(dims(p.in));
+    if (std::get_if<Dense>(&p.spec)) {
+      const DenseProducts own{int(p.in.size()), p.out.channels, batch_, is_relu(next)};
+      done.push_back(own_kernels(batch_) && own.faster() ? own_dense(p, own, x, next) : dense(p, x, next));
+    }
     if (const auto* l = std::get_if<Conv2d>(&p.spec)) {
       done.push_back(own_kernels(batch_) ? chwn_convolution(p, *l, pool, out, x, next)
                                          : convolution(p, *l, x, next));
@@ -296,6 +305,29 @@ OnednnPlan::Backward OnednnPlan::dense(const PlacedLayer& p, const memory& input
           }};
 }
 
+OnednnPlan::Backward OnednnPlan::own_dense(const PlacedLayer& p, const DenseProducts& k, const memory& input,
+                                           const std::optional<Activation>& a) {
+  const auto xd = innermost({batch_, k.inputs});
+  const std::size_t first = p.first, bias = p.first + p.weights;
+  const auto wd = plain({k.units, k.inputs}), bd = plain({1, k.units});
+  const memory w = bind(weights_, wd, first), b = bind(weights_, bd, bias);
+  const memory x = as(input, xd), y = make(innermost({batch_, k.units}));
+  report(fmt::format("own kernel {}", chwn_instructions()), "own kernel", "own kernel");
+  steps_->push_back([=] { k.forward(data(x), data(w), data(b), data(y)); });
+  if (a && !k.relu) elementwise(*a, y, y);
+  return {y, a,
+          [=, this](const memory& dy) {
+            const memory rows = as(input, plain({batch_, k.inputs})), dw = bind(gradients_, wd, first),
+                         db = bind(gradients_, bd, bias);
+            steps_->push_back([=] { k.weights(data(rows), data(dy), data(dw), data(db)); });
+          },
+          [=, this](const memory& dy) {
+            const memory dx = make(xd);
+            steps_->push_back([=] { k.data(data(w), data(dy), data(dx)); });
+            return dx;
+          }};
+}
+
 OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d& l, const memory& input,
                                              const std::optional<Activation>& a) {
   using Forward = dnnl::convolution_forward;
@@ -357,12 +389,12 @@ OnednnPlan::Backward OnednnPlan::convolution(const PlacedLayer& p, const Conv2d&
 OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Conv2d& l, int pool,
                                                   const Shape& out, const memory& input,
                                                   const std::optional<Activation>& a) {
-  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const bool relu = is_relu(a);
   const ChwnConv k{p.in.channels, p.in.height, p.in.width, l.filters, l.kernel,
                    l.stride,      l.pad,       batch_,     pool,      relu};
   const WinogradConv winograd{p.in.channels, p.in.height, p.in.width, l.filters, batch_, relu};
   const bool minimal = l.kernel == 3 && l.stride == 1 && l.pad == 1 && pool == 1 && winograd.faster();
-  const auto pixels = floats(dims(p.in), Tag::chwn), outputs = floats(dims(p.out), Tag::chwn);
+  const auto pixels = innermost(dims(p.in)), outputs = innermost(dims(p.out));
   const Dims kernels{l.filters, p.in.channels, l.kernel, l.kernel};
   const std::size_t first = p.first;
   const memory w = bind(weights_, plain(kernels), first), b = bind_bias(weights_, p);
@@ -372,7 +404,7 @@ OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Co
     steps_->push_back([=] { k.padded(data(x), data(padded)); });
     x = padded;
   }
-  const memory y = make(floats(dims(out), Tag::chwn));
+  const memory y = make(innermost(dims(out)));
   const std::size_t room = minimal ? winograd.scratch() : k.scratch();
   const memory scratch = scratch_.emplace_back(bytes(room * sizeof(float)), engine_, nullptr);
   const memory winners = make(bytes(pool > 1 ? out.size() * batch_ : 0));
@@ -410,8 +442,7 @@ OnednnPlan::Backward OnednnPlan::chwn_convolution(const PlacedLayer& p, const Co
 OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, int size, int stride,
                                               const memory& x, const std::optional<Activation>& a) {
   const ChwnPool k{p.in.channels, p.in.height, p.in.width, size, stride, p.out.height, p.out.width, batch_};
-  const memory y = make(floats(dims(p.out), Tag::chwn)),
-               winners = make(bytes(max ? p.out.size() * batch_ : 0));
+  const memory y = make(innermost(dims(p.out))), winners = make(bytes(max ? p.out.size() * batch_ : 0));
   const auto won = static_cast<std::uint8_t*>(winners.get_data_handle());
   report("own kernel", "", "own kernel");
   steps_->push_back([=] { max ? k.max_forward(data(x), data(y), won) : k.mean_forward(data(x), data(y)); });
@@ -427,11 +458,11 @@ OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, in
 // One pass over each channel after the other, which stays in cache from its moments to its output.
 OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm& l, const memory& input,
                                            const std::optional<Activation>& a) {
-  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const bool relu = is_relu(a);
   const ChwnNorm k{p.in.channels, p.in.height * p.in.width, batch_, l.epsilon, relu};
   const auto per_channel = plain({1, p.in.channels});
   const std::size_t first = p.first, second = p.first + p.weights;
-  const memory x = as(input, floats(dims(p.in), Tag::chwn)), y = make(x.get_desc()), dx = make(x.get_desc());
+  const memory x = as(input, innermost(dims(p.in))), y = make(x.get_desc()), dx = make(x.get_desc());
   const memory scale = bind(weights_, per_channel, first), shift = bind(weights_, per_channel, second);
   const auto channels = [=, this, channel = normalised_] {
     return ChwnNorm::Channels{&moments_.mean[channel], &moments_.variance[channel], data(scale), data(shift)};
@@ -455,7 +486,7 @@ OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm
 OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape& from, const memory& input,
                                                const memory& earlier_input,
                                                const std::optional<Activation>& a) {
-  const bool relu = a && a->forward == algorithm::eltwise_relu;
+  const bool relu = is_relu(a);
   const ChwnShortcut k{from.channels,
                        from.height,
                        from.width,
@@ -465,7 +496,7 @@ OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape
                        shortcut_stride(from, p.out),
                        batch_,
                        relu};
-  const auto images = floats(dims(p.out), Tag::chwn), before = floats(dims(from), Tag::chwn);
+  const auto images = innermost(dims(p.out)), before = innermost(dims(from));
   const memory x = as(input, images), earlier = as(earlier_input, before), y = make(images);
   report("own kernel", "", "own kernel");
   steps_->push_back([=] { k.forward(data(x), data(earlier), data(y)); });
@@ -559,11 +590,12 @@ memory OnednnPlan::make(const memory::desc& d) {
 }
 
 // The same elements in another layout: the one place that decides on reorders. Rows {N, CHW} and images
-// {N, C, H, W} share the plain layout.
+// {N, C, H, W} share the plain layout and the one with the minibatch innermost.
 memory OnednnPlan::as(memory from, const memory::desc& wanted) {
-  if (from.get_desc().dims() != wanted.dims()) {
-    from = as(from, plain(from.get_desc().dims()));
-    from = alias(from, plain(wanted.dims()));
+  const Dims before = from.get_desc().dims();
+  if (before != wanted.dims()) {
+    const auto layout = from.get_desc() == innermost(before) ? innermost : plain;
+    from = alias(as(from, layout(before)), layout(wanted.dims()));
   }
   if (from.get_desc() == wanted) return from;
   const memory to = make(wanted);
@@ -594,8 +626,7 @@ class OnednnDevice final : public Device {
   std::unique_ptr<Plan> plan(const Network& net, int batch) override {
     omp_set_num_threads(1);  // a rank is one thread; oneDNN plans for as many as there are at this moment
     // Where less than one half of the lanes is empty, and for layers that have only our own kernels.
-    if ((images(net) && batch > 8) || has<BatchNorm>(net) || has<Shortcut>(net))
-      batch = (batch + 15) / 16 * 16;
+    if (batch > 8 || has<BatchNorm>(net) || has<Shortcut>(net)) batch = (batch + 15) / 16 * 16;
     return std::make_unique<OnednnPlan>(net, batch, engine_);
   }
   // Some tens of images overflow the second-level cache; matrices are the better the larger. Batch norm needs
