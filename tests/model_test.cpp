@@ -124,7 +124,8 @@ TEST(Zoo, HasTheModelsAsPublished) {
                                        {"mlp", 5, 1863690},
                                        {"dnn", 7, 1665010},
                                        {"lenet", 9, 67780},
-                                       {"cifar_quick", 11, 145578, {3, 32, 32}}};
+                                       {"cifar_quick", 11, 145578, {3, 32, 32}},
+                                       {"resnet20", 68, 269722, {3, 32, 32}}};
   for (const auto& [name, layers, size, input] : expected) {
     const ModelEntry* entry = find_model(name);
     ASSERT_NE(entry, nullptr) << name;
@@ -133,11 +134,15 @@ TEST(Zoo, HasTheModelsAsPublished) {
     EXPECT_EQ(net.layers.size(), layers) << name;
     EXPECT_EQ(parameters(net), size) << name;
     EXPECT_EQ(place(net).back().out, (Shape{10, 1, 1}));
+    EXPECT_EQ(entry->batch_norm, normalised_channels(net) > 0) << name;
   }
   EXPECT_EQ(all_models().size(), expected.size());
   EXPECT_EQ(find_model("alexnet"), nullptr);
   EXPECT_EQ(flops_per_sample(find_model("lenet")->make({1, 28, 28}, 10)),
             2.0 * (2 * 288000 + 3 * (400000 + 40000 + 2000)));
+  // Multiplications of stride 1 by stage, then the two convolutions that lead to the next, then the classes.
+  EXPECT_EQ(flops_per_sample(find_model("resnet20")->make({3, 32, 32}, 10)),
+            2.0 * (2 * 442368 + 3 * (6 * 2359296 + 5 * 2359296 + 5 * 2359296 + 2 * 1179648 + 640)));
 }
 
 TEST(Zoo, SaysWhyAModelDoesNotFitTheData) {
@@ -150,6 +155,7 @@ TEST(Zoo, SaysWhyAModelDoesNotFitTheData) {
                  "is 1x8x8)");
   }
   EXPECT_THROW(find_model("mlp")->make({1, 28, 28}, 0), std::invalid_argument);
+  EXPECT_THROW(find_model("resnet20")->make({3, 32, 28}, 10), std::invalid_argument);
 }
 
 TEST(Initialise, IsTheSameForTheSameSeed) {
@@ -188,6 +194,17 @@ TEST(Initialise, HasXaviersMoments) {
     EXPECT_LT(std::abs(squares / n / variance - 1), 4 * std::sqrt(2 / n)) << "layer " << e.layer;
   }
   EXPECT_EQ(layer, 4);
+}
+
+TEST(Initialise, LetsBatchNormBegin) {
+  const Network net = find_model("resnet20")->make({3, 8, 8}, 10);
+  const Vector w = initial(net, 1);
+  for (const auto& e : extents(net)) {
+    const float* v = w.data() + e.first;
+    if (e.name == "weights") continue;
+    const bool begun = std::all_of(v, v + e.count, [&](float x) { return x == (e.name == "scale"); });
+    EXPECT_TRUE(begun) << e.name << " of layer " << e.layer;
+  }
 }
 
 TEST_P(OnDevice, FollowsTheGoldenTrajectory) {
@@ -255,6 +272,92 @@ TEST_P(OnDevice, AugmentsWhatItTrainsOnNotWhatItScores) {
   EXPECT_EQ(score.correct, plain.correct);
 }
 
+Network normalised(const Shape& shape) {
+  return {"normalised",
+          shape,
+          {Conv2d{6, 3, 2, 1, false}, BatchNorm{}, Relu{}, Conv2d{6, 3, 1, 1, false}, BatchNorm{},
+           Shortcut{2}, Relu{}, Dense{10}}};
+}
+
+TEST_P(OnDevice, NormalisesWithTheWholeMinibatch) {
+  const Samples data = squares({2, 14, 14}, 75);
+  const Network net = normalised(data.shape);
+  const Vector w = initial(net, 1);
+  Vector is(host_space(), w.size()), should(host_space(), w.size());
+  const auto reference = find_device("reference")->make();
+  Model model(net, *device_, 75), truth(net, *reference, 75);
+  for (const int n : {75, 33, 2}) {
+    const Loss loss = model.gradient(w, data, numbers(0, n), is),
+               expected = truth.gradient(w, data, numbers(0, n), should);
+    EXPECT_NEAR(loss.sum / expected.sum, 1, 1e-6) << n;
+    EXPECT_LT(distance(is, should), 1e-4) << n;
+  }
+}
+
+TEST_P(OnDevice, ScoresWithTheStatisticsOfExactlyTheseWeights) {
+  const Samples data = squares({2, 14, 14}, 40);
+  const Network net = normalised(data.shape);
+  const Vector w = initial(net, 1);
+  Vector g(host_space(), w.size());
+  Model model(net, *device_, 40);
+  EXPECT_THROW(model.score(w, data, 0, 40), std::invalid_argument);
+  EXPECT_THROW(model.score(w, data, 0, 40, model.statistics()), std::invalid_argument);
+  // One minibatch knows its own moments.
+  Statistics known = model.statistics();
+  model.observe(w, data, numbers(0, 40), known);
+  const Loss trained = model.gradient(w, data, numbers(0, 40), g), score = model.score(w, data, 0, 40, known);
+  EXPECT_NEAR(score.sum / trained.sum, 1, 1e-6);
+  EXPECT_EQ(score.correct, trained.correct);
+  // How the scored samples are cut changes nothing.
+  for (const int batch : {1, 7, 16}) {
+    Model other(net, *device_, batch);
+    const Loss loss = other.score(w, data, 0, 40, known);
+    EXPECT_NEAR(loss.sum / trained.sum, 1, 1e-6) << batch;
+    EXPECT_EQ(loss.correct, trained.correct) << batch;
+  }
+  // Other weights have other statistics.
+  Vector moved(host_space(), w.size());
+  copy(w, moved);
+  scale(3, moved.view().part(0, 108));  // the first convolution, which batch norm undoes
+  Statistics of_moved = model.statistics();
+  model.observe(moved, data, numbers(0, 40), of_moved);
+  EXPECT_NEAR(model.score(moved, data, 0, 40, of_moved).sum / trained.sum, 1, 1e-4);
+  EXPECT_GT(std::abs(model.score(moved, data, 0, 40, known).sum / trained.sum - 1), 1e-2);
+}
+
+// What reaches the first batch norm does not depend on how it is cut; the short minibatch counts by its size.
+TEST_P(OnDevice, AddsUpStatisticsOverMinibatches) {
+  const Samples data = squares({2, 14, 14}, 40);
+  const Network net{"first", data.shape, {Conv2d{5, 3}, BatchNorm{}, Sigmoid{}, Dense{10}}};
+  const Vector w = initial(net, 1);
+  Vector g(host_space(), w.size());
+  Model small(net, *device_, 12), whole(net, *device_, 40);
+  Statistics known = small.statistics();
+  for (std::uint32_t first = 0; first < 40; first += 12)
+    small.observe(w, data, numbers(first, std::min(12u, 40 - first)), known);
+  EXPECT_EQ(known[0], 40);
+  const Loss expected = whole.gradient(w, data, numbers(0, 40), g);
+  EXPECT_NEAR(small.score(w, data, 0, 40, known).sum / expected.sum, 1, 1e-6);
+}
+
+TEST_P(OnDevice, LearnsWithBatchNorm) {
+  const Samples data = squares({3, 14, 14}, 160), others = squares({3, 14, 14}, 80, 2);
+  const Network net = normalised(data.shape);
+  Model model(net, *device_, 20);
+  Vector w = initial(net, 1), g(host_space(), w.size());
+  OptimizerSettings settings;
+  settings.rule = OptimizerSettings::Rule::momentum;
+  settings.learning_rate = 0.05;
+  Optimizer optimizer(settings, host_space(), w.size());
+  for (int t = 0; t < 64; ++t) {
+    model.gradient(w, data, numbers(std::uint32_t(t % 8 * 20), 20), g);
+    optimizer.step(w, g, 1.0 / 20, t * 20);
+  }
+  Statistics known = model.statistics();
+  for (std::uint32_t first = 0; first < 160; first += 20) model.observe(w, data, numbers(first, 20), known);
+  EXPECT_GT(model.score(w, others, 0, 80, known).correct, 60);
+}
+
 TEST_P(OnDevice, GivesZeroForNoSamples) {
   const Samples data = squares({1, 10, 10}, 2);
   const Network net = find_model("softmax")->make(data.shape, data.classes);
@@ -293,9 +396,9 @@ TEST_P(OnDevice, StepAllocatesNothing) {
   GTEST_SKIP() << "the address sanitizer has its own allocator";
 #else
   const Samples data = squares({1, 28, 28}, 80);
-  for (const char* name : {"lenet", "dnn"}) {
-    SCOPED_TRACE(name);
-    const Network net = find_model(name)->make(data.shape, data.classes);
+  for (const Network& net : {find_model("lenet")->make(data.shape, data.classes),
+                             find_model("dnn")->make(data.shape, data.classes), normalised(data.shape)}) {
+    SCOPED_TRACE(net.name);
     Model model(net, *device_, 40);
     Vector w = initial(net, 1), g(host_space(), w.size());
     OptimizerSettings settings;
@@ -303,11 +406,13 @@ TEST_P(OnDevice, StepAllocatesNothing) {
     Optimizer optimizer(settings, host_space(), w.size());
     const auto ids = numbers(0, 40);
     // Two pieces where the device cuts, the last of them short; a short minibatch; an evaluation.
+    Statistics known = model.statistics();
     const auto step = [&] {
+      model.observe(w, data, ids, known);
       model.gradient(w, data, ids, g);
       optimizer.step(w, g, 1.0 / 40, 0);
       model.gradient(w, data, {ids.data(), 3}, g);
-      model.score(w, data, 0, 41);
+      model.score(w, data, 0, 41, known);
     };
     step();  // oneDNN finishes some things at the first call
     ours = onednns = onednn_bytes = 0;
@@ -322,7 +427,7 @@ TEST_P(OnDevice, StepAllocatesNothing) {
     if (std::none_of(lines.begin(), lines.end(), gemm)) {
       EXPECT_LE(onednn_bytes, 1024 * onednns);
     }
-    RecordProperty(std::string(name) + "_bytes_within_onednn", int(onednn_bytes));
+    RecordProperty(net.name + "_bytes_within_onednn", int(onednn_bytes));
     void* volatile probe = nullptr;
     counting = true;
     probe = ::operator new(8);
