@@ -274,6 +274,27 @@ class Run {
         staleness_.push_back({std::int32_t(world_->rank() - world_->workers()), std::int64_t(tau), count});
   }
 
+  // Batch norm's statistics of the weights w_, the same samples for every snapshot, minibatches shared by all
+  // ranks. Empty for models without.
+  Statistics statistics() {
+    Statistics known = model_->statistics();
+    if (known.empty()) return known;
+    std::vector<std::uint32_t> ids(data_.train.count);
+    std::iota(ids.begin(), ids.end(), 0);
+    shuffled(config_.seed(), 0, ids);
+    ids.resize(std::min(ids.size(), std::size_t(config_.settings.integer("statistics_samples"))));
+    const std::size_t minibatch = config_.minibatch(), ranks = world_->size(), rank = world_->rank(),
+                      minibatches = (ids.size() + minibatch - 1) / minibatch;
+    for (std::size_t m = minibatches * rank / ranks; m < minibatches * (rank + 1) / ranks; ++m) {
+      const std::size_t first = m * minibatch;
+      model_->observe(w_, data_.train, std::span(ids).subspan(first, std::min(minibatch, ids.size() - first)),
+                      known);
+      reporter_.tell(std::int64_t(scored_.size()), seconds(), 0);
+    }
+    world_->sum(known);
+    return known;
+  }
+
   // All ranks score every snapshot together, each on its part of the test set; counts are exact.
   void score(const ShardRange& own) {
     reporter_.phase("score");
@@ -291,10 +312,11 @@ class Run {
         if (rank == 0) snapshots_->get(i, w_);
         world_->broadcast(w_.data(), n_ * sizeof(float), 0);
       }
+      const Statistics known = statistics();
       Loss own_part;
       for (std::size_t first = test * rank / size, last = test * (rank + 1) / size; first < last;
            first += score_portion) {
-        const Loss part = model_->score(w_, data_.test, first, std::min(first + score_portion, last));
+        const Loss part = model_->score(w_, data_.test, first, std::min(first + score_portion, last), known);
         own_part.sum += part.sum;
         own_part.correct += part.correct;
         reporter_.tell(std::int64_t(i), seconds(), 0);

@@ -58,6 +58,10 @@ const std::vector<RunKey>& run_keys() {
       integer("samples", 60000, 1, 1e12, "budget: training samples that all workers together use"),
       integer("seed", 1, 0, any, "decides first weights and order of samples; repeat runs with several"),
       integer(
+          "statistics_samples", 2048, 1, 1e8,
+          "training samples, drawn by the seed, over which batch norm's mean and variance are found anew for "
+          "every snapshot before it is scored; at most all of them, in minibatches of the run's size"),
+      integer(
           "snapshots", 10, 0, 1000,
           "copies of the model, spread evenly over the budget, whose test accuracy is found after the run; "
           "one of the start and one of the end come on top"),
@@ -147,6 +151,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.policy) return false;
   if (key.name == "normalise")
     return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
+  if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
   if (key.name == "optimizer.momentum") return is("optimizer.rule", {"momentum", "nesterov"});

@@ -80,7 +80,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"workers = [1, true]\n[strategy.sync]",
                 "x.toml:1:15: workers: expected an integer, got true (allowed: integers from 1 to 4096)"},
         Mistake{"model = 3\n[strategy.sync]",
-                "x.toml:1:9: model: expected text, got 3 (allowed: softmax, mlp, dnn, lenet, cifar_quick)"},
+                "x.toml:1:9: model: expected text, got 3 (allowed: softmax, mlp, dnn, lenet, cifar_quick, resnet20)"},
         Mistake{
             "[strategy.downpour]\noverlap = 1",
             "x.toml:2:11: strategy.downpour.overlap: expected true or false, got 1 (allowed: true, false)"},
@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:2:8: optimizer.rule: unknown value \"adagard\", did you mean adagrad? (allowed: sgd, "
                 "momentum, nesterov, adagrad)"},
         Mistake{"model = 'vgg'\n[strategy.sync]",
-                "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick)"},
+                "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick, resnet20)"},
         Mistake{"engine = 'simgrid'\n[strategy.sync]",
                 "x.toml:1:10: engine: unknown value \"simgrid\" (allowed: mpi)"},
         Mistake{
@@ -584,6 +584,7 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
       {"model", {{}, {"model=mlp"}}},
       {"normalise", {{}, {"normalise=channel"}}},
       {"augment", {{}, {"augment=crop_flip"}}},
+      {"statistics_samples", {{"model=resnet20"}, {"statistics_samples=1024"}}},
       {"workers", {{}, {"workers=2"}}},
       {"servers", {{}, {"servers=2"}}},
       {"minibatch", {{}, {"minibatch=33"}}},

@@ -48,6 +48,30 @@ def cifar_quick():
         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10))
 
 
+class Residual(nn.Module):
+    """Two convolutions and a shortcut of option A: every second pixel, missing channels zero."""
+
+    def __init__(self, channels, filters):
+        super().__init__()
+        self.stride, self.missing = filters // channels, filters - channels
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, self.stride, 1, bias=False), nn.BatchNorm2d(filters), relu(),
+            nn.Conv2d(filters, filters, 3, 1, 1, bias=False), nn.BatchNorm2d(filters))
+
+    def forward(self, x):
+        earlier = x
+        if self.missing:
+            earlier = nn.functional.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, self.missing))
+        return torch.relu_(self.branch(x) + earlier)
+
+
+def resnet20():
+    widths = [16] * 4 + [32] * 3 + [64] * 3
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), relu(), *map(Residual, widths, widths[1:]),
+        nn.AvgPool2d(8), nn.Flatten(), nn.Linear(64, 10))
+
+
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 1024), relu(), nn.Linear(1024, 1024), relu(), nn.Linear(1024, 10))
 
@@ -58,13 +82,13 @@ def dnn():
         nn.Linear(500, 2000), nn.Sigmoid(), nn.Linear(2000, 10))
 
 
-MODELS = {"lenet": lenet, "mlp": mlp, "dnn": dnn, "cifar_quick": cifar_quick}
-SHAPES = {"cifar_quick": (3, 32, 32)}
+MODELS = {"lenet": lenet, "mlp": mlp, "dnn": dnn, "cifar_quick": cifar_quick, "resnet20": resnet20}
+SHAPES = {"cifar_quick": (3, 32, 32), "resnet20": (3, 32, 32)}
 
 
 def variants(kind, model):
     """What PyTorch leaves to its user, every combination; the driver goes on with the best."""
-    images = model in ("lenet", "cifar_quick")
+    images = model in ("lenet", "cifar_quick", "resnet20")
     axes = [("channels-last", "contiguous") if images else ("contiguous",), ("foreach", "no foreach")]
     if kind != "one":
         axes.append(("bound", "not bound"))

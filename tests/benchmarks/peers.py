@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "plots"))
 import results  # noqa: E402
 
-MODELS = ("lenet", "mlp", "dnn", "cifar_quick")
-SHAPES = {"cifar_quick": "3x32x32"}
+MODELS = ("lenet", "mlp", "dnn", "cifar_quick", "resnet20")
+SHAPES = {"cifar_quick": "3x32x32", "resnet20": "3x32x32"}
 MINIBATCHES = (32, 128, 256)
 KINDS = ("one", "sync", "averaging")
 FINALISTS = 3  # variants of PyTorch that are measured in every pair; all are in a trial before
