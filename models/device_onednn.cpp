@@ -236,6 +236,13 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
     steps_ = b > first ? &backward_ : &input_gradient_;
     skipping[place] = dy;
     dy = b->data(dy);
+    // What a shortcut keeps must not be changed by who comes next.
+    const bool joined = std::any_of(done.begin(), done.end(),
+                                    [&](const Backward& d) { return d.skip && d.earlier == place; });
+    if (b->skip && (joined || (place > 0 && b[-1].activation))) {
+      dy = make(b->y.get_desc());
+      reorder(skipping[place], dy);
+    }
   }
   dx_ = as(meet(dy, 0), x_.get_desc());
 
@@ -482,7 +489,7 @@ OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm
           [=](const memory&) { return dx; }};
 }
 
-// Its gradient goes two ways: on, as a copy where the next layer may change it in place, and by `skip`.
+// Its gradient goes two ways: on, and by `skip`.
 OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape& from, const memory& input,
                                                const memory& earlier_input,
                                                const std::optional<Activation>& a) {
@@ -504,11 +511,7 @@ OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape
   return {y,
           a,
           {},
-          [=, this](const memory& dy) {
-            const memory copy = make(images);
-            reorder(dy, copy);
-            return copy;
-          },
+          [](const memory& dy) { return dy; },
           0,
           [=, this](const memory& dy, const memory& there) {
             const memory sum = as(there, before);

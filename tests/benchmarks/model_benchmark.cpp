@@ -215,7 +215,7 @@ std::vector<Part> parts(const Network& net) {
     Network part{"", layers[k].in, {}};
     if (const auto* l = std::get_if<Shortcut>(&layers[k].spec)) {
       const auto begin = layers.begin() + std::ptrdiff_t(k) - l->back;
-      part = {"block", begin->in, {}};
+      part = {"block to", begin->in, {}};
       for (auto to = begin; to <= layers.begin() + std::ptrdiff_t(k); ++to) part.layers.push_back(to->spec);
       part.name += fmt::format(" {}", to_string(layers[k].out));
       parts.push_back({part, l->back == int(k)});
