@@ -522,12 +522,45 @@ class SmallSweep(Case, RecordChecks):
         self.assertEqual(10, len(re.findall(r"^\w+-[12]w-seed1-[0-9a-f]{12} ", done.stdout, re.M)))
         self.assertRegex(done.stdout, "10 runs, about .*; results would go to " + self.out)
         self.assertFalse(os.path.exists(self.out))
-        for what, expected in {"strategies": STRATEGIES, "models": ["softmax", "mlp", "dnn", "lenet"], "devices": ["reference"],
+        for what, expected in {"strategies": STRATEGIES, "models": ["softmax", "mlp", "dnn", "lenet", "cifar_quick", "resnet20"], "devices": ["reference"],
                                "datasets": ["mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", "synthetic"],
                                "experiments": ["quickstart", *STRATEGIES], "keys": ["workers", "optimizer.learning_rate"]}.items():
             listing = dsgd("list", what).stdout
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)
+
+
+class BatchNorm(Case):
+    TEXT = """
+dataset = "synthetic"
+model = "resnet20"
+synthetic.shape = "3x8x8"
+synthetic.train = 256
+synthetic.test = 101
+minibatch = 16
+snapshots = 0
+samples = 1280
+optimizer.learning_rate = 0.02
+"""
+
+    def test_every_strategy_learns(self):
+        dsgd("sweep", self.experiment(self.TEXT + "workers = 2\n" + "".join(f"[strategy.{s}]\n" for s in STRATEGIES)), "-o", self.out)
+        made = records(self.out)
+        self.assertEqual(len(STRATEGIES), len(made))
+        for name, r in made.items():
+            with self.subTest(name):
+                self.assertEqual("ok", r["outcome"])
+                first, last = r.tables["snapshots"][[0, -1]]
+                self.assertLess(first["test_correct"], 50)
+                self.assertGreater(last["test_correct"], 90)
+
+    def test_statistics_change_the_score_alone(self):
+        dsgd("sweep", self.experiment(self.TEXT + "statistics_samples = [20, 40, 256, 1000]\n[strategy.sync]\n"), "-o", self.out)
+        made = sorted(records(self.out).values(), key=lambda r: r.config["statistics_samples"])
+        self.assertEqual(1, len({r.result["weights_sha256"] for r in made}))
+        losses = [r.tables["snapshots"]["test_loss"][-1] for r in made]
+        self.assertEqual(3, len(set(losses[:3])))
+        self.assertEqual(losses[2], losses[3])  # there are no more samples
 
 
 class StaleResults(Case):
