@@ -63,7 +63,7 @@ struct ChwnNorm {
   };
   // Finds mean and variance unless they are given. Lanes from n on get finite numbers.
   void forward(const float* x, int n, bool given, const Channels& c, float* y) const;
-  // dy at the output after ReLU; its lanes from n on are not read, those of dx are zero.
+  // dy at the output after ReLU; its lanes from n on do not matter, those of dx are zero. dx may be dy.
   void backward(const float* x, const float* dy, int n, const Channels& c, float* dx, float* dscale,
                 float* dshift) const;
 };

@@ -126,7 +126,7 @@ class OnednnPlan final : public Plan {
                             const memory& x, const std::optional<Activation>& a);
   Backward chwn_pooling(const PlacedLayer& p, bool max, int size, int stride, const memory& x,
                         const std::optional<Activation>& a);
-  Backward chwn_norm(const PlacedLayer& p, const BatchNorm& l, const memory& x,
+  Backward chwn_norm(const PlacedLayer& p, const BatchNorm& l, bool kept, const memory& x,
                      const std::optional<Activation>& a);
   Backward chwn_shortcut(const PlacedLayer& p, const Shape& earlier_shape, const memory& x,
                          const memory& earlier, const std::optional<Activation>& a);
@@ -201,7 +201,10 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
       done.push_back(own_kernels(batch_) ? chwn_convolution(p, *l, pool, out, x, next)
                                          : convolution(p, *l, x, next));
     }
-    if (const auto* l = std::get_if<BatchNorm>(&p.spec)) done.push_back(chwn_norm(p, *l, x, next));
+    if (const auto* l = std::get_if<BatchNorm>(&p.spec)) {
+      const bool kept = k + 1 < layers.size() && std::get_if<Shortcut>(&layers[k + 1].spec);
+      done.push_back(chwn_norm(p, *l, kept, x, next));
+    }
     if (shortcut) {
       done.push_back(chwn_shortcut(p, layers[earlier].in, x, inputs[earlier].first, next));
       done.back().earlier = inputs[earlier].second;
@@ -462,14 +465,16 @@ OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, in
           }};
 }
 
-// One pass over each channel after the other, which stays in cache from its moments to its output.
-OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm& l, const memory& input,
-                                           const std::optional<Activation>& a) {
+// One pass over each channel after the other, which stays in cache from its moments to its output. The
+// gradient is changed in place unless it is `kept` for a shortcut.
+OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm& l, bool kept,
+                                           const memory& input, const std::optional<Activation>& a) {
   const bool relu = is_relu(a);
   const ChwnNorm k{p.in.channels, p.in.height * p.in.width, batch_, l.epsilon, relu};
   const auto per_channel = plain({1, p.in.channels});
   const std::size_t first = p.first, second = p.first + p.weights;
-  const memory x = as(input, innermost(dims(p.in))), y = make(x.get_desc()), dx = make(x.get_desc());
+  const memory x = as(input, innermost(dims(p.in))), y = make(x.get_desc());
+  const memory apart = kept ? make(x.get_desc()) : memory();
   const memory scale = bind(weights_, per_channel, first), shift = bind(weights_, per_channel, second);
   const auto channels = [=, this, channel = normalised_] {
     return ChwnNorm::Channels{&moments_.mean[channel], &moments_.variance[channel], data(scale), data(shift)};
@@ -480,13 +485,13 @@ OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm
   if (a && !relu) elementwise(*a, y, y);
   return {y, relu ? std::nullopt : a,
           [=, this](const memory& dy) {
-            const memory dscale = bind(gradients_, per_channel, first),
+            const memory dx = kept ? apart : dy, dscale = bind(gradients_, per_channel, first),
                          dshift = bind(gradients_, per_channel, second);
             steps_->push_back([=, this] {
               k.backward(data(x), data(dy), n_, channels(), data(dx), data(dscale), data(dshift));
             });
           },
-          [=](const memory&) { return dx; }};
+          [=](const memory& dy) { return kept ? apart : dy; }};
 }
 
 // Its gradient goes two ways: on, and by `skip`.
