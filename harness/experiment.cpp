@@ -458,6 +458,11 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
           fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
                       made.train, run.workers(), run.workers()));
 
+  const DeviceEntry& device = run.device();
+  if (const std::string reason = device.unavailable(run.precision()); !reason.empty())
+    fault({"precision", "device"},
+          fmt::format("not with device {}: {} (allowed: fp32)", device.name, reason));
+
   const Shape shape = synthetic ? made.shape : dataset.shape;
   const int classes = synthetic ? made.classes : dataset.classes;
   if (run.augmentation().crop_flip && std::min(shape.height, shape.width) <= crop_margin)

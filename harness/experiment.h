@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "datasets/gather.h"
+#include "models/device.h"
 #include "models/optimizer.h"
 #include "strategies/parameter.h"
 #include "strategies/strategy.h"
@@ -23,8 +24,10 @@ const std::vector<RunKey>& run_keys();
 // cannot matter (servers without a parameter server, momentum for plain SGD) has its default.
 struct RunConfig {
   const StrategyEntry* strategy = nullptr;
-  Settings settings;           // run_keys()
-  Settings strategy_settings;  // the strategy's own parameters
+  Settings settings;                  // run_keys()
+  Settings strategy_settings;         // the strategy's own parameters
+  const DeviceEntry& device() const;  // auto: the fastest usable here
+  Precision precision() const;
   int workers() const;
   int servers() const;  // 0 for strategies without a rule
   int ranks() const { return workers() + servers(); }

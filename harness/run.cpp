@@ -119,7 +119,7 @@ class Run {
     data_ = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
     if (config.normalised()) normalise(data_);
     network_ = find_model(config.settings.text("model"))->make(data_.train.shape, data_.train.classes);
-    device_ = find_device(config.settings.text("device"))->make();
+    device_ = config.device().make(config.precision());
     model_.emplace(network_, *device_, config.minibatch());
     n_ = parameters(network_);
     w_ = Vector(device_->space(), n_);

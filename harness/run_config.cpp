@@ -50,6 +50,10 @@ const std::vector<RunKey>& run_keys() {
            {"none", "crop_flip"}),
       text("device", "auto", "who computes gradients (dsgd list devices); auto: the fastest usable here",
            names_of(all_devices(), {"auto"})),
+      text("precision", "fp32",
+           "what dense layers compute with; bf16: bfloat16 products, where the processor has them; weights, "
+           "gradients, sums and all other layers stay float32",
+           {"fp32", "bf16"}),
       text("engine", "mpi", "what carries messages: mpi is real processes and real time", {"mpi"}),
       integer("workers", 1, 1, 4096, "processes that compute gradients"),
       integer("servers", 1, 1, 1024,
@@ -137,6 +141,14 @@ bool RunConfig::normalised() const {
   return how == "auto" ? known_dataset(settings.text("dataset")).normalise : how == "channel";
 }
 
+const DeviceEntry& RunConfig::device() const {
+  if (const DeviceEntry* named = find_device(settings.text("device"))) return *named;
+  const auto usable = [](const DeviceEntry& d) { return d.unavailable().empty(); };
+  // The table goes from the specification, which is always there, to the fastest.
+  return *std::find_if(all_devices().rbegin(), all_devices().rend(), usable);
+}
+Precision RunConfig::precision() const { return dsgd::precision(settings.text("precision")); }
+
 Augmentation RunConfig::augmentation() const {
   return {.crop_flip = settings.text("augment") == "crop_flip", .seed = seed()};
 }
@@ -152,6 +164,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "normalise")
     return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
   if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
+  if (key.name == "precision") return !is("precision", {"fp32"});
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
   if (key.name == "optimizer.momentum") return is("optimizer.rule", {"momentum", "nesterov"});
@@ -160,17 +173,6 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name.starts_with("optimizer.schedule_")) return is("optimizer.schedule", {"step", "warmup"});
   if (key.name.starts_with("synthetic.")) return is("dataset", {"synthetic"});
   return true;
-}
-
-// The table goes from the specification to the fastest.
-const std::string& best_device() {
-  static const std::string best = [] {
-    std::string name;
-    for (const DeviceEntry& device : all_devices())
-      if (device.unavailable().empty()) name = device.name;
-    return name;
-  }();
-  return best;
 }
 
 std::string line(const std::string& key, const Value& value) {
@@ -185,7 +187,7 @@ void RunConfig::normalise() {
   settings.set("normalise", normalised() ? "channel" : "none");
   settings.set("data_order", data_order());
   settings.set("synthetic.shape", to_string(synthetic().shape));
-  if (settings.text("device") == "auto") settings.set("device", best_device());
+  settings.set("device", device().name);
 }
 
 std::string RunConfig::canonical() const {

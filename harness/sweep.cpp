@@ -140,7 +140,8 @@ class Estimate {
   double seconds(const RunConfig& config) {
     Samples samples = sample_shape(config);
     const std::string key = config.settings.text("model") + to_string(samples.shape) +
-                            config.settings.text("device") + std::to_string(config.minibatch());
+                            config.settings.text("device") + config.settings.text("precision") +
+                            std::to_string(config.minibatch());
     const auto [at, fresh] = gradient_.try_emplace(key, 0);
     if (fresh) at->second = measure(config, samples);
     const int parallel = std::min(config.workers(), int(std::thread::hardware_concurrency()));
@@ -159,7 +160,7 @@ class Estimate {
     return s;
   }
   static double measure(const RunConfig& config, const Samples& samples) {
-    const auto device = find_device(config.settings.text("device"))->make();
+    const auto device = config.device().make(config.precision());
     const Network net = find_model(config.settings.text("model"))->make(samples.shape, samples.classes);
     Model model(net, *device, config.minibatch());
     Vector w(device->space(), parameters(net)), g(device->space(), parameters(net));

@@ -46,20 +46,29 @@ Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int 
   return loss;
 }
 
-std::unique_ptr<Device> make_reference();
+Precision precision(const std::string& name) {
+  if (name == "fp32") return Precision::fp32;
+  if (name == "bf16") return Precision::bf16;
+  throw std::invalid_argument("unknown precision " + name + " (allowed: fp32, bf16)");
+}
+
+std::unique_ptr<Device> make_reference(Precision);
+std::string reference_unavailable(Precision p) {
+  return p == Precision::fp32 ? "" : "it is the specification, in double precision";
+}
 #ifdef DSGD_HAVE_ONEDNN
-std::unique_ptr<Device> make_onednn();
-std::string onednn_unavailable() { return ""; }
+std::unique_ptr<Device> make_onednn(Precision);
+std::string onednn_unavailable(Precision);
 #else
-std::unique_ptr<Device> make_onednn() { return nullptr; }
-std::string onednn_unavailable() {
+std::unique_ptr<Device> make_onednn(Precision) { return nullptr; }
+std::string onednn_unavailable(Precision) {
   return "built without oneDNN 2; install it (Debian: apt install libdnnl-dev) and build again";
 }
 #endif
 
 const std::vector<DeviceEntry>& all_devices() {
   static const std::vector<DeviceEntry> devices{
-      {"reference", "plain loops, the specification", [] { return std::string(); }, make_reference},
+      {"reference", "plain loops, the specification", reference_unavailable, make_reference},
       {"onednn", "the host's processor by oneDNN, one thread", onednn_unavailable, make_onednn},
   };
   return devices;

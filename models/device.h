@@ -68,10 +68,18 @@ class Device {
 Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
                            float* dlogits);
 
+// What dense layers compute with. Vectors and sums are float32 in any case: fp32 is float32 throughout, bf16
+// takes activations, their gradients and a copy of the weights in bfloat16.
+enum class Precision { fp32, bf16 };
+Precision precision(const std::string& name);  // throws std::invalid_argument
+
 struct DeviceEntry {
   std::string name, summary;
-  std::string (*unavailable)();  // empty when it can be used here, else the reason and what to do
-  std::unique_ptr<Device> (*make)();
+  std::string (*why_not)(Precision);
+  std::unique_ptr<Device> (*create)(Precision);
+  // Empty when it can be used here, else the reason and what to do.
+  std::string unavailable(Precision p = Precision::fp32) const { return why_not(p); }
+  std::unique_ptr<Device> make(Precision p = Precision::fp32) const { return create(p); }
 };
 const std::vector<DeviceEntry>& all_devices();            // from the specification to the fastest
 const DeviceEntry* find_device(const std::string& name);  // nullptr when unknown

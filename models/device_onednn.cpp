@@ -96,7 +96,7 @@ bool own_kernels(int batch) { return batch % 16 == 0; }
 // call.
 class OnednnPlan final : public Plan {
  public:
-  OnednnPlan(const Network& net, int batch, const dnnl::engine& engine);
+  OnednnPlan(const Network& net, int batch, Precision precision, const dnnl::engine& engine);
   const float* forward(ConstVec w, const float* x, int n, const Moments* given) override;
   void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx) override;
   std::vector<std::string> implementations() const override { return implementations_; }
@@ -149,6 +149,7 @@ class OnednnPlan final : public Plan {
   }
   Dims dims(const Shape& s) const { return {batch_, s.channels, s.height, s.width}; }
 
+  Precision precision_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   Steps forward_, backward_, input_gradient_;  // the last only when the caller wants dx
@@ -162,8 +163,8 @@ class OnednnPlan final : public Plan {
   std::vector<std::string> implementations_;
 };
 
-OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine)
-    : Plan(net, batch), engine_(engine), stream_(engine) {
+OnednnPlan::OnednnPlan(const Network& net, int batch, Precision precision, const dnnl::engine& engine)
+    : Plan(net, batch), precision_(precision), engine_(engine), stream_(engine) {
   const auto layers = relu_after_pool(place(net));
   x_ = make(plain(dims(net.input)));
   const auto begins = shortcut_begins(layers);
@@ -195,7 +196,9 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, const dnnl::engine& engine
     const bool chwn = own_kernels(batch_) && x.get_desc() == innermost(dims(p.in));
     if (std::get_if<Dense>(&p.spec)) {
       const DenseProducts own{int(p.in.size()), p.out.channels, batch_, is_relu(next)};
-      done.push_back(own_kernels(batch_) && own.faster() ? own_dense(p, own, x, next) : dense(p, x, next));
+      const bool whole = precision_ == Precision::fp32;
+      done.push_back(whole && own_kernels(batch_) && own.faster() ? own_dense(p, own, x, next)
+                                                                  : dense(p, x, next));
     }
     if (const auto* l = std::get_if<Conv2d>(&p.spec)) {
       done.push_back(own_kernels(batch_) ? chwn_convolution(p, *l, pool, out, x, next)
@@ -281,36 +284,44 @@ void OnednnPlan::backward(ConstVec, const float* dlogits, int n, Vec g, float* d
   std::memcpy(dx, dx_.get_data_handle(), n * (dx_.get_desc().get_size() / batch_));
 }
 
-// Products with the flat vector's own matrices, {units, inputs}. oneDNN's inner product gains less by blocked
-// weights than their reorders cost, and with plain ones it allocates at every call.
+// Products with the flat vector's own matrices, {units, inputs}, or with a copy of them in bfloat16. oneDNN's
+// inner product gains less by blocked weights than their reorders cost, and with plain ones it allocates at
+// every call.
 OnednnPlan::Backward OnednnPlan::dense(const PlacedLayer& p, const memory& input,
                                        const std::optional<Activation>& a) {
   using dnnl::matmul;
   const memory::dim rows = batch_, inputs = memory::dim(p.in.size()), units = p.out.channels;
-  const auto xd = plain({rows, inputs}), yd = plain({rows, units}), wd = plain({units, inputs});
-  const auto transposed = [](const memory::desc& d) { return floats({d.dims()[1], d.dims()[0]}, Tag::ba); };
-  const matmul::primitive_desc f({xd, transposed(wd), plain({1, units}), yd}, attributes(a), engine_);
-  const matmul::primitive_desc g({transposed(yd), xd, wd}, attributes(), engine_);
+  const auto type = precision_ == Precision::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+  const auto matrix = [&](memory::dim m, memory::dim n, Tag tag = Tag::ab) {
+    return memory::desc({m, n}, type, tag);
+  };
+  const auto canonical = plain({units, inputs}), bd = plain({1, units});
+  const auto xd = matrix(rows, inputs), yd = matrix(rows, units), wd = matrix(units, inputs);
+  const matmul::primitive_desc f({xd, matrix(inputs, units, Tag::ba), bd, yd}, attributes(a), engine_);
+  const matmul::primitive_desc g({matrix(units, rows, Tag::ba), xd, canonical}, attributes(), engine_);
   const matmul::primitive_desc d({yd, wd, xd}, attributes(), engine_);
   report(f.impl_info_str(), g.impl_info_str(), d.impl_info_str());
   const memory x = as(input, xd), y = make(yd);
   const std::size_t first = p.first, bias = p.first + p.weights;
+  const memory copied = as(bind(weights_, canonical, first), wd);
+  const auto weights = [=, this](const memory::desc& as_desc) {
+    return wd == canonical ? bind(weights_, as_desc, first) : alias(copied, as_desc);
+  };
   emit<matmul>(f, {{DNNL_ARG_SRC, x},
-                   {DNNL_ARG_WEIGHTS, bind(weights_, f.weights_desc(), first)},
-                   {DNNL_ARG_BIAS, bind(weights_, plain({1, units}), bias)},
+                   {DNNL_ARG_WEIGHTS, weights(f.weights_desc())},
+                   {DNNL_ARG_BIAS, bind(weights_, bd, bias)},
                    {DNNL_ARG_DST, y}});
   return {y, a,
           [=, this](const memory& dy) {
             emit<matmul>(g, {{DNNL_ARG_SRC, alias(dy, g.src_desc())},
                              {DNNL_ARG_WEIGHTS, x},
-                             {DNNL_ARG_DST, bind(gradients_, wd, first)}});
-            const memory db = bind(gradients_, plain({1, units}), bias);
-            steps_->push_back([=] { sum_rows(data(dy), rows, units, data(db)); });
+                             {DNNL_ARG_DST, bind(gradients_, canonical, first)}});
+            const memory db = bind(gradients_, bd, bias), whole = as(dy, plain({rows, units}));
+            steps_->push_back([=] { sum_rows(data(whole), rows, units, data(db)); });
           },
           [=, this](const memory& dy) {
             const memory dx = make(xd);
-            emit<matmul>(
-                d, {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, bind(weights_, wd, first)}, {DNNL_ARG_DST, dx}});
+            emit<matmul>(d, {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, weights(wd)}, {DNNL_ARG_DST, dx}});
             return dx;
           }};
 }
@@ -630,12 +641,13 @@ memory OnednnPlan::bind_bias(std::vector<Bound>& to, const PlacedLayer& p) {
 
 class OnednnDevice final : public Device {
  public:
+  explicit OnednnDevice(Precision precision) : precision_(precision) {}
   const Space& space() const override { return host_space(); }
   std::unique_ptr<Plan> plan(const Network& net, int batch) override {
     omp_set_num_threads(1);  // a rank is one thread; oneDNN plans for as many as there are at this moment
     // Where less than one half of the lanes is empty, and for layers that have only our own kernels.
     if (batch > 8 || has<BatchNorm>(net) || has<Shortcut>(net)) batch = (batch + 15) / 16 * 16;
-    return std::make_unique<OnednnPlan>(net, batch, engine_);
+    return std::make_unique<OnednnPlan>(net, batch, precision_, engine_);
   }
   // Some tens of images overflow the second-level cache; matrices are the better the larger. Batch norm needs
   // all samples at once.
@@ -654,11 +666,17 @@ class OnednnDevice final : public Device {
                        [](const LayerSpec& l) { return std::get_if<Layer>(&l) != nullptr; });
   }
   static bool images(const Network& net) { return has<Conv2d>(net); }
+  Precision precision_;
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
 };
 
 }  // namespace
 
-std::unique_ptr<Device> make_onednn() { return std::make_unique<OnednnDevice>(); }
+std::string onednn_unavailable(Precision p) {
+  const auto needed = unsigned(dnnl::cpu_isa::avx512_core_bf16);
+  if (p == Precision::fp32 || (unsigned(dnnl::get_effective_cpu_isa()) & needed) == needed) return "";
+  return "this processor has no bfloat16 instructions (AVX512_BF16)";
+}
+std::unique_ptr<Device> make_onednn(Precision p) { return std::make_unique<OnednnDevice>(p); }
 
 }  // namespace dsgd

@@ -290,6 +290,6 @@ class ReferenceDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_reference() { return std::make_unique<ReferenceDevice>(); }
+std::unique_ptr<Device> make_reference(Precision) { return std::make_unique<ReferenceDevice>(); }
 
 }  // namespace dsgd

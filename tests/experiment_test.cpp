@@ -80,7 +80,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"workers = [1, true]\n[strategy.sync]",
                 "x.toml:1:15: workers: expected an integer, got true (allowed: integers from 1 to 4096)"},
         Mistake{"model = 3\n[strategy.sync]",
-                "x.toml:1:9: model: expected text, got 3 (allowed: softmax, mlp, dnn, lenet, cifar_quick, resnet20)"},
+                "x.toml:1:9: model: expected text, got 3 (allowed: softmax, mlp, dnn, lenet, cifar_quick, "
+                "resnet20)"},
         Mistake{
             "[strategy.downpour]\noverlap = 1",
             "x.toml:2:11: strategy.downpour.overlap: expected true or false, got 1 (allowed: true, false)"},
@@ -125,7 +126,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:2:8: optimizer.rule: unknown value \"adagard\", did you mean adagrad? (allowed: sgd, "
                 "momentum, nesterov, adagrad)"},
         Mistake{"model = 'vgg'\n[strategy.sync]",
-                "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick, resnet20)"},
+                "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick, "
+                "resnet20)"},
         Mistake{"engine = 'simgrid'\n[strategy.sync]",
                 "x.toml:1:10: engine: unknown value \"simgrid\" (allowed: mpi)"},
         Mistake{
@@ -227,7 +229,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{
             "dataset = 'synthetic'\nsynthetic.shape = '1x4x4'\n[strategy.sync]",
             "x.toml:2:19: synthetic.shape: lenet does not fit: layer 1, conv 5x5x20, cannot take 1x4x4 (the "
-            "network's input is 1x4x4) (allowed: softmax, mlp, dnn)"},
+            "network's input is 1x4x4) (allowed: softmax, mlp, dnn, resnet20)"},
         Mistake{"[strategy.downpour]\ndata_order = 'global'",
                 "x.toml:2:14: strategy.downpour.data_order: \"global\" needs workers in lock-step, which "
                 "downpour "
@@ -309,6 +311,18 @@ TEST(Experiment, RefusesAbsurdProducts) {
   EXPECT_EQ(problems(fmt::format("seed = [{}]\nworkers = [1, 2]\n[strategy.sync]\nminibatch = [{}]", hundred,
                                  hundred.substr(0, hundred.rfind(',')))),
             Lines{"x.toml:1:1: seed: the axes multiply to 20200 runs (allowed: up to 10000)"});
+}
+
+TEST(Experiment, PrecisionMustSuitTheDevice) {
+  EXPECT_EQ(problems("device = 'reference'\nprecision = ['fp32', 'bf16']\n[strategy.sync]"),
+            Lines{"x.toml:2:22: precision: not with device reference: it is the specification, in double "
+                  "precision (allowed: fp32)"});
+  const RunConfig plain = run_of("[strategy.sync]");
+  EXPECT_EQ(run_of("precision = 'fp32'\n[strategy.sync]").id(), plain.id());
+  if (!plain.device().unavailable(Precision::bf16).empty()) return;
+  const RunConfig half = run_of("precision = 'bf16'\n[strategy.sync]");
+  EXPECT_NE(half.id(), plain.id());
+  EXPECT_EQ(half.precision(), Precision::bf16);
 }
 
 TEST(Experiment, DevicesThatCannotBeUsedSayWhy) {
@@ -611,8 +625,8 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
   const std::string text = "[strategy.downpour]";
   std::set<std::string> ids;
   for (const RunKey& key : run_keys()) {
-    if (key.policy || key.name == "engine" || key.name == "device")
-      continue;  // one value, or as many as there are
+    if (key.policy || key.name == "engine" || key.name == "device" || key.name == "precision")
+      continue;  // as many values as there are, or as this host has
     ASSERT_TRUE(cases.contains(key.name)) << "no case for " << key.name;
     const Case& c = cases.at(key.name);
     Lines both = c.base;

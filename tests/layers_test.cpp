@@ -68,7 +68,7 @@ struct Case {
   Shape input;
   std::vector<LayerSpec> layers;
   int batch = 3, n = 3;
-  double tolerance = 1e-5;
+  double tolerance = 1e-5, logits_tolerance = 1e-5;  // norm of the error over norm
   Network net() const { return {name, input, layers}; }
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -170,16 +170,27 @@ const std::vector<Case>& cases() {
   return all;
 }
 
-// Device, case, size of the minibatch (0: the case's own).
+template <class Layer>
+bool has(const std::vector<LayerSpec>& layers) {
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const LayerSpec& l) { return std::get_if<Layer>(&l) != nullptr; });
+}
+
+// Device or device_precision, case, size of the minibatch (0: the case's own).
 class OnDevice : public testing::TestWithParam<std::tuple<std::string, Case, int>> {
  protected:
   void SetUp() override {
-    const DeviceEntry* entry = find_device(std::get<0>(GetParam()));
+    const std::string& name = std::get<0>(GetParam());
+    const DeviceEntry* entry = find_device(name.substr(0, name.find('_')));
     ASSERT_NE(entry, nullptr);
-    if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-    device_ = entry->make();
+    const auto p = name.ends_with("_bf16") ? Precision::bf16 : Precision::fp32;
+    if (const auto reason = entry->unavailable(p); !reason.empty()) GTEST_SKIP() << reason;
+    device_ = entry->make(p);
     case_ = std::get<1>(GetParam());
     if (const int batch = std::get<2>(GetParam())) case_.n = (case_.batch = batch) - 1;
+    if (p == Precision::fp32) return;
+    case_.logits_tolerance = 2e-2;
+    case_.tolerance = has<Relu>(case_.layers) || has<MaxPool>(case_.layers) ? 0.15 : 2e-2;  // kinks
   }
   std::unique_ptr<Device> device_;
   Case case_;
@@ -204,7 +215,7 @@ TEST_P(OnDevice, AgreesWithTheReference) {
     const Result is = compute(*plan, net, w.view(), x, dlogits, n);
     const auto reference = find_device("reference")->make()->plan(net, n);
     const Result should = compute(*reference, net, w.view(), x, dlogits, n);
-    EXPECT_LT(distance(is.logits.size(), is.logits.data(), should.logits.data()), 1e-5);
+    EXPECT_LT(distance(is.logits.size(), is.logits.data(), should.logits.data()), c.logits_tolerance);
     EXPECT_LT(distance(is.dx.size(), is.dx.data(), should.dx.data()), c.tolerance);
     for (const auto& e : extents(net)) {
       EXPECT_LT(distance(e.count, is.g.data() + e.first, should.g.data() + e.first), c.tolerance)
@@ -242,14 +253,26 @@ std::vector<std::string> device_names() {
   return names;
 }
 
+std::vector<Case> dense_cases() {
+  std::vector<Case> dense;
+  for (const Case& c : cases())
+    if (has<Dense>(c.layers)) dense.push_back(c);
+  return dense;
+}
+
+std::string name_of(const testing::TestParamInfo<OnDevice::ParamType>& test) {
+  const auto& [device, c, batch] = test.param;
+  return device + "_" + c.name + (batch ? "_" + std::to_string(batch) : "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Layers, OnDevice,
                          testing::Combine(testing::ValuesIn(device_names()), testing::ValuesIn(cases()),
                                           testing::Values(0, 12, 32)),
-                         [](const auto& test) {
-                           const int batch = std::get<2>(test.param);
-                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name +
-                                  (batch ? "_" + std::to_string(batch) : "");
-                         });
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(DenseInBfloat16, OnDevice,
+                         testing::Combine(testing::Values("onednn_bf16"), testing::ValuesIn(dense_cases()),
+                                          testing::Values(0, 12, 32)),
+                         name_of);
 
 // The first maximum of a window in row order gets the whole gradient, on every device, be it the first layer
 // or after a convolution (here the identity), which may leave images in another layout.

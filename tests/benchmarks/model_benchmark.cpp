@@ -39,14 +39,17 @@ double distance(ConstVec a, ConstVec b) {
   return std::sqrt(difference / dot(b, b));
 }
 
-bool agrees(const Network& net, Device& device, int batch, const Samples& samples, ConstVec w) {
+bool agrees(const Network& net, Device& device, int batch, const Samples& samples, ConstVec w,
+            Precision precision) {
   const std::uint32_t ids[] = {0, 1, 2};
   Vector is(host_space(), w.size), should(host_space(), w.size);
   Model(net, device, batch).gradient(w, samples, ids, is);
   const auto reference = find_device("reference")->make();
   Model(net, *reference, 3).gradient(w, samples, ids, should);
   // Rounding moves some activations of a deep network across ReLU's kink.
-  return distance(is, should) < (normalised_channels(net) ? 1e-2 : 1e-5);
+  return distance(is, should) < (precision == Precision::bf16 ? 2e-2
+                                 : normalised_channels(net)   ? 1e-2
+                                                              : 1e-5);
 }
 
 double cpu_seconds() {
@@ -135,12 +138,14 @@ void peak(benchmark::State& state) {
   state.SetLabel(p.name);
 }
 
-void step(benchmark::State& state, const Network& net, int batch, const DeviceEntry& entry) {
-  const auto device = entry.make();
+void step(benchmark::State& state, const Network& net, int batch, const DeviceEntry& entry,
+          Precision precision) {
+  const auto device = entry.make(precision);
   const Samples samples = random_samples(net.input, 4096);
   Vector w(host_space(), parameters(net)), g(host_space(), w.size());
   initialise(net, 1, w);
-  if (!agrees(net, *device, batch, samples, w)) return state.SkipWithError("differs from the reference");
+  if (!agrees(net, *device, batch, samples, w, precision))
+    return state.SkipWithError("differs from the reference");
   Model model(net, *device, batch);
   OptimizerSettings settings;
   settings.rule = OptimizerSettings::Rule::momentum;
@@ -403,7 +408,11 @@ void add_all() {
       const Network net = model.make(coloured ? colour : grey, 10);
       for (const int batch : fast ? std::vector{32, 128, 256} : std::vector{32}) {
         add(fmt::format("step/{}/{}/{}", model.name, batch, device.name),
-            [=](auto& state) { step(state, net, batch, device); });
+            [=](auto& state) { step(state, net, batch, device, Precision::fp32); });
+        const auto dense = [](const LayerSpec& l) { return std::get_if<Dense>(&l) != nullptr; };
+        if (!device.unavailable(Precision::bf16).empty() || !dense(net.layers[0])) continue;
+        add(fmt::format("step/{}/{}/{}/bf16", model.name, batch, device.name),
+            [=](auto& state) { step(state, net, batch, device, Precision::bf16); });
       }
       for (const Part& part : parts(net)) {
         const std::string name = fmt::format("{} of {}", part.net.name, to_string(part.net.input));
