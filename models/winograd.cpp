@@ -182,21 +182,55 @@ DSGD_INLINE inline void transform_back(const Tiles& tiles, int filters, int firs
   }
 }
 
+// A step of `transpose`: exchanges blocks of size x size floats on either side of the diagonal.
+template <int size, int count, int... lane>
+DSGD_INLINE inline void exchange(Floats (&rows)[count], std::integer_sequence<int, lane...>) {
+#pragma GCC unroll 16
+  for (int r = 0; r < count; ++r) {
+    if (r & size) continue;
+    const Floats upper = rows[r], lower = rows[r + size];
+    rows[r] = __builtin_shufflevector(upper, lower, (lane & size ? 16 + lane - size : lane)...);
+    rows[r + size] = __builtin_shufflevector(upper, lower, (lane & size ? 16 + lane : lane + size)...);
+  }
+}
+// rows[r][lane] <-> rows[lane][r] of 16 rows; of 8 rows in each half of the lanes.
+template <int count>
+DSGD_INLINE inline void transpose(Floats (&rows)[count]) {
+  constexpr std::make_integer_sequence<int, vector_width> lanes;
+  if constexpr (count == 16) exchange<8>(rows, lanes);
+  exchange<4>(rows, lanes);
+  exchange<2>(rows, lanes);
+  exchange<1>(rows, lanes);
+}
+
 // w -> u {place, channel, filter}; `turned`: of the convolution that takes dy to dx.
 DSGD_INLINE inline void transform_kernels(const WinogradConv& k, bool turned, const float* w, float* u) {
+  typedef float Eight __attribute__((vector_size(32), may_alias, aligned(4)));
   const int padded_filters = padded(k.filters);
   const std::ptrdiff_t place = place_floats(k.channels, padded_filters);
+  const std::ptrdiff_t of_filter = turned ? 9 : 9 * k.channels, of_channel = turned ? 9 * k.filters : 9;
   for (int c = 0; c < k.channels; ++c) {
     for (int f = 0; f < k.filters; f += vector_width) {
-      Floats taps[9] = {};
-      for (int lane = 0; lane < std::min(vector_width, k.filters - f); ++lane) {
-        const std::ptrdiff_t kernel =
-            turned ? std::ptrdiff_t(c) * k.filters + f + lane : std::ptrdiff_t(f + lane) * k.channels + c;
-        for (int tap = 0; tap < 9; ++tap) taps[turned ? 8 - tap : tap][lane] = w[kernel * 9 + tap];
+      const auto kernel = [&](int lane) DSGD_INLINE {
+        return w + c * of_channel + std::min(f + lane, k.filters - 1) * of_filter;
+      };
+      Floats taps[8], last;
+      for (int r = 0; r < 8; ++r) {
+        const float *const one = kernel(r), *const other = kernel(r + 8);
+        taps[r] = __builtin_shufflevector(*reinterpret_cast<const Eight*>(one),
+                                          *reinterpret_cast<const Eight*>(other), 0, 1, 2, 3, 4, 5, 6, 7, 8,
+                                          9, 10, 11, 12, 13, 14, 15);
+        last[r] = one[8];
+        last[r + 8] = other[8];
       }
+      transpose(taps);
       float* const to = u + std::ptrdiff_t(c) * padded_filters + f;
       both_ways<3, 6>(
-          of_kernel, [&](int i, int j) DSGD_INLINE { return taps[i * 3 + j]; },
+          of_kernel,
+          [&](int i, int j) DSGD_INLINE {
+            const int tap = turned ? 8 - i * 3 - j : i * 3 + j;
+            return tap < 8 ? taps[tap] : last;
+          },
           [&](int i, int j, Floats value) DSGD_INLINE { store(to + (i * inputs + j) * place, value); });
     }
   }
@@ -262,25 +296,6 @@ DSGD_INLINE inline void convolve(const WinogradConv& k, bool turned, const float
   }
 }
 
-// rows[r][lane] <-> rows[lane][r], by exchanging blocks of 1, 2, 4 and 8 around the diagonal.
-template <int size, int... lane>
-DSGD_INLINE inline void exchange(Floats (&rows)[16], std::integer_sequence<int, lane...>) {
-#pragma GCC unroll 16
-  for (int r = 0; r < 16; ++r) {
-    if (r & size) continue;
-    const Floats upper = rows[r], lower = rows[r + size];
-    rows[r] = __builtin_shufflevector(upper, lower, (lane & size ? 16 + lane - size : lane)...);
-    rows[r + size] = __builtin_shufflevector(upper, lower, (lane & size ? 16 + lane : lane + size)...);
-  }
-}
-DSGD_INLINE inline void transpose(Floats (&rows)[16]) {
-  constexpr std::make_integer_sequence<int, 16> lanes;
-  exchange<8>(rows, lanes);
-  exchange<4>(rows, lanes);
-  exchange<2>(rows, lanes);
-  exchange<1>(rows, lanes);
-}
-
 // dy of the tiles -> d {place, tile, sample, filter}; adds to the sums over each filter.
 DSGD_INLINE inline void transform_gradients(const Tiles& tiles, int filters, int first, int count,
                                             const float* dy, float* d, Floats* sums) {
@@ -297,26 +312,25 @@ DSGD_INLINE inline void transform_gradients(const Tiles& tiles, int filters, int
             const float* from =
                 dy + f * tiles.plane + tile.first + (std::ptrdiff_t(i) * tiles.width + j) * tiles.lanes;
             const int used = std::min(vector_width, filters - f);
-            if (used == vector_width) {
-              for (int r = 0; r < vector_width; ++r) rows[r] = load(from + r * tiles.plane);
-            } else {
-              for (int r = 0; r < used; ++r) rows[r] = load(from + r * tiles.plane);
-            }
+            for (int r = 0; r < used; ++r) rows[r] = load(from + r * tiles.plane);
             transpose(rows);
           }
-          for (int n = 0; n < vector_width; ++n) {
-            pixels[i * outputs + j][n] = rows[n];
-            total += rows[n];
-          }
+          for (int n = 0; n < vector_width; ++n) pixels[i * outputs + j][n] = rows[n];
         }
       }
-      *sums += total;
       for (int n = 0; n < vector_width; ++n) {
         float* const to = d + std::ptrdiff_t(t * vector_width + n) * padded_filters + f;
+        Floats sum = {};
         both_ways<4, 6>(
-            of_outputs, [&](int i, int j) DSGD_INLINE { return pixels[i * outputs + j][n]; },
+            of_outputs,
+            [&](int i, int j) DSGD_INLINE {
+              sum += pixels[i * outputs + j][n];
+              return pixels[i * outputs + j][n];
+            },
             [&](int i, int j, Floats value) DSGD_INLINE { store(to + (i * inputs + j) * place, value); });
+        total += sum;
       }
+      *sums += total;
     }
   }
 }
