@@ -18,8 +18,9 @@
 #include "models/winograd.h"
 
 // On one core: the peak of fused multiply-adds, operations on vectors, training steps (minibatch of bytes ->
-// forward, loss, backward -> SGD with momentum) of every model, minibatch and device, and their layers in
-// both directions. Each is compared with the reference or a plain loop once before it is timed.
+// forward, loss, backward -> SGD with momentum) of every model, minibatch and device, their layers in both
+// directions, and the kernels of 3x3 convolutions. Each is compared with the reference, a plain loop or its
+// twin once before it is timed.
 
 namespace dsgd {
 namespace {
@@ -237,50 +238,54 @@ std::vector<Part> parts(const Network& net) {
   return parts;
 }
 
-// One direction of a 3x3 convolution by each of our two kernels, which are compared with each other before.
+// One direction of a 3x3 convolution by one of our two kernels, which are compared with each other before.
 enum class Direction { forward, weights, data };
-void convolution(benchmark::State& state, const WinogradConv& winograd, Direction direction, bool direct) {
-  const WinogradConv& k = winograd;
+void convolution(benchmark::State& state, const WinogradConv& k, Direction direction, bool direct) {
   const ChwnConv chwn{k.channels, k.height, k.width, k.filters, 3, 1, 1, k.lanes};
-  const std::size_t pixels = std::size_t(k.height) * k.width * k.lanes, taps = chwn.taps() * k.filters;
-  const auto vector = [bits = std::mt19937(5)](std::size_t n) mutable {
+  const std::size_t pixels = std::size_t(k.height) * k.width * k.lanes, weights = chwn.taps() * k.filters;
+  std::mt19937 bits(5);
+  const auto random = [&](std::size_t n) {
     Vector v(host_space(), n);
     for (std::size_t i = 0; i < n; ++i) v.data()[i] = float(bits()) * 0x1p-31f - 1;
     return v;
   };
-  auto make = vector;
-  Vector x = make(k.channels * pixels), w = make(taps), b = make(k.filters), dy = make(k.filters * pixels);
-  Vector padded(host_space(), chwn.padded_size()), turned = make(taps);
+  const Vector x = random(k.channels * pixels), w = random(weights), b = random(k.filters),
+               dy = random(k.filters * pixels);
+  Vector padded(host_space(), chwn.padded_size()), turned(host_space(), weights);
   for (int f = 0; f < k.filters; ++f)
     for (int c = 0; c < k.channels; ++c)
       for (int tap = 0; tap < 9; ++tap)
         turned.data()[(tap * k.filters + f) * k.channels + c] = w.data()[(f * k.channels + c) * 9 + tap];
   const std::size_t size = direction == Direction::forward   ? dy.size()
-                           : direction == Direction::weights ? taps
+                           : direction == Direction::weights ? weights
                                                              : x.size();
-  Vector is(host_space(), size), should(host_space(), size), db(host_space(), k.filters);
-  Vector scratch(host_space(), std::max(winograd.scratch(), chwn.scratch()));
-  const auto run = [&](bool by_chwn, float* to) {
-    if (by_chwn) {
-      if (direction == Direction::data) return chwn.data(turned.data(), dy.data(), to);
-      // In a network forward pads and weights follow.
-      if (direction == Direction::forward) chwn.padded(x.data(), padded.data());
-      if (direction == Direction::forward)
-        return chwn.forward(padded.data(), w.data(), b.data(), to, nullptr);
-      return chwn.weights(padded.data(), dy.data(), nullptr, to, db.data(), scratch.data());
+  Vector is(host_space(), size), should(host_space(), size), db(host_space(), k.filters),
+      scratch(host_space(), std::max(k.scratch(), chwn.scratch()));
+  const auto by_direct = [&](float* to) {
+    if (direction == Direction::forward) {
+      chwn.padded(x.data(), padded.data());
+      chwn.forward(padded.data(), w.data(), b.data(), to, nullptr);
+    } else if (direction == Direction::weights) {
+      chwn.weights(padded.data(), dy.data(), nullptr, to, db.data(), scratch.data());
+    } else {
+      chwn.data(turned.data(), dy.data(), to);
     }
-    if (direction == Direction::data) return winograd.data(w.data(), dy.data(), to, scratch.data());
+  };
+  const auto by_winograd = [&](float* to) {
     if (direction == Direction::forward)
-      return winograd.forward(x.data(), w.data(), b.data(), to, scratch.data());
-    winograd.weights(x.data(), dy.data(), to, db.data(), scratch.data());
+      k.forward(x.data(), w.data(), b.data(), to, scratch.data());
+    else if (direction == Direction::weights)
+      k.weights(x.data(), dy.data(), to, db.data(), scratch.data());
+    else
+      k.data(w.data(), dy.data(), to, scratch.data());
   };
   chwn.padded(x.data(), padded.data());
-  run(false, is.data());
-  run(true, should.data());
+  by_direct(should.data());
+  by_winograd(is.data());
   if (!(distance(is, should) < 1e-5)) return state.SkipWithError("the kernels differ");
-  const double seconds = repeat(state, [&] { run(direct, is.data()); });
-  rates(state, seconds, 2.0 * double(taps) * double(pixels), 0);
-  state.SetLabel(fmt::format("{}, scratch {} KB", chwn_instructions(), winograd.scratch() / 256));
+  const double seconds = repeat(state, [&] { direct ? by_direct(is.data()) : by_winograd(is.data()); });
+  rates(state, seconds, 2.0 * double(weights) * double(pixels), 0);  // both as if by the direct one
+  state.SetLabel(chwn_instructions());
 }
 
 // An operation of the host's space on vectors v[0], v[1], v[2], its slow twin for one element, and how many
