@@ -236,33 +236,34 @@ DSGD_INLINE inline void transform_kernels(const WinogradConv& k, bool turned, co
   }
 }
 
-// c[row][v] = (add ? c : 0) + sum over depth of a[row][k] * b[k][v] for so many rows and vectors. Steps are
-// distances in floats; rows of a are a_row apart.
-template <int R_most, int V, int a_row>
-DSGD_INLINE inline void multiply(int rows, int depth, int vectors, const float* a, std::ptrdiff_t a_step,
+// c[row][n] = (add ? c : 0) + sum over depth of a[row][k] * b[k][n] for so many rows and columns. Steps are
+// distances in floats; rows of a are a_row apart. By V vectors of `width` floats, those of the instruction
+// set: accumulators that it has to split are kept in memory.
+template <int width, int R_most, int V, int a_row>
+DSGD_INLINE inline void multiply(int rows, int depth, int columns, const float* a, std::ptrdiff_t a_step,
                                  const float* b, std::ptrdiff_t b_step, float* c, std::ptrdiff_t c_row,
                                  bool add) {
+  typedef float Native __attribute__((vector_size(width * sizeof(float)), may_alias));
+  const auto at = [](const float* from, int n)
+                      DSGD_INLINE { return reinterpret_cast<Native*>(const_cast<float*>(from)) + n; };
   in_parts<R_most>(rows, [&](int first, auto R) DSGD_INLINE {
-    for (int v = 0; v < vectors; v += V) {
-      float* const to = c + first * c_row + v * vector_width;
-      Floats acc[R][V];
+    for (int column = 0; column < columns; column += V * width) {
+      Native acc[R][V];
       for (int r = 0; r < R; ++r)
-        for (int n = 0; n < V; ++n) acc[r][n] = Floats{};
+        for (int n = 0; n < V; ++n) acc[r][n] = Native{};
       const float* as = a + first * a_row;
-      const float* bs = b + v * vector_width;
+      const float* bs = b + column;
       for (int k = 0; k < depth; ++k, as += a_step, bs += b_step) {
-        Floats value[V];
-        for (int n = 0; n < V; ++n) value[n] = load(bs + n * vector_width);
+        Native value[V];
+        for (int n = 0; n < V; ++n) value[n] = *at(bs, n);
         for (int r = 0; r < R; ++r) {
           const float factor = as[r * a_row];
           for (int n = 0; n < V; ++n) acc[r][n] += factor * value[n];
         }
       }
       for (int r = 0; r < R; ++r) {
-        for (int n = 0; n < V; ++n) {
-          float* const at = to + r * c_row + n * vector_width;
-          store(at, add ? load(at) + acc[r][n] : acc[r][n]);
-        }
+        float* const to = c + (first + r) * c_row + column;
+        for (int n = 0; n < V; ++n) *at(to, n) = add ? *at(to, n) + acc[r][n] : acc[r][n];
       }
     }
   });
@@ -275,10 +276,10 @@ std::size_t kernels_size(const WinogradConv& k) {
 std::size_t block_size(int planes) { return places * place_floats(planes, block_floats); }
 std::size_t turned_block_size(int planes) { return places * place_floats(block_floats, padded(planes)); }
 
-template <int R_most, int V>
+template <int width, int R_most, int V>
 DSGD_INLINE inline void convolve(const WinogradConv& k, bool turned, const float* x, const float* w,
                                  const float* b, float* y, float* scratch) {
-  static_assert(block % V == 0);
+  static_assert(block_floats % (V * width) == 0);
   const Tiles tiles(k);
   float *const u = scratch, *const v = u + kernels_size(k), *const m = v + block_size(k.channels);
   const int padded_filters = padded(k.filters);
@@ -287,10 +288,10 @@ DSGD_INLINE inline void convolve(const WinogradConv& k, bool turned, const float
     const int count = std::min(block, tiles.count - first);
     transform_inputs(tiles, k.channels, first, count, x, v);
     for (int place = 0; place < places; ++place) {
-      multiply<R_most, V, 1>(k.filters, k.channels, count,
-                             u + place * place_floats(k.channels, padded_filters), padded_filters,
-                             v + place * place_floats(k.channels, block_floats), block_floats,
-                             m + place * place_floats(k.filters, block_floats), block_floats, false);
+      multiply<width, R_most, V, 1>(k.filters, k.channels, count * vector_width,
+                                    u + place * place_floats(k.channels, padded_filters), padded_filters,
+                                    v + place * place_floats(k.channels, block_floats), block_floats,
+                                    m + place * place_floats(k.filters, block_floats), block_floats, false);
     }
     transform_back(tiles, k.filters, first, count, m, b, k.relu, y);
   }
@@ -335,14 +336,14 @@ DSGD_INLINE inline void transform_gradients(const Tiles& tiles, int filters, int
   }
 }
 
-template <int R_most, int V, int R_most_1>
+template <int width, int R_most, int V, int R_most_1>
 DSGD_INLINE inline void weights_of(const WinogradConv& k, const float* x, const float* dy, float* dw,
                                    float* db, float* scratch) {
   const Tiles tiles(k);
-  const int padded_filters = padded(k.filters), vectors = padded_filters / vector_width;
+  const int padded_filters = padded(k.filters);
   float *const s = scratch, *const v = s + kernels_size(k), *const d = v + block_size(k.channels);
   Floats* const sums = reinterpret_cast<Floats*>(d + turned_block_size(k.filters));
-  std::fill_n(sums, vectors, Floats{});
+  std::fill_n(sums, padded_filters / vector_width, Floats{});
   const std::ptrdiff_t s_place = place_floats(k.channels, padded_filters),
                        v_place = place_floats(k.channels, block_floats),
                        d_place = place_floats(block_floats, padded_filters);
@@ -353,12 +354,13 @@ DSGD_INLINE inline void weights_of(const WinogradConv& k, const float* x, const 
     for (int place = 0; place < places; ++place) {
       const float *const a = v + place * v_place, *const b = d + place * d_place;
       float* const c = s + place * s_place;
-      if (vectors % V == 0) {
-        multiply<R_most, V, block_floats>(k.channels, count * vector_width, vectors, a, 1, b, padded_filters,
-                                          c, padded_filters, first > 0);
+      if (padded_filters % (V * width) == 0) {
+        multiply<width, R_most, V, block_floats>(k.channels, count * vector_width, padded_filters, a, 1, b,
+                                                 padded_filters, c, padded_filters, first > 0);
       } else {
-        multiply<R_most_1, 1, block_floats>(k.channels, count * vector_width, vectors, a, 1, b,
-                                            padded_filters, c, padded_filters, first > 0);
+        multiply<width, R_most_1, vector_width / width, block_floats>(k.channels, count * vector_width,
+                                                                      padded_filters, a, 1, b, padded_filters,
+                                                                      c, padded_filters, first > 0);
       }
     }
   }
@@ -384,15 +386,15 @@ struct Kernels {
   void (*weights)(const WinogradConv&, const float*, const float*, float*, float*, float*);
 };
 
-// R rows by V vectors, R1 by one.
-#define DSGD_KERNELS(target, R, V, R1) \
-  Kernels { DSGD_COMPILED(target, convolve<R, V>), DSGD_COMPILED(target, weights_of<R, V, R1>) }
+// R rows by V vectors of so many floats, or R1 rows by 16 floats.
+#define DSGD_KERNELS(target, width, R, V, R1) \
+  Kernels { DSGD_COMPILED(target, convolve<width, R, V>), DSGD_COMPILED(target, weights_of<width, R, V, R1>) }
 
 const Kernels& kernels() {
   static const Kernels best = [] {
-    if (has_avx512()) return DSGD_KERNELS(DSGD_AVX512, 12, 2, 16);
-    if (has_avx2()) return DSGD_KERNELS(DSGD_AVX2, 6, 1, 6);
-    return DSGD_KERNELS(, 3, 1, 3);
+    if (has_avx512()) return DSGD_KERNELS(DSGD_AVX512, 16, 12, 2, 16);
+    if (has_avx2()) return DSGD_KERNELS(DSGD_AVX2, 8, 6, 2, 6);
+    return DSGD_KERNELS(, 4, 2, 4, 2);
   }();
   return best;
 }
