@@ -499,6 +499,92 @@ TEST(Place, LaysParametersOneAfterTheOther) {
   EXPECT_EQ(flops_per_sample(net), 2.0 * (2 * 20 * 108 + 3 * 96));
 }
 
+TEST(Place, GivesBatchNormAScaleAndAShiftPerChannel) {
+  const Network net{
+      "net", {3, 8, 8}, {Conv2d{5, 3, 1, 1, false}, BatchNorm{}, Relu{}, Dense{2}, BatchNorm{}}};
+  const auto e = extents(net);
+  ASSERT_EQ(e.size(), 7u);
+  const std::vector<std::string> names{"weights", "scale", "shift", "weights", "bias", "scale", "shift"};
+  std::size_t next = 0;
+  for (std::size_t k = 0; k < e.size(); ++k) {
+    EXPECT_EQ(e[k].name, names[k]);
+    EXPECT_EQ(e[k].first, next);
+    next += e[k].count;
+  }
+  EXPECT_EQ(e[1].layer, 1);
+  EXPECT_EQ(e[1].shape, (std::vector<int>{5}));
+  EXPECT_EQ(e[6].shape, (std::vector<int>{2}));
+  EXPECT_EQ(parameters(net), next);
+  EXPECT_EQ(normalised_channels(net), 7u);
+  EXPECT_EQ(flops_per_sample(net), 2.0 * (2 * 64 * 135 + 3 * 640));
+}
+
+TEST(Place, KnowsWhatAShortcutCanAdd) {
+  EXPECT_EQ(shortcut_stride({3, 8, 8}, {3, 8, 8}), 1);
+  EXPECT_EQ(shortcut_stride({3, 8, 8}, {6, 4, 4}), 2);
+  EXPECT_EQ(shortcut_stride({3, 7, 5}, {3, 4, 3}), 2);
+  EXPECT_EQ(shortcut_stride({3, 9, 9}, {3, 3, 3}), 3);
+  EXPECT_EQ(shortcut_stride({3, 1, 1}, {4, 1, 1}), 1);
+  EXPECT_EQ(shortcut_stride({6, 8, 8}, {3, 8, 8}), 0);  // it drops no channels
+  EXPECT_EQ(shortcut_stride({3, 8, 8}, {3, 4, 8}), 0);
+  EXPECT_EQ(shortcut_stride({3, 4, 4}, {3, 8, 8}), 0);
+  EXPECT_EQ(message([] {
+              place({"net", {3, 8, 8}, {Conv2d{2, 3}, Relu{}, Shortcut{2}}});
+            }),
+            "net does not fit: layer 3, shortcut over 2, cannot add 3x8x8 to 2x6x6");
+  EXPECT_EQ(message([] {
+              place({"net", {3, 8, 8}, {Relu{}, Shortcut{2}}});
+            }),
+            "net does not fit: layer 2, shortcut over 2, must begin 1 to 1 places before");
+}
+
+// A twin by hand: moments 1 and 1 over the channel's pixels and samples, then half the gradients cancel.
+TEST(BatchNorm, HasItsClosedForm) {
+  const Network net{"norm", {1, 2, 1}, {BatchNorm{3}}};
+  for (const auto& entry : all_devices()) {
+    if (!entry.unavailable().empty()) continue;
+    SCOPED_TRACE(entry.name);
+    const auto device = entry.make();
+    const auto plan = device->plan(net, 2);
+    const Vector w = vector({4, 10}), g = vector({0, 0});
+    const std::vector<float> x{0, 2, 2, 0}, dy{1, 2, 3, 4};
+    const float* y = plan->forward(w, x.data(), 2);  // (x - 1) / sqrt(1 + 3) * 4 + 10
+    EXPECT_EQ(std::vector<float>(y, y + 4), (std::vector<float>{8, 12, 12, 8}));
+    EXPECT_EQ(plan->moments().mean, std::vector<double>{1});
+    EXPECT_EQ(plan->moments().variance, std::vector<double>{1});
+    std::vector<float> dx(4);
+    plan->backward(w, dy.data(), 2, g.view(), dx.data());
+    EXPECT_EQ(g.data()[0], 0);                          // sum of dy * (x - 1) / 2
+    EXPECT_EQ(g.data()[1], 10);                         // sum of dy
+    EXPECT_EQ(dx, (std::vector<float>{-3, -1, 1, 3}));  // 4 / 2 * (dy - 2.5)
+    // With other moments: (x - 2) / sqrt(1 + 3) * 4 + 10.
+    const Moments given{{2}, {1}};
+    y = plan->forward(w, x.data(), 2, &given);
+    EXPECT_EQ(std::vector<float>(y, y + 4), (std::vector<float>{6, 10, 10, 6}));
+  }
+}
+
+// The variance of numbers far from zero is not lost in their squares.
+TEST(BatchNorm, FindsASmallVarianceFarFromZero) {
+  const Network net{"norm", {2, 8, 8}, {BatchNorm{0}}};
+  const int n = 21;
+  auto x = uniform(n * net.input.size(), 1);
+  for (auto& v : x) v += 1000;
+  const Vector w = vector({1, 1, 0, 0});
+  const auto reference = find_device("reference")->make()->plan(net, n);
+  reference->forward(w, x.data(), n);
+  for (const auto& entry : all_devices()) {
+    if (!entry.unavailable().empty()) continue;
+    const auto device = entry.make();
+    const auto plan = device->plan(net, n);
+    plan->forward(w, x.data(), n);
+    for (int c = 0; c < 2; ++c) {
+      EXPECT_NEAR(plan->moments().mean[c] / reference->moments().mean[c], 1, 1e-8) << entry.name;
+      EXPECT_NEAR(plan->moments().variance[c] / reference->moments().variance[c], 1, 1e-6) << entry.name;
+    }
+  }
+}
+
 TEST(Devices, AreListedAndFound) {
   EXPECT_NE(find_device("reference"), nullptr);
   ASSERT_NE(find_device("onednn"), nullptr);
