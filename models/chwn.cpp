@@ -404,7 +404,7 @@ struct Line {
 
 template <bool whole>
 DSGD_INLINE inline void norm_forward_of(const ChwnNorm& k, const float* x, int n, bool given,
-                                        const ChwnNorm::Channels& of, float* y) {
+                                        const ChwnNorm::Channels& of, const float* added, float* y) {
   const std::ptrdiff_t plane = std::ptrdiff_t(k.pixels) * k.lanes;
   for (int c = 0; c < k.channels; ++c, x += plane, y += plane) {
     if (!given) {
@@ -421,7 +421,8 @@ DSGD_INLINE inline void norm_forward_of(const ChwnNorm& k, const float* x, int n
     }
     const Line line(k, of, c);
     for (std::ptrdiff_t e = 0; e < plane; e += vector_width) {
-      const Floats value = (load(x + e) - line.mean) * line.slope + line.shift;
+      Floats value = (load(x + e) - line.mean) * line.slope + line.shift;
+      if (added) value += load(added + c * plane + e);
       store(y + e, k.relu ? (value <= 0.0f ? Floats{} : value) : value);
     }
   }
@@ -460,8 +461,9 @@ DSGD_INLINE inline void norm_backward_of(const ChwnNorm& k, const float* x, cons
 }
 
 DSGD_INLINE inline void norm_forward(const ChwnNorm& k, const float* x, int n, bool given,
-                                     const ChwnNorm::Channels& of, float* y) {
-  n == k.lanes ? norm_forward_of<true>(k, x, n, given, of, y) : norm_forward_of<false>(k, x, n, given, of, y);
+                                     const ChwnNorm::Channels& of, const float* added, float* y) {
+  n == k.lanes ? norm_forward_of<true>(k, x, n, given, of, added, y)
+               : norm_forward_of<false>(k, x, n, given, of, added, y);
 }
 DSGD_INLINE inline void norm_backward(const ChwnNorm& k, const float* x, const float* dy, int n,
                                       const ChwnNorm::Channels& of, float* dx, float* dscale, float* dshift) {
@@ -473,13 +475,13 @@ DSGD_INLINE inline void norm_backward(const ChwnNorm& k, const float* x, const f
 template <class F>
 DSGD_INLINE inline void each_sum(const ChwnShortcut& k, F f) {
   std::ptrdiff_t out = 0;
-  for (int c = 0; c < k.out_channels; ++c) {
-    for (int r = 0; r < k.rows; ++r) {
-      for (int q = 0; q < k.columns; ++q) {
+  for (int c = 0; c < k.to.channels; ++c) {
+    for (int r = 0; r < k.to.height; ++r) {
+      for (int q = 0; q < k.to.width; ++q) {
         const std::ptrdiff_t from =
-            ((std::ptrdiff_t(c) * k.height + r * k.stride) * k.width + q * k.stride) * k.lanes;
+            ((std::ptrdiff_t(c) * k.from.height + r * k.stride) * k.from.width + q * k.stride) * k.lanes;
         for (int n = 0; n < k.lanes; n += vector_width, out += vector_width)
-          f(out, c < k.channels ? from + n : -1);
+          f(out, c < k.from.channels ? from + n : -1);
       }
     }
   }
@@ -511,7 +513,8 @@ struct Kernels {
   void (*max_backward)(const ChwnPool&, const float*, const std::uint8_t*, float*);
   void (*mean_forward)(const ChwnPool&, const float*, float*);
   void (*mean_backward)(const ChwnPool&, const float*, float*);
-  void (*norm_forward)(const ChwnNorm&, const float*, int, bool, const ChwnNorm::Channels&, float*);
+  void (*norm_forward)(const ChwnNorm&, const float*, int, bool, const ChwnNorm::Channels&, const float*,
+                       float*);
   void (*norm_backward)(const ChwnNorm&, const float*, const float*, int, const ChwnNorm::Channels&, float*,
                         float*, float*);
   void (*shortcut_forward)(const ChwnShortcut&, const float*, const float*, float*);
@@ -579,8 +582,9 @@ void ChwnPool::max_backward(const float* dy, const std::uint8_t* winners, float*
 void ChwnPool::mean_forward(const float* x, float* y) const { kernels().mean_forward(*this, x, y); }
 void ChwnPool::mean_backward(const float* dy, float* dx) const { kernels().mean_backward(*this, dy, dx); }
 
-void ChwnNorm::forward(const float* x, int n, bool given, const Channels& c, float* y) const {
-  kernels().norm_forward(*this, x, n, given, c, y);
+void ChwnNorm::forward(const float* x, int n, bool given, const Channels& c, const float* added,
+                       float* y) const {
+  kernels().norm_forward(*this, x, n, given, c, added, y);
 }
 void ChwnNorm::backward(const float* x, const float* dy, int n, const Channels& c, float* dx, float* dscale,
                         float* dshift) const {

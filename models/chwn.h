@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "datasets/dataset.h"
+
 namespace dsgd {
 
 // Kernels for images whose minibatch lies innermost, CHWN: a vector's lanes are samples, so that no lane is
@@ -50,7 +52,7 @@ struct ChwnPool {
   void mean_backward(const float* dy, float* dx) const;
 };
 
-// Batch norm over the first n samples, then optionally ReLU.
+// Batch norm over the first n samples, then optionally another image added, then optionally ReLU.
 struct ChwnNorm {
   int channels, pixels;
   int lanes;
@@ -61,17 +63,18 @@ struct ChwnNorm {
     double *mean, *variance;
     const float *scale, *shift;
   };
-  // Finds mean and variance unless they are given. Lanes from n on get finite numbers.
-  void forward(const float* x, int n, bool given, const Channels& c, float* y) const;
-  // dy at the output after ReLU; its lanes from n on do not matter, those of dx are zero. dx may be dy.
+  // Finds mean and variance unless they are given. Lanes from n on get finite numbers. added: null for none.
+  void forward(const float* x, int n, bool given, const Channels& c, const float* added, float* y) const;
+  // Of batch norm and ReLU, with nothing added. dy at the output after ReLU; its lanes from n on do not
+  // matter, those of dx are zero. dx may be dy.
   void backward(const float* x, const float* dy, int n, const Channels& c, float* dx, float* dscale,
                 float* dshift) const;
 };
 
 // Adds every stride-th pixel of an earlier image to some of the channels of another, then optionally ReLU.
 struct ChwnShortcut {
-  int channels, height, width;  // of the earlier image
-  int out_channels, rows, columns, stride;
+  Shape from, to;
+  int stride;
   int lanes;
   bool relu = false;
   void forward(const float* x, const float* earlier, float* y) const;

@@ -127,9 +127,10 @@ class OnednnPlan final : public Plan {
   Backward chwn_pooling(const PlacedLayer& p, bool max, int size, int stride, const memory& x,
                         const std::optional<Activation>& a);
   Backward chwn_norm(const PlacedLayer& p, const BatchNorm& l, bool kept, const memory& x,
-                     const std::optional<Activation>& a);
+                     const memory& added, const std::optional<Activation>& a);
   Backward chwn_shortcut(const PlacedLayer& p, const Shape& earlier_shape, const memory& x,
                          const memory& earlier, const std::optional<Activation>& a);
+  std::function<memory(const memory&, const memory&)> skip(const Shape& from, const Shape& to);
   Backward pooling(const PlacedLayer& p, algorithm kind, int size, int stride, const memory& x,
                    const std::optional<Activation>& a);
   Backward elementwise(const Activation& a, const memory& x, const memory& y);
@@ -180,6 +181,12 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, Precision precision, const
       continue;
     }
     const auto* shortcut = std::get_if<Shortcut>(&p.spec);
+    // One that adds an image as it is goes with the batch norm before.
+    if (const auto* l = std::get_if<Shortcut>(k + 1 < layers.size() ? &layers[k + 1].spec : nullptr);
+        l && std::get_if<BatchNorm>(&p.spec) && !begins[k + 1] && layers[k + 1 - l->back].in == p.out) {
+      shortcut = l;
+      implementations_.back() += " + " + to_string(layers[++k].spec);
+    }
     const std::size_t earlier = shortcut ? k - shortcut->back : k;
     int pool = 1;  // of a max-pool that the convolution before it does by the way
     Shape out = p.out;
@@ -205,12 +212,14 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, Precision precision, const
                                          : convolution(p, *l, x, next));
     }
     if (const auto* l = std::get_if<BatchNorm>(&p.spec)) {
-      const bool kept = k + 1 < layers.size() && std::get_if<Shortcut>(&layers[k + 1].spec);
-      done.push_back(chwn_norm(p, *l, kept, x, next));
+      const bool kept = shortcut || (k + 1 < layers.size() && std::get_if<Shortcut>(&layers[k + 1].spec));
+      done.push_back(chwn_norm(p, *l, kept, x, shortcut ? inputs[earlier].first : memory(), next));
     }
-    if (shortcut) {
+    if (std::get_if<Shortcut>(&p.spec))
       done.push_back(chwn_shortcut(p, layers[earlier].in, x, inputs[earlier].first, next));
+    if (shortcut) {
       done.back().earlier = inputs[earlier].second;
+      done.back().skip = skip(layers[earlier].in, p.out);
     }
     if (const auto* l = std::get_if<MaxPool>(&p.spec)) {
       done.push_back(chwn && l->size < 16 ? chwn_pooling(p, true, l->size, l->stride, x, next)
@@ -245,7 +254,7 @@ OnednnPlan::OnednnPlan(const Network& net, int batch, Precision precision, const
     // What a shortcut keeps must not be changed by who comes next.
     const bool joined = std::any_of(done.begin(), done.end(),
                                     [&](const Backward& d) { return d.skip && d.earlier == place; });
-    if (b->skip && (joined || (place > 0 && b[-1].activation))) {
+    if (b->skip && dy.get() == skipping[place].get() && (joined || (place > 0 && b[-1].activation))) {
       dy = make(b->y.get_desc());
       reorder(skipping[place], dy);
     }
@@ -477,14 +486,17 @@ OnednnPlan::Backward OnednnPlan::chwn_pooling(const PlacedLayer& p, bool max, in
 }
 
 // One pass over each channel after the other, which stays in cache from its moments to its output. The
-// gradient is changed in place unless it is `kept` for a shortcut.
+// gradient is changed in place unless it is `kept` for a shortcut. `added`: what a shortcut brings, or empty.
 OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm& l, bool kept,
-                                           const memory& input, const std::optional<Activation>& a) {
-  const bool relu = is_relu(a);
-  const ChwnNorm k{p.in.channels, p.in.height * p.in.width, batch_, l.epsilon, relu};
+                                           const memory& input, const memory& added_input,
+                                           const std::optional<Activation>& a) {
+  const bool relu = is_relu(a), alone = !added_input;
+  const ChwnNorm k{p.in.channels, p.in.height * p.in.width, batch_, l.epsilon, relu},
+      before{k.channels, k.pixels, k.lanes, k.epsilon, relu && alone};
   const auto per_channel = plain({1, p.in.channels});
   const std::size_t first = p.first, second = p.first + p.weights;
   const memory x = as(input, innermost(dims(p.in))), y = make(x.get_desc());
+  const memory added = alone ? memory() : as(added_input, x.get_desc());
   const memory apart = kept ? make(x.get_desc()) : memory();
   const memory scale = bind(weights_, per_channel, first), shift = bind(weights_, per_channel, second);
   const auto channels = [=, this, channel = normalised_] {
@@ -492,14 +504,15 @@ OnednnPlan::Backward OnednnPlan::chwn_norm(const PlacedLayer& p, const BatchNorm
   };
   normalised_ += p.in.channels;
   report("own kernel", "own kernel", "own kernel");
-  steps_->push_back([=, this] { k.forward(data(x), n_, given_, channels(), data(y)); });
+  steps_->push_back(
+      [=, this] { k.forward(data(x), n_, given_, channels(), alone ? nullptr : data(added), data(y)); });
   if (a && !relu) elementwise(*a, y, y);
-  return {y, relu ? std::nullopt : a,
+  return {y, relu && alone ? std::nullopt : a,
           [=, this](const memory& dy) {
             const memory dx = kept ? apart : dy, dscale = bind(gradients_, per_channel, first),
                          dshift = bind(gradients_, per_channel, second);
             steps_->push_back([=, this] {
-              k.backward(data(x), data(dy), n_, channels(), data(dx), data(dscale), data(dshift));
+              before.backward(data(x), data(dy), n_, channels(), data(dx), data(dscale), data(dshift));
             });
           },
           [=](const memory& dy) { return kept ? apart : dy; }};
@@ -510,30 +523,22 @@ OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape
                                                const memory& earlier_input,
                                                const std::optional<Activation>& a) {
   const bool relu = is_relu(a);
-  const ChwnShortcut k{from.channels,
-                       from.height,
-                       from.width,
-                       p.out.channels,
-                       p.out.height,
-                       p.out.width,
-                       shortcut_stride(from, p.out),
-                       batch_,
-                       relu};
-  const auto images = innermost(dims(p.out)), before = innermost(dims(from));
-  const memory x = as(input, images), earlier = as(earlier_input, before), y = make(images);
+  const ChwnShortcut k{from, p.out, shortcut_stride(from, p.out), batch_, relu};
+  const memory x = as(input, innermost(dims(p.out))), y = make(x.get_desc()),
+               earlier = as(earlier_input, innermost(dims(from)));
   report("own kernel", "", "own kernel");
   steps_->push_back([=] { k.forward(data(x), data(earlier), data(y)); });
   if (a && !relu) elementwise(*a, y, y);
-  return {y,
-          a,
-          {},
-          [](const memory& dy) { return dy; },
-          0,
-          [=, this](const memory& dy, const memory& there) {
-            const memory sum = as(there, before);
-            steps_->push_back([=] { k.backward(data(dy), data(sum)); });
-            return as(sum, there.get_desc());
-          }};
+  return {y, a, {}, [](const memory& dy) { return dy; }};
+}
+
+std::function<memory(const memory&, const memory&)> OnednnPlan::skip(const Shape& from, const Shape& to) {
+  const ChwnShortcut k{from, to, shortcut_stride(from, to), batch_};
+  return [=, this](const memory& dy, const memory& there) {
+    const memory sum = as(there, floats(dims(from), Tag::chwn));
+    steps_->push_back([=] { k.backward(data(dy), data(sum)); });
+    return as(sum, there.get_desc());
+  };
 }
 
 OnednnPlan::Backward OnednnPlan::pooling(const PlacedLayer& p, algorithm kind, int size, int stride,
