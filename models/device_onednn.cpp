@@ -535,7 +535,7 @@ OnednnPlan::Backward OnednnPlan::chwn_shortcut(const PlacedLayer& p, const Shape
 std::function<memory(const memory&, const memory&)> OnednnPlan::skip(const Shape& from, const Shape& to) {
   const ChwnShortcut k{from, to, shortcut_stride(from, to), batch_};
   return [=, this](const memory& dy, const memory& there) {
-    const memory sum = as(there, floats(dims(from), Tag::chwn));
+    const memory sum = as(there, innermost(dims(from)));
     steps_->push_back([=] { k.backward(data(dy), data(sum)); });
     return as(sum, there.get_desc());
   };
