@@ -21,7 +21,7 @@
 namespace dsgd {
 namespace {
 
-constexpr std::size_t score_portion = 1024;  // test samples between two signs of life
+constexpr std::size_t score_portion = 128;  // test samples between two signs of life
 
 // A worker's access to model and data, and the stopwatch around its gradients.
 class ModelReplica final : public Replica {
