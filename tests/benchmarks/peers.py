@@ -38,6 +38,10 @@ TUNING_SEEDS = (101, 102)
 CORES = sorted(os.sched_getaffinity(0))
 
 
+class Failed(RuntimeError):
+    """A program ended otherwise than it should have."""
+
+
 def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -55,10 +59,10 @@ def run(*commands, core=None):
         for job in jobs:
             job.terminate()  # dsgd ends its ranks
             job.wait()
-    failures = [f"peers: {' '.join(job.args)} ended with {job.returncode}:\n{(error or out)[-2000:]}"
+    failures = [f"{' '.join(job.args)} ended with {job.returncode}:\n{(error or out)[-2000:]}"
                 for job, (out, error) in zip(jobs, outputs) if job.returncode]
     if failures:
-        sys.exit("\n".join(failures))
+        raise Failed("\n".join(failures))
     return outputs[0][0]
 
 
@@ -104,6 +108,16 @@ class Torch:
         self.folder, self.runs, self.about = folder, itertools.count(), {}
 
     def __call__(self, kind, **options):
+        """What one measurement answered; gloo now and then aborts as it ends, so there are three attempts."""
+        for attempt in (1, 2, 3):
+            try:
+                return self.measure(kind, **options)
+            except Failed as failure:
+                if attempt == 3:
+                    raise
+                say(f"{str(failure).strip()}\n{' ' * 9}again, attempt {attempt + 1} of 3")
+
+    def measure(self, kind, **options):
         command = [sys.executable, HERE / "peer_torch.py", kind]
         command += itertools.chain(*((f"--{name}", value) for name, value in options.items()))
         if kind == "one":
@@ -334,5 +348,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
+    except Failed as failure:
+        sys.exit(f"peers: {failure}")
     except KeyboardInterrupt:
         sys.exit(130)
