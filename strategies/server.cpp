@@ -12,6 +12,7 @@ std::optional<Shard::Reply> Shard::pull(int worker, std::int64_t want) {
   if (!spent && !rule_.admit(worker, used_)) return std::nullopt;
   const Reply reply{version_, used_, granted_, std::min(want, settings_.budget - granted_)};
   granted_ += reply.granted;
+  rule_.sent(worker, w_);
   return reply;
 }
 

@@ -32,7 +32,8 @@ class Rule {
   virtual int arrivals() const { return 1; }  // c: gradients summed (and divided by c) into one update
   virtual bool admit(int, std::int64_t) const {
     return true;
-  }  // (worker, used): false holds its pull back for now
+  }                                    // (worker, used): false holds its pull back for now
+  virtual void sent(int, ConstVec) {}  // (worker, w): its pull is answered with this w
   virtual void visit(State&) {}
 };
 
