@@ -8,7 +8,9 @@
 // tau counts the updates between the version a gradient was computed at and the one it is applied to.
 // 1-softsync is not hardsync: two of the c gradients may come from one learner.
 
-#include "strategies/strategy.h"
+#include <algorithm>
+
+#include "strategies/pull_push.h"
 
 namespace dsgd {
 namespace {
@@ -16,23 +18,6 @@ namespace {
 int arrivals_per_update(const Settings& s, const Context& c) {
   return std::max(1, int(c.workers / s.integer("n")));
 }
-
-class StalenessAware final : public Strategy {
- public:
-  explicit StalenessAware(const Context& c) : server_(*c.server) {}
-
-  bool step(Replica& r) override {
-    server_.pull(r.w);
-    const Batch batch = r.next();
-    if (!batch) return false;
-    r.gradient(r.w, batch, r.g);
-    server_.push(1.0f / float(batch.count()), r.g, batch.count());
-    return true;
-  }
-
- private:
-  ParameterServer& server_;
-};
 
 class StalenessRule final : public Rule {
  public:
@@ -70,17 +55,11 @@ extern const StrategyEntry staleness_aware_entry{
                     0,
                     0,
                     {"none", "inverse", "inverse_plus_one"}}},
-    .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
-      return std::make_unique<StalenessAware>(c);
-    },
+    .make = PullPush::make,
     .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
       return std::make_unique<StalenessRule>(s, c);
     },
-    .cost =
-        [](const Settings&, const Context& c, std::int64_t steps) {
-          return double(steps + 1) * pull_cost(c) +
-                 double(steps) * push_cost(c);  // the last pull finds the budget spent
-        },
+    .cost = PullPush::cost,
     .effective =
         [](const Settings& s, const Context& c) {
           const int arrivals = arrivals_per_update(s, c);
