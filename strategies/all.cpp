@@ -9,7 +9,8 @@ namespace dsgd {
   entry(averaging) \
   entry(downpour) \
   entry(staleness_aware) \
-  entry(bmuf)
+  entry(bmuf) \
+  entry(ssp)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -66,9 +67,10 @@ class Worker {
 struct Served {
   std::int64_t used = 0, unapplied = 0, version = 0, arrivals = 0;
   std::int64_t counted = 0, fresh = 0;  // in the histogram of staleness: all, and those with tau = 0
+  std::int64_t stalest = 0;             // largest tau
 };
 
-constexpr int served_numbers = 6;
+constexpr int served_numbers = 7;
 
 struct Outcome {
   std::int64_t steps = 0, samples = 0;  // of this worker
@@ -117,7 +119,10 @@ Outcome run(const Job& job, Each each) {
         shard.version(),
         shard.arrivals(),
         std::accumulate(staleness.begin(), staleness.end(), std::int64_t(0)),
-        staleness.empty() ? 0 : staleness[0]};
+        staleness.empty() ? 0 : staleness[0],
+        std::find_if(staleness.rbegin(), staleness.rend(), [](std::int64_t count) { return count > 0; })
+                .base() -
+            staleness.begin() - !staleness.empty()};
     std::copy(std::begin(values), std::end(values), served.begin() + served_numbers * s);
     std::copy(w.data(), w.data() + own.count, outcome.master.begin() + own.first);
   }
@@ -126,7 +131,7 @@ Outcome run(const Job& job, Each each) {
     const ShardRange part = shard_range(n, s, world().servers());
     world().broadcast(outcome.master.data() + part.first, part.count * sizeof(float), world().workers() + s);
     const std::int64_t* v = served.data() + served_numbers * s;
-    outcome.servers.push_back({v[0], v[1], v[2], v[3], v[4], v[5]});
+    outcome.servers.push_back({v[0], v[1], v[2], v[3], v[4], v[5], v[6]});
   }
   if (!world().servers()) world().broadcast(outcome.master.data(), n * sizeof(float), 0);
   outcome.distance = job.problem.distance(outcome.master.data());

@@ -1,6 +1,9 @@
 // Strategies with servers on real ranks: what holds whatever the order of arrivals, and the order forced.
 //   mpirun -n P+S mpi_servers_test S
 
+#include <chrono>
+#include <thread>
+
 #include "tests/mpi_job.h"
 #include "tests/twins.h"
 
@@ -20,6 +23,7 @@ class InTurn final : public Rule {
   bool admit(int worker, std::int64_t used) const override {
     return used / world_minibatch % world().workers() == worker;
   }
+  void sent(int worker, ConstVec w) override { rule_->sent(worker, w); }
 
  private:
   std::unique_ptr<Rule> rule_;
@@ -125,8 +129,31 @@ TEST(AnyOrder, WarmStartBeyondTheBudgetEnds) {
   EXPECT_EQ(outcome.steps, world().rank() == 0 ? 10 : 0);
 }
 
+// One worker is slow. Nobody is more than s + 1 updates ahead of it, between a pull and its push every other
+// worker's updates are at most 2s + 1, and the others' leaving holds nobody back.
+TEST(AnyOrder, SspBoundsTheStaleness) {
+  for (const int s : {0, 1, 4}) {
+    const Job job{.strategy = "ssp", .settings = {{"s", integer(s)}}, .budget = 60 * world_minibatch + 1};
+    const Outcome outcome = run(job, [](Worker&) {
+      if (world().rank() == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    });
+    std::array<double, 1> least{world().is_worker() ? double(outcome.steps) : INFINITY},
+        most{double(outcome.steps)};
+    world().min(least);
+    world().max(most);
+    EXPECT_LE(most[0] - least[0], s + 1);
+    for (const Served& server : outcome.servers) {
+      EXPECT_EQ(server.counted, 61);
+      EXPECT_LE(server.stalest, (world().workers() - 1) * (2 * s + 1)) << "s = " << s;
+    }
+  }
+}
+
 TEST(AnyOrder, WorkersWithoutWorkLeave) {
-  for (const auto& strategy : {"downpour"s, "staleness_aware"s})
+  std::vector<std::string> served;
+  for (const StrategyEntry* entry : all_strategies())
+    if (entry->make_rule) served.push_back(entry->name);
+  for (const std::string& strategy : served)
     for (const std::int64_t budget : {0, 1, world_minibatch}) {
       const Outcome outcome = run({.strategy = strategy, .budget = budget});
       std::array<std::int64_t, 2> sum{outcome.samples, outcome.steps};

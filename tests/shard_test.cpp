@@ -264,6 +264,52 @@ TEST(WarmStart, LetsEverybodyGoWhenTheBudgetIsSpent) {
   EXPECT_EQ(reply->granted, 0);
 }
 
+// Ho et al. 2013: the fastest is at most s ahead of the slowest when it starts a step.
+TEST(Ssp, HoldsBackWhoIsTooFarAhead) {
+  Script s("ssp", {{"s", integer(1)}}, 3);
+  const auto waits = [&](int worker) { return !s.shard->pull(worker, 4); };
+  for (const int worker : {0, 1, 2}) s.pull(worker);
+  s.push(0, 1);
+  EXPECT_FALSE(waits(0));  // clocks 1 0 0
+  s.push(0, 1);
+  EXPECT_TRUE(waits(0));  // clocks 2 0 0
+  s.push(1, 1);
+  EXPECT_TRUE(waits(0));  // clocks 2 1 0
+  EXPECT_FALSE(waits(1));
+  s.push(2, 1);
+  EXPECT_FALSE(waits(0));  // clocks 2 1 1
+}
+
+TEST(Ssp, LetsEverybodyGoWhenTheBudgetIsSpent) {
+  Script s("ssp", {{"s", integer(0)}}, 2, 4);
+  s.pull(0);
+  s.push(0, 1);
+  const auto reply = s.shard->pull(0, 4);  // worker 1 never came
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->granted, 0);
+}
+
+// Between worker 0's pull and its push, worker 1 goes from s behind to s + 1 ahead.
+TEST(Ssp, ReachesItsBoundOfStaleness) {
+  for (const int bound : {0, 1, 3}) {
+    Script s("ssp", {{"s", integer(bound)}}, 2);
+    s.pull(1);
+    for (int t = 0; t < bound; ++t) {
+      s.pull(0);
+      s.push(0, 1);
+    }
+    s.pull(0);
+    int others = 0;
+    for (; s.shard->pull(1, 4); ++others) {
+      s.pull(1);
+      s.push(1, 1);
+    }
+    EXPECT_EQ(others, 2 * bound + 1);
+    s.push(0, 1);
+    EXPECT_EQ(s.stale(2 * bound + 1), 1);
+  }
+}
+
 TEST(Callbacks, SeeEveryUpdateAndArrival) {
   Script s("staleness_aware", {{"n", integer(1)}}, 3);  // c = 3
   std::vector<std::int64_t> updates, arrivals;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <deque>
 #include <functional>
@@ -40,8 +41,6 @@ TEST(Table, IsComplete) {
     EXPECT_NO_THROW(Settings(entry->parameters, entry->serial)) << entry->name;
     EXPECT_NO_THROW(Settings(entry->parameters)) << entry->name;
   }
-  for (const char* name : {"sync", "averaging", "downpour", "staleness_aware", "bmuf"})
-    EXPECT_TRUE(names.count(name)) << name;
   EXPECT_EQ(find_strategy("no such strategy"), nullptr);
 }
 
@@ -80,6 +79,7 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("averaging", {{"tau", integer(3)}, {"state", "reset"s}}, T, third, 0, 0);
     expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
+    expect("ssp", {}, T, 0, T + 1, T);
     // Pushes come after steps 0, 3, 6, ...; what was accrued since is pushed at the end.
     const double pushes = third + (T > 0 && std::fmod(T - 1, 3) != 0);
     expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}}, T, 0, half + 1, pushes);
@@ -180,6 +180,7 @@ struct ReplaceableRule final : Rule {
   double weight(std::int64_t tau) const override { return rule->weight(tau); }
   int arrivals() const override { return rule->arrivals(); }
   bool admit(int worker, std::int64_t used) const override { return rule->admit(worker, used); }
+  void sent(int worker, ConstVec w) override { rule->sent(worker, w); }
   std::function<std::unique_ptr<Rule>()> make;
   std::unique_ptr<Rule> rule;
 };
@@ -187,9 +188,11 @@ struct ReplaceableRule final : Rule {
 // Learners and servers of one strategy.
 struct Cluster {
   Cluster(const std::string& strategy, const std::map<std::string, Value>& given,
-          const OptimizerSettings& optimizer, int workers, int servers, std::int64_t budget)
+          const OptimizerSettings& optimizer, int workers, int servers, std::int64_t budget,
+          std::string order = {})
       : entry(*find_strategy(strategy)), settings(entry.parameters, given), w(host_space(), problem.n) {
     problem.curved = true;
+    if (order.empty()) order = entry.data_order;
     Context context{.space = &host_space(),
                     .workers = workers,
                     .servers = servers,
@@ -208,12 +211,19 @@ struct Cluster {
       context.server = local.back().get();
       contexts.push_back(context);
       learners.push_back(entry.make(settings, context));
-      replicas.push_back(std::make_unique<LoggedReplica>(
-          problem, Order{entry.data_order, k, workers, minibatch, budget}, local.back().get()));
+      replicas.push_back(std::make_unique<LoggedReplica>(problem, Order{order, k, workers, minibatch, budget},
+                                                         local.back().get()));
     }
   }
   bool step(int k) { return replicas[k]->step(*learners[k]); }
   void deliver(int k) { local[k]->deliver(); }
+  // Whether learner k, all of whose pushes arrive now, would have to wait for its next pull.
+  bool held(int k) {
+    while (local[k]->deliver()) {
+    }
+    return std::any_of(shards.begin(), shards.end(),
+                       [&, s = 0](const Shard& shard) mutable { return !rules[s++].admit(k, shard.used()); });
+  }
   // New learners and rules go on from a checkpoint of the old ones. Messages, shards and replicas stay.
   void restart() {
     for (std::size_t k = 0; k < learners.size(); ++k) {
@@ -381,6 +391,59 @@ TEST(Twin, Downpour) {
         }
 }
 
+// Learners that pull, compute and push in every step, in an order drawn by dice, beside a plain server that
+// is told of every pull and answers pushes: the largest distance on the way.
+template <typename Plain>
+double against_pull_push_twin(Cluster& cluster, Plain& plain) {
+  struct Push {
+    Doubles g;
+    std::int64_t version;
+  };
+  const int workers = int(cluster.learners.size());
+  std::vector<std::deque<Push>> travelling(workers);
+  std::vector<std::int64_t> steps(workers);
+  const auto arrive = [&](int k) {
+    if (travelling[k].empty()) return;
+    plain.arrive(k, travelling[k].front().g, travelling[k].front().version);
+    travelling[k].pop_front();
+  };
+  const bool queue = cluster.entry.data_order == "queue";
+  std::int64_t position = 0;
+  Dice dice;
+  double far = 0;
+  for (int event = 0; event < 200; ++event) {
+    const int k = dice.roll(workers);
+    if (dice.roll(3) > 0) {
+      arrive(k);
+      EXPECT_EQ(cluster.held(k), plain.held(k));
+      if (plain.held(k)) continue;
+      EXPECT_TRUE(cluster.step(k));
+      plain.sent(k);
+      Doubles g(cluster.problem.n);
+      const Order order{"", k, workers, 4, 1 << 20};
+      cluster.problem.gradient(plain.w.data(), queue ? order.stream(position, 4) : order.own(4 * steps[k], 4),
+                               g.data());
+      position += 4;
+      ++steps[k];
+      travelling[k].push_back({0.25 * g, plain.version});
+    } else {
+      cluster.deliver(k);
+      arrive(k);
+    }
+    far = std::max(far, difference(plain.w, cluster.w.data()));
+  }
+  for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
+  EXPECT_EQ(cluster.shards[0].used(), plain.used);
+  return far;
+}
+
+struct PlainPullPush : PlainServer {
+  using PlainServer::PlainServer;
+  void arrive(int, const Doubles& g, std::int64_t at_version) { push(g, 4, at_version); }
+  bool held(int) const { return false; }
+  void sent(int) {}
+};
+
 TEST(Twin, StalenessAware) {
   for (const auto& optimizer : server_optimizers())
     for (const int workers : {1, 2, 3, 4})
@@ -388,40 +451,79 @@ TEST(Twin, StalenessAware) {
         for (const auto& modulation : {"none"s, "inverse"s, "inverse_plus_one"s}) {
           Cluster cluster("staleness_aware", {{"n", integer(n)}, {"modulation", modulation}}, optimizer,
                           workers, 3, 1 << 20);
-          PlainServer plain(optimizer, cluster.problem.n, workers / n, modulation);
-          struct Push {
-            Doubles g;
-            std::int64_t version;
-          };
-          std::vector<std::deque<Push>> travelling(workers);
-          const auto arrive = [&](int k) {
-            if (travelling[k].empty()) return;
-            plain.push(travelling[k].front().g, 4, travelling[k].front().version);
-            travelling[k].pop_front();
-          };
-          const Order order{"queue", 0, workers, 4, 1 << 20};
-          std::int64_t position = 0;
-          Dice dice;
-          double far = 0;
-          for (int event = 0; event < 200; ++event) {
-            const int k = dice.roll(workers);
-            if (dice.roll(3) > 0) {
-              ASSERT_TRUE(cluster.step(k));
-              arrive(k);
-              Doubles g(cluster.problem.n);
-              cluster.problem.gradient(plain.w.data(), order.stream(position, 4), g.data());
-              position += 4;
-              travelling[k].push_back({0.25 * g, plain.version});
-            } else {
-              cluster.deliver(k);
-              arrive(k);
-            }
-            far = std::max(far, difference(plain.w, cluster.w.data()));
-          }
-          EXPECT_LE(far, rounding) << workers << " workers, n " << n << ", " << modulation << ", optimizer "
-                                   << int(optimizer.rule);
-          for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
+          PlainPullPush plain(optimizer, cluster.problem.n, workers / n, modulation);
+          EXPECT_LE(against_pull_push_twin(cluster, plain), rounding)
+              << workers << " workers, n " << n << ", " << modulation << ", optimizer "
+              << int(optimizer.rule);
         }
+}
+
+// Ho et al. 2013: whoever is more than s updates ahead of the last one waits.
+struct PlainSsp : PlainPullPush {
+  PlainSsp(const OptimizerSettings& settings, std::size_t n, int workers, int bound)
+      : PlainPullPush(settings, n), clock(workers), s(bound) {}
+  void arrive(int k, const Doubles& g, std::int64_t at_version) {
+    push(g, 4, at_version);
+    ++clock[k];
+  }
+  bool held(int k) const {
+    for (const int other : clock)
+      if (clock[k] - other > s) return true;
+    return false;
+  }
+  std::vector<int> clock;
+  int s;
+};
+
+TEST(Twin, Ssp) {
+  for (const auto& optimizer : server_optimizers())
+    for (const int workers : {1, 2, 3, 5})
+      for (const int s : {0, 1, 3}) {
+        Cluster cluster("ssp", {{"s", integer(s)}}, optimizer, workers, 3, 1 << 20);
+        PlainSsp plain(optimizer, cluster.problem.n, workers, s);
+        EXPECT_LE(against_pull_push_twin(cluster, plain), rounding)
+            << workers << " workers, s " << s << ", optimizer " << int(optimizer.rule);
+        EXPECT_LE(plain.staleness.rbegin()->first, (workers - 1) * (2 * s + 1));
+      }
+}
+
+// Bulk-synchronous: nobody pulls before all have pushed, and the updates of a round add up to one of sync at
+// P times the rate. Exact where P is a power of two.
+TEST(Ssp, WithoutSlackIsBulkSynchronous) {
+  for (const int workers : {1, 2, 3, 4}) {
+    const double rate = 1.0 / 16;
+    Cluster cluster("ssp", {{"s", integer(0)}}, {.learning_rate = rate}, workers, 2, 1 << 20);
+    PlainWorkers sync(cluster.problem, {.learning_rate = rate * workers},
+                      {.kind = "shard", .workers = workers, .minibatch = 4, .budget = 1 << 20});
+    for (int round = 0; round < 4; ++round) {
+      for (int k = 0; k < workers; ++k) {
+        EXPECT_FALSE(cluster.held(k));
+        EXPECT_TRUE(cluster.step(k));
+      }
+      for (int k = 0; k + 1 < workers; ++k) EXPECT_TRUE(cluster.held(k)) << "the last one has not pushed";
+      EXPECT_FALSE(cluster.held(workers - 1));
+      sync.sync();
+      EXPECT_LE(difference(sync.w[0], cluster.w.data()), workers == 3 ? rounding : 0) << "round " << round;
+    }
+  }
+}
+
+// A bound that nobody meets: asynchronous SGD in the same order of arrivals.
+TEST(Ssp, WithoutBoundIsAsynchronousSgd) {
+  const auto end = [](const std::string& strategy, const std::map<std::string, Value>& settings) {
+    Cluster cluster(strategy, settings, {.learning_rate = 1.0 / 16}, 3, 2, 1 << 20, "shard");
+    Dice dice;
+    for (int event = 0; event < 100; ++event) {
+      const int k = dice.roll(3);
+      if (dice.roll(3) > 0)
+        cluster.step(k);
+      else
+        cluster.deliver(k);
+    }
+    return std::vector<float>(cluster.w.data(), cluster.w.data() + cluster.w.size());
+  };
+  EXPECT_EQ(end("ssp", {{"s", integer(1'000'000)}}),
+            end("staleness_aware", {{"n", integer(3)}, {"modulation", "none"s}}));
 }
 
 // What visit() names is all that a learner and a rule carry from step to step.
@@ -437,7 +539,7 @@ TEST(Checkpoint, OfLearnersAndRulesIsComplete) {
             if (event == interrupted_at) cluster.restart();
             const int k = dice.roll(workers);
             if (dice.roll(3) > 0) {
-              EXPECT_TRUE(cluster.step(k));
+              EXPECT_TRUE(cluster.held(k) || cluster.step(k));
             } else {
               cluster.deliver(k);
             }
