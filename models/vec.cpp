@@ -43,6 +43,18 @@ DSGD_CLONES void adagrad_loop(Space::Update u, float* __restrict w, const float*
     w[i] -= u.rate * d / (std::sqrt(s[i]) + u.epsilon);
   }
 }
+DSGD_CLONES void compensate_loop(float lambda, const float* __restrict g, const float* __restrict w,
+                                 const float* __restrict old, float* __restrict d, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) d[i] = g[i] + lambda * (g[i] * g[i]) * (w[i] - old[i]);
+}
+DSGD_CLONES void compensate_loop(Space::Compensation c, const float* __restrict g, const float* __restrict w,
+                                 const float* __restrict old, float* __restrict s, float* __restrict d,
+                                 std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    s[i] = c.decay * s[i] + (1 - c.decay) * (g[i] * g[i]);
+    d[i] = g[i] + c.lambda / std::sqrt(s[i] + c.epsilon) * (g[i] * g[i]) * (w[i] - old[i]);
+  }
+}
 
 class HostSpace final : public Space {
  public:
@@ -73,6 +85,13 @@ class HostSpace final : public Space {
   }
   void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const override {
     adagrad_loop(u, w, g, s, n);
+  }
+  void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s, float* d,
+                  std::size_t n) const override {
+    if (s)
+      compensate_loop(c, g, w, old, s, d, n);
+    else
+      compensate_loop(c.lambda, g, w, old, d, n);
   }
 };
 

@@ -27,6 +27,14 @@ class Space {
   virtual void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
   virtual void nesterov(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
   virtual void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const = 0;
+  // Gradients corrected by a strategy, one pass each.
+  struct Compensation {
+    float lambda, decay, epsilon;
+  };
+  // d <- g + lambda_t * g^2 * (w - old), lambda_t = lambda or, where there is an s, lambda / sqrt(s +
+  // epsilon) after s <- decay*s + (1 - decay)*g^2.
+  virtual void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s,
+                          float* d, std::size_t n) const = 0;
 };
 
 // The host's memory. Stateless: one instance serves everybody.
@@ -52,6 +60,9 @@ inline void copy(ConstVec x, Vec y) { y.space->copy(x.data, y.data, y.size); }
 inline void scale(float a, Vec y) { y.space->scale(a, y.data, y.size); }
 inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, y.size); }
 inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
+inline void compensate(const Space::Compensation& c, ConstVec g, ConstVec w, ConstVec old, Vec s, Vec d) {
+  d.space->compensate(c, g.data, w.data, old.data, s.size ? s.data : nullptr, d.data, d.size);
+}
 
 // Owns the elements of one vector, zero at birth.
 class Vector {

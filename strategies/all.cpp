@@ -10,7 +10,8 @@ namespace dsgd {
   entry(downpour) \
   entry(staleness_aware) \
   entry(bmuf) \
-  entry(ssp)
+  entry(ssp) \
+  entry(dc_asgd)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

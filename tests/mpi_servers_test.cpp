@@ -53,6 +53,11 @@ TEST(WithoutDelays, StalenessAwareIsSerialSgd) {
                        .settings = {{"n", integer(world().workers())}, {"modulation", modulation}}});
 }
 
+TEST(WithoutDelays, DcAsgdIsSerialSgd) {
+  for (const auto& compensation : {"constant"s, "adaptive"s})
+    expect_serial_sgd({.strategy = "dc_asgd", .settings = {{"compensation", compensation}}});
+}
+
 TEST(WithoutDelays, DownpourIsSerialSgd) {
   expect_serial_sgd({.strategy = "downpour", .settings = {{"overlap", false}}});
 }
