@@ -55,6 +55,25 @@ DSGD_CLONES void compensate_loop(Space::Compensation c, const float* __restrict 
     d[i] = g[i] + c.lambda / std::sqrt(s[i] + c.epsilon) * (g[i] * g[i]) * (w[i] - old[i]);
   }
 }
+DSGD_CLONES void deviation_loop(Space::Deviation u, const float* __restrict g, float* __restrict m,
+                                float* __restrict b, float* __restrict v, float* __restrict d,
+                                std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    m[i] = u.gamma * m[i] + (1 - u.gamma) * (g[i] * g[i]);
+    b[i] = u.gamma * b[i] + (1 - u.gamma) * g[i];
+    const float variance = m[i] - b[i] * b[i];  // rounding may leave less than nothing of it
+    const float s = std::sqrt((variance > 0 ? variance : 0) + u.epsilon);
+    v[i] = u.beta * v[i] + (1 - u.beta) * (u.inverse ? 1 / s : s);
+    d[i] = g[i] / v[i];
+  }
+}
+DSGD_CLONES void magnitude_loop(float gamma, float epsilon, const float* __restrict g, float* __restrict m,
+                                float* __restrict d, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    m[i] = gamma * m[i] + (1 - gamma) * std::abs(g[i]);
+    d[i] = g[i] / (m[i] + epsilon);
+  }
+}
 
 class HostSpace final : public Space {
  public:
@@ -92,6 +111,14 @@ class HostSpace final : public Space {
       compensate_loop(c, g, w, old, s, d, n);
     else
       compensate_loop(c.lambda, g, w, old, d, n);
+  }
+  void divide_by_deviation(const Deviation& u, const float* g, float* m, float* b, float* v, float* d,
+                           std::size_t n) const override {
+    deviation_loop(u, g, m, b, v, d, n);
+  }
+  void divide_by_magnitude(float gamma, float epsilon, const float* g, float* m, float* d,
+                           std::size_t n) const override {
+    magnitude_loop(gamma, epsilon, g, m, d, n);
   }
 };
 

@@ -35,6 +35,17 @@ class Space {
   // epsilon) after s <- decay*s + (1 - decay)*g^2.
   virtual void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s,
                           float* d, std::size_t n) const = 0;
+  struct Deviation {
+    float gamma, beta, epsilon;
+    bool inverse;
+  };
+  // d <- g / v after m <- gamma*m + (1 - gamma)*g^2, b <- gamma*b + (1 - gamma)*g, v <- beta*v + (1 -
+  // beta)*s, s = sqrt(m - b^2 + epsilon) or its inverse.
+  virtual void divide_by_deviation(const Deviation& u, const float* g, float* m, float* b, float* v, float* d,
+                                   std::size_t n) const = 0;
+  // d <- g / (m + epsilon) after m <- gamma*m + (1 - gamma)*|g|.
+  virtual void divide_by_magnitude(float gamma, float epsilon, const float* g, float* m, float* d,
+                                   std::size_t n) const = 0;
 };
 
 // The host's memory. Stateless: one instance serves everybody.
@@ -62,6 +73,12 @@ inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, 
 inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
 inline void compensate(const Space::Compensation& c, ConstVec g, ConstVec w, ConstVec old, Vec s, Vec d) {
   d.space->compensate(c, g.data, w.data, old.data, s.size ? s.data : nullptr, d.data, d.size);
+}
+inline void divide_by_deviation(const Space::Deviation& u, ConstVec g, Vec m, Vec b, Vec v, Vec d) {
+  d.space->divide_by_deviation(u, g.data, m.data, b.data, v.data, d.data, d.size);
+}
+inline void divide_by_magnitude(float gamma, float epsilon, ConstVec g, Vec m, Vec d) {
+  d.space->divide_by_magnitude(gamma, epsilon, g.data, m.data, d.data, d.size);
 }
 
 // Owns the elements of one vector, zero at birth.

@@ -11,7 +11,8 @@ namespace dsgd {
   entry(staleness_aware) \
   entry(bmuf) \
   entry(ssp) \
-  entry(dc_asgd)
+  entry(dc_asgd) \
+  entry(fasgd)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -271,7 +271,7 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
       "[strategy.bmuf]\n"
       "zeta = -1\n"
       "blok = 3\n"
-      "[strategy.easgd]\n"
+      "[strategy.hogwild]\n"
       "[strategy.downpour]\n"
       "n_fetch = 0\n"
       "data_order = 'global'\n";
@@ -285,7 +285,7 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
           "1000000000000)",
           "x.toml:7:8: strategy.bmuf.zeta: -1 is out of range (allowed: numbers from 0 to 100)",
           "x.toml:8:1: strategy.bmuf.blok: unknown key, did you mean block?",
-          fmt::format("x.toml:9:11: strategy.easgd: unknown strategy (allowed: {})", strategy_list()),
+          fmt::format("x.toml:9:11: strategy.hogwild: unknown strategy (allowed: {})", strategy_list()),
           "x.toml:11:11: strategy.downpour.n_fetch: 0 is out of range (allowed: integers from 1 to "
           "1000000000)",
           "x.toml:12:14: strategy.downpour.data_order: \"global\" needs workers in lock-step, which downpour "

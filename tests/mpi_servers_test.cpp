@@ -58,6 +58,11 @@ TEST(WithoutDelays, DcAsgdIsSerialSgd) {
     expect_serial_sgd({.strategy = "dc_asgd", .settings = {{"compensation", compensation}}});
 }
 
+TEST(WithoutDelays, FasgdWithItsScaleFrozenIsSerialSgd) {
+  for (const auto& variant : {"intended"s, "printed"s})
+    expect_serial_sgd({.strategy = "fasgd", .settings = {{"variant", variant}, {"beta", 1.0}}});
+}
+
 TEST(WithoutDelays, DownpourIsSerialSgd) {
   expect_serial_sgd({.strategy = "downpour", .settings = {{"overlap", false}}});
 }

@@ -79,7 +79,7 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("averaging", {{"tau", integer(3)}, {"state", "reset"s}}, T, third, 0, 0);
     expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
-    for (const char* each_step : {"ssp", "dc_asgd"}) expect(each_step, {}, T, 0, T + 1, T);
+    for (const char* each_step : {"ssp", "dc_asgd", "fasgd"}) expect(each_step, {}, T, 0, T + 1, T);
     // Pushes come after steps 0, 3, 6, ...; what was accrued since is pushed at the end.
     const double pushes = third + (T > 0 && std::fmod(T - 1, 3) != 0);
     expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}}, T, 0, half + 1, pushes);
@@ -523,6 +523,42 @@ TEST(Twin, DcAsgd) {
       }
 }
 
+// Odena 2016, in the three forms.
+struct PlainFasgd : PlainPullPush {
+  PlainFasgd(const OptimizerSettings& settings, std::size_t size, const std::string& form)
+      : PlainPullPush(settings, size), n(size), b(size), v(size, 1), variant(form) {}
+  void arrive(int, Doubles g, std::int64_t at_version) {
+    const auto tau = double(version - at_version);
+    for (std::size_t j = 0; j < g.size(); ++j) {
+      if (variant == "released") {
+        n[j] = 0.9 * n[j] + 0.1 * std::abs(g[j]);
+        g[j] /= (n[j] + 0.001) * (tau + 1);
+        continue;
+      }
+      n[j] = 0.75 * n[j] + 0.25 * g[j] * g[j];
+      b[j] = 0.75 * b[j] + 0.25 * g[j];
+      const double deviation = std::sqrt(n[j] - b[j] * b[j] + 0.25);
+      v[j] = 0.5 * v[j] + 0.5 * (variant == "printed" ? 1 / deviation : deviation);
+      g[j] /= v[j] * (tau == 0 ? 1 : tau);
+    }
+    push(g, 4, at_version);
+  }
+  Doubles n, b, v;
+  std::string variant;
+};
+
+TEST(Twin, Fasgd) {
+  for (const auto& optimizer : server_optimizers())
+    for (const int workers : {1, 2, 3, 5})
+      for (const auto& variant : {"intended"s, "printed"s, "released"s}) {
+        Cluster cluster("fasgd", {{"variant", variant}, {"gamma", 0.75}, {"beta", 0.5}, {"epsilon", 0.25}},
+                        optimizer, workers, 3, 1 << 20);
+        PlainFasgd plain(optimizer, cluster.problem.n, variant);
+        EXPECT_LE(against_pull_push_twin(cluster, plain), rounding)
+            << workers << " workers, " << variant << ", optimizer " << int(optimizer.rule);
+      }
+}
+
 // Bulk-synchronous: nobody pulls before all have pushed, and the updates of a round add up to one of sync at
 // P times the rate. Exact where P is a power of two.
 TEST(Ssp, WithoutSlackIsBulkSynchronous) {
@@ -570,6 +606,14 @@ TEST(AsynchronousSgd, IsDcAsgdWithoutCompensation) {
     EXPECT_EQ(end_of("dc_asgd", {{"compensation", compensation}, {"lambda", 0.0}}),
               end_of_asynchronous_sgd("none"));
     EXPECT_NE(end_of("dc_asgd", {{"compensation", compensation}}), end_of_asynchronous_sgd("none"));
+  }
+}
+
+// With v frozen at 1 what is left is the division by the staleness.
+TEST(StalenessAware, IsFasgdWithItsScaleFrozen) {
+  for (const auto& variant : {"intended"s, "printed"s}) {
+    EXPECT_EQ(end_of("fasgd", {{"variant", variant}, {"beta", 1.0}}), end_of_asynchronous_sgd("inverse"));
+    EXPECT_NE(end_of("fasgd", {{"variant", variant}}), end_of_asynchronous_sgd("inverse"));
   }
 }
 

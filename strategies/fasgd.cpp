@@ -1,0 +1,87 @@
+// Faster asynchronous SGD (Odena 2016): the rate of every parameter is divided by the staleness of the
+// gradient and by a moving average v of the gradient's standard deviation.
+//   n <- gamma * n + (1 - gamma) * g^2                                        (element-wise)
+//   b <- gamma * b + (1 - gamma) * g
+//   v <- beta * v + (1 - beta) * sqrt(n - b^2 + epsilon)                      variant = intended
+//        beta * v + (1 - beta) / sqrt(n - b^2 + epsilon)                      printed
+//   w <- w - alpha / (v * tau) * g
+//   n <- 0.9 * n + 0.1 * |g|;   w <- w - alpha / ((n + 0.001) * (tau + 1)) * g   released
+// As printed v averages *inverse* deviations, so that dividing by it multiplies by the deviation: against the
+// text, and against B-FASGD, which takes v for a deviation. The author's simulator, FRED, has neither b nor
+// v. gamma and beta are not in the paper (0.9 is FRED's), nor is the rate at tau = 0 (as at 1, like Zhang's)
+// nor where v begins (here at 1, so that early steps are those of SGD; n and b begin at 0). Weight decay and
+// momentum come after the division. B-FASGD, which skips pulls and pushes by the mean of v, is not here.
+
+#include <algorithm>
+
+#include "strategies/pull_push.h"
+
+namespace dsgd {
+namespace {
+
+class FasgdRule final : public Rule {
+ public:
+  FasgdRule(const Settings& s, const Context& c)
+      : optimizer_(c.optimizer, *c.space, c.parameters),
+        variant_(s.text("variant")),
+        with_{float(s.number("gamma")), float(s.number("beta")), float(s.number("epsilon")),
+              variant_ == "printed"},
+        n_(*c.space, c.parameters),
+        b_(*c.space, variant_ == "released" ? 0 : c.parameters),
+        v_(*c.space, variant_ == "released" ? 0 : c.parameters),
+        divided_(*c.space, c.parameters) {
+    fill(1, v_);
+  }
+  double weight(std::int64_t tau) const override {
+    return 1.0 / double(variant_ == "released" ? tau + 1 : std::max<std::int64_t>(tau, 1));
+  }
+  void apply(Vec w, const Arrival& a, std::int64_t used) override {
+    if (variant_ == "released")
+      divide_by_magnitude(0.9f, 0.001f, a.g, n_, divided_);
+    else
+      divide_by_deviation(with_, a.g, n_, b_, v_, divided_);
+    optimizer_.step(w, divided_, a.scale, used);
+  }
+  void visit(State& state) override {
+    state.vector("optimizer", optimizer_.state());
+    state.vector("n", n_);
+    state.vector("b", b_);
+    state.vector("v", v_);
+  }
+
+ private:
+  Optimizer optimizer_;
+  std::string variant_;
+  Space::Deviation with_;
+  Vector n_, b_, v_, divided_;
+};
+
+}  // namespace
+
+extern const StrategyEntry fasgd_entry{
+    .name = "fasgd",
+    .summary = "asynchronous SGD with rates divided by staleness and by the gradients' deviation",
+    .paper = "Odena 2016",
+    .data_order = "queue",
+    .parameters = {{"variant",
+                    std::string("intended"),
+                    "what the rate is divided by: the deviation, its inverse, the magnitude",
+                    0,
+                    0,
+                    {"intended", "printed", "released"}},
+                   {"gamma", 0.9, "share of the old moments kept (intended, printed)", 0, 1},
+                   {"beta", 0.9, "share of the old v kept (intended, printed)", 0, 1},
+                   {"epsilon", 1e-4, "added to the variance (intended, printed)", 1e-12, 1}},
+    .make = PullPush::make,
+    .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
+      return std::make_unique<FasgdRule>(s, c);
+    },
+    .cost = PullPush::cost,
+    .effective =
+        [](const Settings&, const Context& c) {
+          return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
+        },
+    .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}},
+    .serial = {{"beta", 1.0}}};
+
+}  // namespace dsgd
