@@ -12,7 +12,11 @@ namespace dsgd {
   entry(bmuf) \
   entry(ssp) \
   entry(dc_asgd) \
-  entry(fasgd)
+  entry(fasgd) \
+  entry(easgd) \
+  entry(eamsgd) \
+  entry(easgd_sync) \
+  entry(eamsgd_sync)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -90,6 +90,7 @@ struct StrategyEntry {
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
   std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
   std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
+  bool own_models = false;                              // workers end apart; master() is the common model
 };
 
 const std::vector<const StrategyEntry*>& all_strategies();

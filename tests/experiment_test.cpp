@@ -242,6 +242,9 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:1:22: optimizer.schedule: \"step\" needs a length (allowed: "
                 "optimizer.schedule_samples from "
                 "1 up)"},
+        Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
+                "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
+                "optimizer.rule = \"sgd\")"},
         Mistake{"dataset = 'synthetic'\nsynthetic.train = 3\nworkers = [2, 4]\n[strategy.sync]",
                 "x.toml:2:19: synthetic.train: 3 training samples are too few for 4 workers (allowed: "
                 "synthetic.train from 4 up)"},

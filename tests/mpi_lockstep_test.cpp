@@ -90,6 +90,27 @@ TEST(Twin, Bmuf) {
         }
 }
 
+TEST(Twin, Easgd) {
+  for (const auto& optimizer : optimizers())
+    for (const int tau : {1, 3, 50})
+      for (const double beta : {0.0, 0.5, 1.0}) {
+        Job job = twin_job("easgd_sync", optimizer);
+        job.settings = {{"tau", integer(tau)}, {"beta", beta}};
+        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.easgd(tau, beta); }), rounding)
+            << "tau " << tau << ", beta " << beta << ", optimizer " << int(optimizer.rule);
+      }
+}
+
+TEST(Twin, Eamsgd) {
+  for (const int tau : {1, 3, 50})
+    for (const double delta : {0.0, 0.5}) {
+      Job job = twin_job("eamsgd_sync", {.learning_rate = 0.125});
+      job.settings = {{"tau", integer(tau)}, {"beta", 0.5}, {"delta", delta}};
+      EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.easgd(tau, 0.5, delta); }), rounding)
+          << "tau " << tau << ", delta " << delta;
+    }
+}
+
 TEST(Identity, SyncIsSerialSgdWithTheGlobalMinibatch) {
   for (const int minibatch : {1, 4}) {
     Job job{.strategy = "sync", .minibatch = minibatch};
@@ -176,6 +197,47 @@ TEST(Identity, BmufWithoutBlockMomentumIsAveraging) {
                          {"reset_local_momentum", reset}};
         EXPECT_LE(apart(run(bmuf), run(averaging)), rule == Rule::sgd ? tolerance() : rounding) << momentum;
       }
+}
+
+// This worker's model after every step.
+std::vector<std::vector<float>> path(const Job& job) {
+  std::vector<std::vector<float>> models;
+  run(job, [&](Worker& worker) { models.push_back(worker.replica.weights()); });
+  return models;
+}
+
+TEST(Identity, EasgdWithoutElasticityIsWorkersOnTheirOwn) {
+  for (const auto& optimizer : optimizers()) {
+    Job easgd = twin_job("easgd_sync", optimizer), alone = twin_job("averaging", optimizer);
+    easgd.settings = {{"tau", integer(2)}, {"beta", 0.0}};
+    alone.settings = {{"tau", integer(1000)}};
+    auto a = path(easgd), b = path(alone);
+    a.pop_back(), b.pop_back();  // the last step of averaging ends in an average
+    EXPECT_EQ(a, b) << "optimizer " << int(optimizer.rule);
+  }
+}
+
+TEST(Identity, EamsgdWithoutMomentumIsEasgd) {
+  const std::map<std::string, Value> settings{{"tau", integer(2)}, {"beta", 0.5}};
+  Job easgd{.strategy = "easgd_sync", .settings = settings, .budget = steps(9)}, eamsgd = easgd;
+  eamsgd.strategy = "eamsgd_sync";
+  eamsgd.settings["delta"] = 0.0;
+  EXPECT_EQ(path(easgd), path(eamsgd));
+}
+
+// All the way to the workers' mean in every step.
+TEST(Master, OfEasgdIsTheCentre) {
+  Job job{.strategy = "easgd_sync", .settings = {{"tau", integer(1)}, {"beta", 1.0}}, .budget = steps(6)};
+  PlainWorkers twin(job.problem, job.optimizer, job.order_of(0));
+  double far = 0;
+  run(job, [&](Worker& worker) {
+    const Doubles before = mean(twin.w);
+    twin.easgd(1, 1);
+    const Vec centre = worker.strategy->master(worker.replica);
+    if (twin.more()) far = std::max(far, difference(before, centre.data));
+    far = std::max(far, difference(twin.W, centre.data));
+  });
+  EXPECT_LE(far, rounding);
 }
 
 // With a constant gradient every block moves worker k by v_k, whatever it starts from. After T blocks the

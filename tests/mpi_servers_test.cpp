@@ -89,6 +89,28 @@ TEST(AnyOrder, DownpourAppliesEveryGradientOnce) {
       }
 }
 
+// What an exchange takes from a worker it gives to the centre: constant gradients move all of them together
+// by -eta * sum over the workers of steps * gradient, whatever the order.
+TEST(AnyOrder, EasgdLosesNothingBetweenWorkersAndCentre) {
+  for (const int tau : {1, 3, 50}) {
+    Job job{.strategy = "easgd",
+            .settings = {{"tau", integer(tau)}, {"beta", 0.75}},
+            .budget = 40 * world_minibatch + 3};
+    job.problem.slope = world().rank() + 1;
+    const auto step = [&](std::size_t j) { return -0.5 * (world().rank() + 1) * double(j + 1); };
+    std::vector<float> first;
+    const Outcome outcome = run(job, [&](Worker& worker) {
+      if (first.empty()) first = worker.replica.weights();
+    });
+    for (std::size_t j = 0; j < job.problem.n; ++j) {
+      std::array<double, 2> sum{0, 0};  // moved; steps taken
+      if (!first.empty()) sum = {outcome.weights[j] - (first[j] - step(j)), step(j) * double(outcome.steps)};
+      world().sum(sum);
+      EXPECT_NEAR(sum[0] + outcome.master[j], sum[1], 1e-5 * std::abs(sum[1])) << "tau " << tau;
+    }
+  }
+}
+
 // Equal gradients of all learners: every update is one of them, however many arrivals it is made of.
 TEST(AnyOrder, SoftsyncDividesByTheArrivals) {
   for (int n = 1; n <= world().workers() + 1; ++n) {

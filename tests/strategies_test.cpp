@@ -80,6 +80,9 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
     for (const char* each_step : {"ssp", "dc_asgd", "fasgd"}) expect(each_step, {}, T, 0, T + 1, T);
+    for (const char* name : {"easgd", "eamsgd"}) expect(name, {{"tau", integer(3)}}, T, 0, third + 1, third);
+    for (const char* name : {"easgd_sync", "eamsgd_sync"})
+      expect(name, {{"tau", integer(3)}}, T, third, 0, 0);
     // Pushes come after steps 0, 3, 6, ...; what was accrued since is pushed at the end.
     const double pushes = third + (T > 0 && std::fmod(T - 1, 3) != 0);
     expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}}, T, 0, half + 1, pushes);
@@ -322,6 +325,45 @@ struct PlainDownpour {
   std::deque<Push> travelling = {};
 };
 
+// Zhang, Choromanska, LeCun 2015, algorithms 1 and 2 (delta >= 0): the servers add what is pushed.
+struct PlainElastic {
+  struct Push {
+    Doubles d;
+    std::int64_t samples, version;
+  };
+  void step(PlainServer& centre, const Quadratic& problem, const Order& order) {
+    if (t % tau == 0)
+      for (; !travelling.empty(); travelling.pop_front()) arrive(centre);
+    if (t == 0) x = centre.w;
+    Doubles d(problem.n);
+    if (t > 0 && t % tau == 0) {
+      d = alpha * (x - centre.w);
+      travelling.push_back({d, samples, centre.version});
+      samples = 0;
+    }
+    v.resize(problem.n);
+    Doubles g(problem.n);
+    const Doubles at = x + delta * v;
+    problem.gradient(at.data(), order.own(4 * t, 4), g.data());
+    v = delta * v + -rate * (0.25 * g);
+    x += v;
+    x += -1 * d;
+    samples += 4;
+    ++t;
+  }
+  void arrive(PlainServer& centre) const {
+    const Push& push = travelling.front();
+    centre.w += push.d;
+    ++centre.staleness[centre.version++ - push.version];
+    centre.used += push.samples;
+  }
+  int tau;
+  double alpha, delta, rate;
+  Doubles x = {}, v = {};
+  std::int64_t t = 0, samples = 0;
+  std::deque<Push> travelling = {};
+};
+
 // Who does what next, drawn from a generator that is the same everywhere.
 class Dice {
  public:
@@ -389,6 +431,39 @@ TEST(Twin, Downpour) {
           for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
           EXPECT_EQ(cluster.shards[0].used(), plain.used);
         }
+}
+
+TEST(Twin, Easgd) {
+  const double rate = 1.0 / 16, beta = 0.75;
+  for (const int workers : {1, 2, 3, 5})
+    for (const int tau : {1, 2, 5})
+      for (const double delta : {-1.0, 0.5}) {  // negative: easgd
+        std::map<std::string, Value> settings{{"tau", integer(tau)}, {"beta", beta}};
+        if (delta >= 0) settings["delta"] = delta;
+        Cluster cluster(delta < 0 ? "easgd" : "eamsgd", settings, {.learning_rate = rate}, workers, 3,
+                        1 << 20);
+        PlainServer centre({}, cluster.problem.n);
+        std::vector<PlainElastic> twins(workers, {tau, beta / workers, std::max(delta, 0.0), rate});
+        Dice dice;
+        double far = 0;
+        for (int event = 0; event < 200; ++event) {
+          const int k = dice.roll(workers);
+          if (dice.roll(3) > 0) {
+            ASSERT_TRUE(cluster.step(k));
+            twins[k].step(centre, cluster.problem, {"shard", k, workers, 4});
+            far = std::max(far, difference(twins[k].x, cluster.replicas[k]->w.data));
+          } else {
+            cluster.deliver(k);
+            if (twins[k].travelling.empty()) continue;
+            twins[k].arrive(centre);
+            twins[k].travelling.pop_front();
+          }
+          far = std::max(far, difference(centre.w, cluster.w.data()));
+        }
+        EXPECT_LE(far, rounding) << workers << " workers, tau " << tau << ", delta " << delta;
+        for (const Shard& shard : cluster.shards) expect_same_staleness(shard, centre);
+        EXPECT_EQ(cluster.shards[0].used(), centre.used);
+      }
 }
 
 // Learners that pull, compute and push in every step, in an order drawn by dice, beside a plain server that

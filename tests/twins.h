@@ -90,9 +90,10 @@ struct PlainWorkers {
   }
   std::size_t size() const { return w.size(); }
   bool more() const { return used < order[0].budget; }
-  Doubles gradient(std::size_t k, double count) const {  // sum over the worker's minibatch / count
+  Doubles gradient(std::size_t k, double count) const { return gradient(k, w[k], count); }
+  Doubles gradient(std::size_t k, const Doubles& at, double count) const {  // sum over its minibatch / count
     Doubles g(problem.n);
-    problem.gradient(w[k].data(), order[k].lock_step(used), g.data());
+    problem.gradient(at.data(), order[k].lock_step(used), g.data());
     return (1 / count) * g;
   }
 
@@ -130,11 +131,42 @@ struct PlainWorkers {
       if (reset) o.reset();
   }
 
+  // Zhang, Choromanska, LeCun 2015, equations 5 and 6 every tau steps and at the end; `W` is the centre. With
+  // `delta` the worker's step is that of algorithm 2.
+  void easgd(int tau, double beta, double delta = -1) {
+    const double alpha = beta / double(size());
+    std::vector<Doubles> d(size(), Doubles(problem.n));
+    if (t > 0 && t % tau == 0)
+      for (std::size_t k = 0; k < size(); ++k) d[k] = alpha * (w[k] - W);
+    v.resize(size(), Doubles(problem.n));
+    for (std::size_t k = 0; k < size(); ++k)
+      if (const auto count = double(order[k].lock_step(used).size()); count > 0) {
+        if (delta < 0) {
+          optimizer[k].step(w[k], gradient(k, count), double(used));
+        } else {
+          v[k] = delta * v[k] + -optimizer[k].rate(double(used)) * gradient(k, w[k] + delta * v[k], count);
+          w[k] += v[k];
+        }
+      }
+    advance();
+    const auto exchange = [&] {
+      for (std::size_t k = 0; k < size(); ++k) {
+        w[k] += -1 * d[k];
+        W += d[k];
+      }
+    };
+    exchange();
+    if (more()) return;
+    for (std::size_t k = 0; k < size(); ++k) d[k] = alpha * (w[k] - W);
+    exchange();
+  }
+
   Quadratic problem;
   std::vector<Order> order;
   std::vector<Doubles> w;  // of each worker
   std::vector<PlainOptimizer> optimizer;
-  Doubles W, Wg, Delta;  // bmuf
+  Doubles W, Wg, Delta;    // of the outer loop
+  std::vector<Doubles> v;  // eamsgd
   std::int64_t t = 0, used = 0;
 
  private:
