@@ -1,52 +1,45 @@
 // Parameter averaging every tau local steps (Moritz et al. 2016, SparkNet; Deeplearning4j's
-// ParameterAveragingTrainingMaster).
+// ParameterAveragingTrainingMaster), and post-local SGD (Lin, Stich, Patel, Jaggi 2018).
 //   each worker:         w_k <- w_k - alpha * g_k       (or the optimizer's rule, with its own state)
 //   every tau steps:     w_k <- (1/P) * sum_j w_j
 // `state` says what happens to the optimizer's state at an averaging: SparkNet keeps each worker's own
 // (keep), Deeplearning4j averages it (average, its saveUpdater), others start afresh (reset). This alone
 // changes results.
+// Until step T_0 = warmup_steps the period that begins at step t is
+//   1                                     warmup = constant: post-local SGD, every step averages
+//   max(1, floor(tau * t / T_0))          linear
+//   2^floor(floor(log2 tau) * t / T_0)    exponential
 
-#include "strategies/strategy.h"
+#include <algorithm>
+#include <bit>
+
+#include "strategies/outer_loop.h"
 
 namespace dsgd {
 namespace {
 
-class Averaging final : public Strategy {
+std::int64_t period_at(const Settings& s, std::int64_t t) {
+  const std::int64_t tau = s.integer("tau"), T_0 = s.integer("warmup_steps");
+  if (t >= T_0) return tau;
+  if (s.text("warmup") == "constant") return 1;
+  if (s.text("warmup") == "linear") return std::max<std::int64_t>(1, tau * t / T_0);
+  return std::int64_t(1) << (std::bit_width(std::uint64_t(tau)) - 1) * t / T_0;
+}
+
+class Averaging final : public OuterLoop {
  public:
   Averaging(const Settings& s, const Context& c)
-      : group_(*c.group),
-        tau_(s.integer("tau")),
-        state_(s.text("state")),
-        optimizer_(c.optimizer, *c.space, c.parameters),
-        mean_(*c.space, c.parameters) {}
-
-  bool step(Replica& r) override {
-    const Batch batch = r.next();
-    if (!batch) return false;
-    if (batch.count()) {
-      r.gradient(r.w, batch, r.g);
-      optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
-    }
-    if ((r.t + 1) % tau_ == 0 || batch.last) {
-      group_.mean(r.w);
-      if (state_ == "average" && optimizer_.state().size) group_.mean(optimizer_.state());
-      if (state_ == "reset") optimizer_.reset();
-    }
-    return true;
-  }
-
+      : OuterLoop(c, s.integer("tau"), s.text("state")), settings_(s), mean_(*c.space, c.parameters) {}
   Vec master(Replica& r) override {  // between two averagings the model is still the mean
     copy(r.w, mean_);
     group_.mean(mean_);
     return mean_;
   }
-  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
 
  private:
-  Group& group_;
-  std::int64_t tau_;
-  std::string state_;
-  Optimizer optimizer_;
+  std::int64_t period(std::int64_t t) const override { return period_at(settings_, t); }
+
+  Settings settings_;
   Vector mean_;
 };
 
@@ -55,23 +48,26 @@ class Averaging final : public Strategy {
 extern const StrategyEntry averaging_entry{
     .name = "averaging",
     .summary = "parameter averaging every tau local steps",
-    .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j",
+    .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j; Lin et al. 2018 (post-local SGD)",
     .data_order = "shard",
     .parameters = {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
-                   {"state",
-                    std::string("keep"),
-                    "optimizer state at an averaging",
+                   state_parameter("keep"),
+                   {"warmup_steps", std::int64_t(0), "steps over which the period grows to tau", 0, 1e9},
+                   {"warmup",
+                    std::string("constant"),
+                    "the period on the way: 1 (post-local SGD), or growing",
                     0,
                     0,
-                    {"keep", "average", "reset"}}},
+                    {"constant", "linear", "exponential"}}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Averaging>(s, c);
     },
     .cost =
         [](const Settings& s, const Context& c, std::int64_t steps) {
-          const bool stateful =
-              c.optimizer.rule != OptimizerSettings::Rule::sgd && s.text("state") == "average";
-          return double(periods(steps, s.integer("tau")) * (stateful ? 2 : 1)) * all_reduce_cost(c);
+          std::int64_t t = 0, averagings = 0;
+          for (; t < std::min(steps, s.integer("warmup_steps")); t += period_at(s, t)) ++averagings;
+          if (t < steps) averagings += periods(steps - t, s.integer("tau"));
+          return double(averagings) * end_of_period_cost(s, c);
         },
     .effective =
         [](const Settings& s, const Context& c) {

@@ -13,7 +13,7 @@
 // run: the effective gain is zeta / (1 - eta), and at the default eta = 1 - 1/N it is N. The notation CBM/NBM
 // is from secondary sources.
 
-#include "strategies/strategy.h"
+#include "strategies/outer_loop.h"
 
 namespace dsgd {
 namespace {
@@ -22,46 +22,30 @@ double block_momentum(const Settings& s, const Context& c) {
   return s.number("eta") < 0 ? 1.0 - 1.0 / c.workers : s.number("eta");
 }
 
-class Bmuf final : public Strategy {
+class Bmuf final : public OuterLoop {
  public:
   Bmuf(const Settings& s, const Context& c)
-      : group_(*c.group),
-        block_(s.integer("block")),
+      : OuterLoop(c, s.integer("block"), s.flag("reset_local_momentum") ? "reset" : "keep"),
         eta_(float(block_momentum(s, c))),
         zeta_(float(s.number("zeta"))),
         nesterov_(s.text("momentum") == "nesterov"),
-        reset_(s.flag("reset_local_momentum")),
-        optimizer_(c.optimizer, *c.space, c.parameters),
         W_(*c.space, c.parameters),
         Wg_(*c.space, c.parameters),
         Delta_(*c.space, c.parameters) {}
-
-  bool step(Replica& r) override {
-    if (r.t == 0) {
-      copy(r.w, W_);
-      copy(r.w, Wg_);
-    }
-    const Batch batch = r.next();
-    if (!batch) return false;
-    if (batch.count()) {
-      r.gradient(r.w, batch, r.g);
-      optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
-    }
-    if ((r.t + 1) % block_ == 0 || batch.last) filter(r.w);
-    return true;
-  }
-
   Vec master(Replica& r) override { return r.t == 0 ? r.w : W_.view(); }
   void visit(State& state) override {
-    state.vector("optimizer", optimizer_.state());
+    OuterLoop::visit(state);
     state.vector("W", W_);
     state.vector("W_g", Wg_);
     state.vector("Delta", Delta_);
   }
 
  private:
-  void filter(Vec w) {
-    group_.mean(w);       // Wbar
+  void begin(ConstVec w) override {
+    copy(w, W_);
+    copy(w, Wg_);
+  }
+  void outer(Vec w, std::int64_t) override {
     axpy(-1, Wg_, w);     // G
     scale(eta_, Delta_);  // Delta <- eta * Delta + zeta * G
     axpy(zeta_, w, Delta_);
@@ -69,14 +53,10 @@ class Bmuf final : public Strategy {
     copy(W_, Wg_);
     if (nesterov_) axpy(eta_, Delta_, Wg_);
     copy(Wg_, w);
-    if (reset_) optimizer_.reset();
   }
 
-  Group& group_;
-  std::int64_t block_;
   float eta_, zeta_;
-  bool nesterov_, reset_;
-  Optimizer optimizer_;
+  bool nesterov_;
   Vector W_, Wg_, Delta_;
 };
 

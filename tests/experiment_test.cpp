@@ -173,7 +173,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"epochs = 3\n[strategy.sync]",
                 fmt::format("x.toml:1:1: epochs: unknown key (allowed: {})", key_list())},
         Mistake{"[strategy.averaging]\nepochs = 3",
-                fmt::format("x.toml:2:1: strategy.averaging.epochs: unknown key (allowed: tau, state, {})",
+                fmt::format("x.toml:2:1: strategy.averaging.epochs: unknown key (allowed: tau, state, warmup_steps, warmup, {})",
                             key_list())},
         Mistake{"\"a\\nb\" = 3\n[strategy.sync]",
                 fmt::format("x.toml:1:1: a?b: unknown key (allowed: {})", key_list())},

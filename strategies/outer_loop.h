@@ -1,0 +1,68 @@
+#pragma once
+
+#include <string>
+
+#include "strategies/strategy.h"
+
+namespace dsgd {
+
+// Local steps on every worker, and after each period of them the mean of the workers' models, of which a
+// strategy makes what they go on from. A period that the budget cuts short ends in that too.
+class OuterLoop : public Strategy {
+ public:
+  // state: what becomes of the optimizer's state at the end of a period: keep, average or reset.
+  OuterLoop(const Context& c, std::int64_t tau, std::string state)
+      : group_(*c.group),
+        optimizer_(c.optimizer, *c.space, c.parameters),
+        tau_(tau),
+        state_(std::move(state)) {}
+
+  bool step(Replica& r) override {
+    if (r.t == 0) begin(r.w);
+    const Batch batch = r.next();
+    if (!batch) return false;
+    if (batch.count()) {
+      r.gradient(r.w, batch, r.g);
+      optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
+    }
+    if (r.t + 1 < begun_ + period(begun_) && !batch.last) return true;
+    begun_ = r.t + 1;
+    group_.mean(r.w);
+    outer(r.w, r.used);
+    if (state_ == "average" && optimizer_.state().size) group_.mean(optimizer_.state());
+    if (state_ == "reset") optimizer_.reset();
+    return true;
+  }
+  void visit(State& state) override {
+    state.vector("optimizer", optimizer_.state());
+    state.number("begun", begun_);
+  }
+
+ protected:
+  virtual void begin(ConstVec) {}  // the model that all workers start from
+  virtual void outer(Vec, std::int64_t) {
+  }  // (w, used): w is the mean; what it becomes is where workers go on
+  virtual std::int64_t period(std::int64_t) const {
+    return tau_;
+  }  // steps, of the period that begins at a step
+
+  Group& group_;
+  Optimizer optimizer_;  // of the local steps
+
+ private:
+  std::int64_t tau_;
+  std::string state_;
+  std::int64_t begun_ = 0;  // step at which the current period began
+};
+
+inline Parameter state_parameter(const char* fallback) {
+  return {"state", std::string(fallback),       "local optimizer's state at the end of a period", 0,
+          0,       {"keep", "average", "reset"}};
+}
+// An all-reduce of the model and, with state = "average", one of the optimizer's state.
+inline Cost end_of_period_cost(const Settings& s, const Context& c) {
+  const bool stateful = c.optimizer.rule != OptimizerSettings::Rule::sgd && s.text("state") == "average";
+  return (stateful ? 2.0 : 1.0) * all_reduce_cost(c);
+}
+
+}  // namespace dsgd
