@@ -16,7 +16,9 @@ namespace dsgd {
   entry(easgd) \
   entry(eamsgd) \
   entry(easgd_sync) \
-  entry(eamsgd_sync)
+  entry(eamsgd_sync) \
+  entry(slowmo) \
+  entry(diloco)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -4,6 +4,8 @@
 // plain SGD, ten steps at most): they hold bit for bit. With 3 workers and with other optimizers: to 2e-5 at
 // values below 16, some ten units in the last place.
 
+#include <set>
+
 #include "tests/mpi_job.h"
 #include "tests/twins.h"
 
@@ -88,6 +90,51 @@ TEST(Twin, Bmuf) {
               << "eta " << eta << (nesterov ? " nesterov" : " classic") << (reset ? " reset" : " keep")
               << ", optimizer " << int(optimizer.rule);
         }
+}
+
+// Lin et al. 2018: with tau = 4 and 6 steps of warm-up, the steps after which the workers average.
+TEST(Twin, PostLocalSgd) {
+  const std::map<std::string, std::set<int>> averagings{{"constant", {1, 2, 3, 4, 5, 6, 10, 14, 18, 21}},
+                                                        {"linear", {1, 2, 3, 5, 8, 12, 16, 20, 21}},
+                                                        {"exponential", {1, 2, 3, 5, 7, 11, 15, 19, 21}}};
+  for (const auto& optimizer : optimizers())
+    for (const auto& [warmup, after] : averagings) {
+      Job job = twin_job("averaging", optimizer);
+      job.settings = {{"tau", integer(4)}, {"warmup_steps", integer(6)}, {"warmup", warmup}};
+      EXPECT_LE(against_twin(job,
+                             [&, &at = after](PlainWorkers& twin) {
+                               twin.averaging("keep", [&] { return at.count(int(twin.t)) > 0; });
+                             }),
+                rounding)
+          << warmup << ", optimizer " << int(optimizer.rule);
+      EXPECT_EQ(run(job).traffic.synchronisations, std::int64_t(after.size())) << warmup;
+      const Cost cost = job.entry().cost(job.chosen(), job.context(13), 21);
+      EXPECT_EQ(cost.messages, world().workers() > 1 ? double(after.size()) : 0) << warmup;
+    }
+}
+
+TEST(Twin, SlowMo) {
+  for (const auto& optimizer : optimizers())
+    for (const auto& [alpha, beta] : std::vector<std::pair<double, double>>{{1, 0}, {1, 0.5}, {0.5, 0.75}})
+      for (const char* state : {"keep", "average", "reset"}) {
+        Job job = twin_job("slowmo", optimizer);
+        job.settings = {{"tau", integer(3)}, {"alpha", alpha}, {"beta", beta}, {"state", std::string(state)}};
+        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.slowmo(3, alpha, beta, state); }),
+                  rounding)
+            << "alpha " << alpha << ", beta " << beta << ", " << state << ", optimizer "
+            << int(optimizer.rule);
+      }
+}
+
+TEST(Twin, DiLoCo) {
+  for (const auto& optimizer : optimizers())
+    for (const auto& rule : {"sgd"s, "momentum"s, "nesterov"s})
+      for (const double rate : {0.5, 1.0}) {
+        Job job = twin_job("diloco", optimizer);
+        job.settings = {{"H", integer(3)}, {"outer", rule}, {"outer_rate", rate}, {"outer_momentum", 0.5}};
+        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.diloco(3, rule, rate, 0.5); }), rounding)
+            << rule << ", rate " << rate << ", optimizer " << int(optimizer.rule);
+      }
 }
 
 TEST(Twin, Easgd) {
@@ -240,6 +287,41 @@ TEST(Master, OfEasgdIsTheCentre) {
   EXPECT_LE(far, rounding);
 }
 
+// Strategies whose mathematics is one, each with the settings that make it the other.
+TEST(Identity, OuterLoopsAreEachOther) {
+  struct Side {
+    std::string strategy;
+    std::map<std::string, Value> settings;
+  };
+  const Side averaging{"averaging", {{"tau", integer(3)}}},
+      reset{"averaging", {{"tau", integer(3)}, {"state", "reset"s}}},
+      momentum{"bmuf",
+               {{"block", integer(3)},
+                {"eta", 0.5},
+                {"zeta", 0.5},
+                {"momentum", "classic"s},
+                {"reset_local_momentum", false}}};
+  const std::vector<std::pair<Side, Side>> same{
+      {averaging, {"slowmo", {{"tau", integer(3)}, {"beta", 0.0}, {"state", "keep"s}}}},
+      {reset, {"slowmo", {{"tau", integer(3)}, {"beta", 0.0}}}},
+      {averaging, {"diloco", {{"H", integer(3)}, {"outer_rate", 1.0}, {"outer_momentum", 0.0}}}},
+      {averaging, {"diloco", {{"H", integer(3)}, {"outer_rate", 1.0}, {"outer", "sgd"s}}}},
+      {momentum, {"slowmo", {{"tau", integer(3)}, {"alpha", 0.5}, {"beta", 0.5}, {"state", "keep"s}}}},
+      {momentum,
+       {"diloco",
+        {{"H", integer(3)}, {"outer_rate", 0.5}, {"outer_momentum", 0.5}, {"outer", "momentum"s}}}}};
+  for (const auto rule : {Rule::sgd, Rule::momentum})
+    for (const auto& [a, b] : same) {
+      const auto job = [&, r = rule](const Side& side) {
+        return Job{.strategy = side.strategy,
+                   .settings = side.settings,
+                   .optimizer = {.rule = r, .learning_rate = 0.5, .momentum = 0.5},
+                   .budget = steps(6)};
+      };
+      EXPECT_LE(apart(run(job(a)), run(job(b))), tolerance()) << a.strategy << " and " << b.strategy;
+    }
+}
+
 // With a constant gradient every block moves worker k by v_k, whatever it starts from. After T blocks the
 // model has moved by Delta_1 + ... + Delta_T, Delta_T = zeta * mean(v) * (1 - eta^T) / (1 - eta). Summing
 // over the workers in place of the mean would show as a factor P, a look-ahead kept in the model as a factor
@@ -298,8 +380,11 @@ TEST(Effective, BmufSaysItsGain) {
 // The average over a number of steps that is not a multiple of the period ends in one averaging more.
 TEST(Effective, SynchronisationsAreCountedInPeriods) {
   for (const int count : {1, 5, 6, 7})
-    for (const auto& [strategy, period] :
-         std::map<std::string, std::string>{{"averaging", "tau"}, {"bmuf", "block"}}) {
+    for (const auto& [strategy, period] : std::map<std::string, std::string>{{"averaging", "tau"},
+                                                                             {"bmuf", "block"},
+                                                                             {"slowmo", "tau"},
+                                                                             {"diloco", "H"},
+                                                                             {"easgd_sync", "tau"}}) {
       const Job job{.strategy = strategy, .settings = {{period, integer(3)}}, .budget = steps(count)};
       EXPECT_EQ(run(job).traffic.synchronisations, (count + 2) / 3) << strategy << ", " << count << " steps";
     }

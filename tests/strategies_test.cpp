@@ -78,6 +78,8 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("averaging", {{"tau", integer(3)}, {"state", "average"s}}, T, 2 * third, 0, 0);
     expect("averaging", {{"tau", integer(3)}, {"state", "reset"s}}, T, third, 0, 0);
     expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
+    expect("slowmo", {{"tau", integer(3)}}, T, third, 0, 0);
+    expect("diloco", {{"H", integer(3)}}, T, third, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
     for (const char* each_step : {"ssp", "dc_asgd", "fasgd"}) expect(each_step, {}, T, 0, T + 1, T);
     for (const char* name : {"easgd", "eamsgd"}) expect(name, {{"tau", integer(3)}}, T, 0, third + 1, third);

@@ -107,15 +107,35 @@ struct PlainWorkers {
 
   // Moritz et al. 2016: tau local steps, W <- (1/K) sum_k W_k.
   void averaging(int tau, const std::string& state) {
+    averaging(state, [&] { return ends(tau); });
+  }
+  template <typename When>
+  void averaging(const std::string& state, When when) {  // asked after the step
+    local_step();
+    if (when()) average(state);
+  }
+
+  // Wang et al. 2019; W is x, Delta is u.
+  void slowmo(int tau, double alpha, double beta, const std::string& state) {
+    const double gamma = optimizer[0].rate(double(used));
     local_step();
     if (!ends(tau)) return;
-    w.assign(size(), mean(w));
-    std::vector<Doubles> states;
-    for (const auto& o : optimizer) states.push_back(o.state);
-    for (auto& o : optimizer) {
-      if (state == "average") o.state = mean(states);
-      if (state == "reset") o.reset();
-    }
+    average(state);
+    Delta = beta * Delta + (1 / gamma) * (W - w[0]);
+    W += -alpha * gamma * Delta;
+    w.assign(size(), W);
+  }
+
+  // Douillard et al. 2023; W is theta, Delta the outer velocity.
+  void diloco(int H, const std::string& rule, double rate, double mu) {
+    local_step();
+    if (!ends(H)) return;
+    const Doubles outer_gradient = W - mean(w);
+    Delta = mu * Delta + outer_gradient;
+    if (rule == "sgd") W += -rate * outer_gradient;
+    if (rule == "momentum") W += -rate * Delta;
+    if (rule == "nesterov") W += -rate * (outer_gradient + mu * Delta);
+    w.assign(size(), W);
   }
 
   // Chen & Huo 2016.
@@ -179,6 +199,15 @@ struct PlainWorkers {
       if (const auto count = order[k].lock_step(used).size())
         optimizer[k].step(w[k], gradient(k, double(count)), double(used));
     advance();
+  }
+  void average(const std::string& state) {
+    w.assign(size(), mean(w));
+    std::vector<Doubles> states;
+    for (const auto& o : optimizer) states.push_back(o.state);
+    for (auto& o : optimizer) {
+      if (state == "average") o.state = mean(states);
+      if (state == "reset") o.reset();
+    }
   }
   bool ends(int period) const { return t % period == 0 || !more(); }
 };
