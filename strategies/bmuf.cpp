@@ -2,16 +2,24 @@
 // filtered update:
 //   Wbar  <- (1/N) * sum_k W_k
 //   G     <- Wbar - W_g                     (from the model that the workers started from)
-//   Delta <- eta * Delta + zeta * G
+//   Delta <- eta * Delta + gain * G
 //   W     <- W + Delta
 //   W_g   <- W                              momentum = classic (CBM)
-//   W_g   <- W + eta * Delta                momentum = nesterov (NBM); the look-ahead is undone: it never
-//   enters W
-// Here zeta multiplies the *mean* of the workers' updates. CNTK multiplies their sum by (1 - eta), which is
-// the same only at eta = 1 - 1/N; fairseq multiplies the mean by (1 - eta), an update N times smaller; both
-// keep the look-ahead in the model. A constant update v per block moves W by zeta * v / (1 - eta) in the long
-// run: the effective gain is zeta / (1 - eta), and at the default eta = 1 - 1/N it is N. The notation CBM/NBM
-// is from secondary sources.
+//   W_g   <- W + eta * Delta                momentum = nesterov (NBM)
+// convention says what two well-known programs make of that under the same name:
+//              gain                   the look-ahead of nesterov
+//   paper      zeta                   is undone: it never enters W
+//   cntk       N * (1 - eta) * zeta   stays in the model: W <- W_g      (it sums the workers' updates)
+//   fairseq    (1 - eta) * zeta       stays in the model
+// Blocks that each find the update v move W by effective_gain * v a block in the long run: by gain / (1 -
+// eta), and by 1 + eta times that where the look-ahead stays. At the default eta = 1 - 1/N that is N for the
+// paper, 2N - 1 for CNTK, 2 - 1/N for fairseq. 1 is plain averaging, N as if the workers had gone one after
+// the other; less than 1/2 or more than 2N is refused unless forced. CBM and NBM are named after secondary
+// sources.
+
+#include <fmt/format.h>
+
+#include <stdexcept>
 
 #include "strategies/outer_loop.h"
 
@@ -22,13 +30,37 @@ double block_momentum(const Settings& s, const Context& c) {
   return s.number("eta") < 0 ? 1.0 - 1.0 / c.workers : s.number("eta");
 }
 
+bool keeps_look_ahead(const Settings& s) { return s.text("convention") != "paper"; }
+
+double gain(const Settings& s, const Context& c) {
+  const double zeta = s.number("zeta"), eta = block_momentum(s, c);
+  if (s.text("convention") == "paper") return zeta;
+  return (s.text("convention") == "cntk" ? c.workers : 1) * (1 - eta) * zeta;
+}
+
+double effective_gain(const Settings& s, const Context& c) {
+  const double eta = block_momentum(s, c);
+  const bool kept = keeps_look_ahead(s) && s.text("momentum") == "nesterov";
+  return gain(s, c) / (1 - eta) * (kept ? 1 + eta : 1);
+}
+
+void check_gain(const Settings& s, const Context& c) {
+  const double is = effective_gain(s, c), most = 2.0 * c.workers;
+  if (s.flag("force_gain") || (is >= 0.5 && is <= most)) return;
+  throw std::invalid_argument(
+      fmt::format("eta, zeta and convention make an effective gain of {:g} with {} workers (allowed: 0.5 to "
+                  "{:g}, or force_gain = true)",
+                  is, c.workers, most));
+}
+
 class Bmuf final : public OuterLoop {
  public:
   Bmuf(const Settings& s, const Context& c)
       : OuterLoop(c, s.integer("block"), s.flag("reset_local_momentum") ? "reset" : "keep"),
         eta_(float(block_momentum(s, c))),
-        zeta_(float(s.number("zeta"))),
+        gain_(float(gain(s, c))),
         nesterov_(s.text("momentum") == "nesterov"),
+        kept_(keeps_look_ahead(s)),
         W_(*c.space, c.parameters),
         Wg_(*c.space, c.parameters),
         Delta_(*c.space, c.parameters) {}
@@ -47,16 +79,17 @@ class Bmuf final : public OuterLoop {
   }
   void outer(Vec w, std::int64_t) override {
     axpy(-1, Wg_, w);     // G
-    scale(eta_, Delta_);  // Delta <- eta * Delta + zeta * G
-    axpy(zeta_, w, Delta_);
+    scale(eta_, Delta_);  // Delta <- eta * Delta + gain * G
+    axpy(gain_, w, Delta_);
     axpy(1, Delta_, W_);
     copy(W_, Wg_);
     if (nesterov_) axpy(eta_, Delta_, Wg_);
+    if (kept_) copy(Wg_, W_);
     copy(Wg_, w);
   }
 
-  float eta_, zeta_;
-  bool nesterov_;
+  float eta_, gain_;
+  bool nesterov_, kept_;
   Vector W_, Wg_, Delta_;
 };
 
@@ -76,6 +109,13 @@ extern const StrategyEntry bmuf_entry{
                     0,
                     0,
                     {"classic", "nesterov"}},
+                   {"convention",
+                    std::string("paper"),
+                    "gain, and what becomes of the look-ahead",
+                    0,
+                    0,
+                    {"paper", "cntk", "fairseq"}},
+                   {"force_gain", false, "accept any effective gain"},
                    {"reset_local_momentum", true, "local optimizer state starts afresh in every block"}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Bmuf>(s, c);
@@ -86,11 +126,11 @@ extern const StrategyEntry bmuf_entry{
         },
     .effective =
         [](const Settings& s, const Context& c) {
-          const double eta = block_momentum(s, c);
+          check_gain(s, c);
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)},
                        {"period", double(s.integer("block"))},
-                       {"eta", eta},
-                       {"effective_gain", s.number("zeta") / (1 - eta)}};
+                       {"eta", block_momentum(s, c)},
+                       {"effective_gain", effective_gain(s, c)}};
         },
     .conformance = {{"block", std::int64_t(3)}, {"zeta", 0.5}},
     .serial = {{"block", std::int64_t(4)}, {"eta", 0.0}}};

@@ -173,7 +173,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"epochs = 3\n[strategy.sync]",
                 fmt::format("x.toml:1:1: epochs: unknown key (allowed: {})", key_list())},
         Mistake{"[strategy.averaging]\nepochs = 3",
-                fmt::format("x.toml:2:1: strategy.averaging.epochs: unknown key (allowed: tau, state, warmup_steps, warmup, {})",
+                fmt::format("x.toml:2:1: strategy.averaging.epochs: unknown key (allowed: tau, state, "
+                            "warmup_steps, warmup, {})",
                             key_list())},
         Mistake{"\"a\\nb\" = 3\n[strategy.sync]",
                 fmt::format("x.toml:1:1: a?b: unknown key (allowed: {})", key_list())},
@@ -242,6 +243,9 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:1:22: optimizer.schedule: \"step\" needs a length (allowed: "
                 "optimizer.schedule_samples from "
                 "1 up)"},
+        Mistake{"workers = 2\n[strategy.bmuf]\neta = 0.9",
+                "x.toml:2:11: strategy.bmuf: eta, zeta and convention make an effective gain of 10 with 2 "
+                "workers (allowed: 0.5 to 4, or force_gain = true)"},
         Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
                 "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
                 "optimizer.rule = \"sgd\")"},

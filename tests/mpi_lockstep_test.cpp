@@ -74,22 +74,26 @@ TEST(Twin, Averaging) {
 
 TEST(Twin, Bmuf) {
   for (const auto& optimizer : optimizers())
-    for (const bool nesterov : {false, true})
-      for (const bool reset : {false, true})
-        for (const double eta : {0.0, 0.75, -1.0}) {
-          Job job = twin_job("bmuf", optimizer);
-          job.settings = {{"block", integer(3)},
-                          {"eta", eta},
-                          {"zeta", 0.5},
-                          {"momentum", nesterov ? "nesterov"s : "classic"s},
-                          {"reset_local_momentum", reset}};
-          const double used_eta = eta < 0 ? 1 - 1.0 / world().workers() : eta;
-          EXPECT_LE(
-              against_twin(job, [&](PlainWorkers& twin) { twin.bmuf(3, used_eta, 0.5, nesterov, reset); }),
-              rounding)
-              << "eta " << eta << (nesterov ? " nesterov" : " classic") << (reset ? " reset" : " keep")
-              << ", optimizer " << int(optimizer.rule);
-        }
+    for (const auto& convention : {"paper"s, "cntk"s, "fairseq"s})
+      for (const bool nesterov : {false, true})
+        for (const bool reset : {false, true})
+          for (const double eta : {0.0, 0.75, -1.0}) {
+            Job job = twin_job("bmuf", optimizer);
+            job.settings = {{"block", integer(3)},
+                            {"eta", eta},
+                            {"zeta", 0.5},
+                            {"convention", convention},
+                            {"momentum", nesterov ? "nesterov"s : "classic"s},
+                            {"reset_local_momentum", reset}};
+            const double used_eta = eta < 0 ? 1 - 1.0 / world().workers() : eta;
+            EXPECT_LE(against_twin(job,
+                                   [&](PlainWorkers& twin) {
+                                     twin.bmuf(3, used_eta, 0.5, nesterov, reset, convention);
+                                   }),
+                      rounding)
+                << convention << ", eta " << eta << (nesterov ? " nesterov" : " classic")
+                << (reset ? " reset" : " keep") << ", optimizer " << int(optimizer.rule);
+          }
 }
 
 // Lin et al. 2018: with tau = 4 and 6 steps of warm-up, the steps after which the workers average.
@@ -361,20 +365,96 @@ TEST(Identity, BmufFollowsAConstantUpdate) {
     }
 }
 
+// What the model moves by in each of 60 blocks of a constant update v, in units of v.
+std::vector<double> bmuf_moves(std::map<std::string, Value> settings) {
+  settings["block"] = integer(2);
+  Job job{.strategy = "bmuf", .settings = settings, .budget = steps(2 * 60)};
+  job.problem.slope = world().rank() + 1;
+  const double v = -0.5 * 2 * (world().workers() + 1) / 2.0;  // rate * steps * mean slope, of element 0
+  std::vector<double> moves;
+  double last = 0;
+  run(job, [&](Worker& worker) {
+    if (worker.replica.t % 2) return;
+    const double at = worker.strategy->master(worker.replica).data[0];
+    moves.push_back((at - last) / v);
+    last = at;
+  });
+  return moves;
+}
+
+double bmuf_fact(const std::map<std::string, Value>& settings, const std::string& wanted) {
+  const Job job{.strategy = "bmuf", .settings = settings};
+  for (const auto& [name, value] : job.entry().effective(job.chosen(), job.context(13)))
+    if (name == wanted) return value;
+  return NAN;
+}
+
+// With the same eta and zeta, fairseq's model moves exactly N times less than CNTK's, from the first block
+// on.
+TEST(Identity, BmufOfCntkIsNTimesThatOfFairseq) {
+  for (const auto& momentum : {"classic"s, "nesterov"s}) {
+    const auto of = [&](const char* convention) {
+      return bmuf_moves({{"momentum", momentum}, {"convention", std::string(convention)}});
+    };
+    const auto paper = of("paper"), cntk = of("cntk"), fairseq = of("fairseq");
+    const double N = world().workers();
+    for (std::size_t i = 0; i < cntk.size(); ++i) {
+      EXPECT_NEAR(cntk[i] / fairseq[i], N, 1e-3) << momentum << ", block " << i;
+      if (momentum == "classic") {
+        EXPECT_NEAR(cntk[i], paper[i], 1e-3 * N) << "block " << i;
+      }
+    }
+  }
+}
+
+TEST(Identity, BmufOfCntkIsThePapersAtItsBlockMomentum) {
+  for (const auto rule : {Rule::sgd, Rule::momentum}) {
+    Job paper{.strategy = "bmuf",
+              .settings = {{"block", integer(3)}, {"momentum", "classic"s}},
+              .optimizer = {.rule = rule, .learning_rate = 0.5, .momentum = 0.5},
+              .budget = steps(9)};
+    Job cntk = paper;
+    cntk.settings["convention"] = "cntk"s;
+    EXPECT_LE(apart(run(paper), run(cntk)), tolerance());
+  }
+}
+
+// What it says is what the model does.
 TEST(Effective, BmufSaysItsGain) {
   const int workers = world().workers();
-  const auto facts = [&](double eta, double zeta) {
-    const Job job{.strategy = "bmuf", .settings = {{"eta", eta}, {"zeta", zeta}}};
-    std::map<std::string, double> named;
-    for (const auto& [name, value] : job.entry().effective(job.chosen(), job.context(13)))
-      named[name] = value;
-    return named;
+  EXPECT_DOUBLE_EQ(bmuf_fact({}, "eta"), 1 - 1.0 / workers);
+  EXPECT_DOUBLE_EQ(bmuf_fact({}, "effective_gain"), workers);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"eta", 0.75}, {"zeta", 0.5}}, "eta"), 0.75);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"eta", 0.75}, {"zeta", 0.5}}, "effective_gain"), 2);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "cntk"s}}, "effective_gain"), 2 * workers - 1);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "fairseq"s}}, "effective_gain"), 2 - 1.0 / workers);
+  EXPECT_EQ(bmuf_fact({}, "global_minibatch"), workers * world_minibatch);
+  for (const auto& convention : {"paper"s, "cntk"s, "fairseq"s})
+    for (const auto& momentum : {"classic"s, "nesterov"s})
+      for (const double eta : {0.0, 0.5, -1.0}) {
+        const std::map<std::string, Value> settings{
+            {"convention", convention}, {"momentum", momentum}, {"eta", eta}, {"zeta", 0.75}};
+        const double gain = bmuf_fact(settings, "effective_gain");
+        EXPECT_NEAR(bmuf_moves(settings).back(), gain, 1e-3 * gain) << convention << momentum << eta;
+      }
+}
+
+TEST(Effective, BmufRefusesAGainOutsideItsBand) {
+  const double N = world().workers();
+  const auto refused = [&](double zeta, bool forced = false) {
+    try {
+      bmuf_fact({{"eta", 0.0}, {"zeta", zeta}, {"force_gain", forced}}, "effective_gain");
+      return false;
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
   };
-  EXPECT_DOUBLE_EQ(facts(-1, 1)["eta"], 1 - 1.0 / workers);
-  EXPECT_DOUBLE_EQ(facts(-1, 1)["effective_gain"], workers);
-  EXPECT_DOUBLE_EQ(facts(0.75, 0.5)["eta"], 0.75);
-  EXPECT_DOUBLE_EQ(facts(0.75, 0.5)["effective_gain"], 2);
-  EXPECT_EQ(facts(-1, 1)["global_minibatch"], workers * world_minibatch);
+  EXPECT_TRUE(refused(0.49));
+  EXPECT_FALSE(refused(0.5));
+  EXPECT_FALSE(refused(2 * N));
+  EXPECT_TRUE(refused(2.01 * N));
+  EXPECT_FALSE(refused(2.01 * N, true));
+  EXPECT_FALSE(refused(0.0, true));
 }
 
 // The average over a number of steps that is not a multiple of the period ends in one averaging more.

@@ -138,14 +138,19 @@ struct PlainWorkers {
     w.assign(size(), W);
   }
 
-  // Chen & Huo 2016.
-  void bmuf(int block, double eta, double zeta, bool nesterov, bool reset) {
+  // Chen & Huo 2016 (the mean of the workers' updates, look-ahead undone), CNTK (their sum times 1 - eta) and
+  // fairseq (their mean times 1 - eta); in these two W is what the workers start from.
+  void bmuf(int block, double eta, double zeta, bool nesterov, bool reset,
+            const std::string& convention = "paper") {
     local_step();
     if (!ends(block)) return;
-    const Doubles G = mean(w) - Wg;
-    Delta = eta * Delta + zeta * G;
+    Doubles G(problem.n);
+    for (const Doubles& one : w) G += one - Wg;
+    if (convention != "cntk") G = (1 / double(size())) * G;
+    Delta = eta * Delta + (convention == "paper" ? zeta : (1 - eta) * zeta) * G;
     W += Delta;
     Wg = nesterov ? W + eta * Delta : W;
+    if (convention != "paper") W = Wg;
     w.assign(size(), Wg);
     for (auto& o : optimizer)
       if (reset) o.reset();
