@@ -450,6 +450,17 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
     fault({"optimizer.schedule", "optimizer.schedule_samples"},
           fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
 
+  const OptimizerSettings optimizer = run.optimizer();
+  const bool layered = optimizer.rule == OptimizerSettings::Rule::lars;
+  if (run.servers() > 1 && !run.strategy->own_models && (layered || optimizer.clip > 0))
+    fault({"servers", layered ? "optimizer.rule" : "optimizer.clip"},
+          fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
+                      layered ? "lars" : "optimizer.clip", run.servers()));
+  if (state_vectors(optimizer.rule) == 2 && optimizer.momentum == 1)
+    fault(
+        {"optimizer.momentum", "optimizer.rule"},
+        fmt::format("{} never moves with 1 (allowed: numbers below 1)", run.settings.text("optimizer.rule")));
+
   const DatasetEntry& dataset = *find_dataset(run.settings.text("dataset"));
   const SyntheticSpec made = run.synthetic();
   const bool synthetic = dataset.name == "synthetic";

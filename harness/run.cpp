@@ -166,6 +166,7 @@ class Run {
     context.group = &world_->group();
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
     context.space = &device_->space();
+    context.optimizer.layers = extents(network_);
     const auto strategy = config_.strategy->make(config_.strategy_settings, context);
     Sampler sampler({.samples = data_.train.count,
                      .seed = config_.seed(),
@@ -249,6 +250,7 @@ class Run {
   void serve(const ShardRange& own) {
     Context context = context_of(config_, own.count);
     context.space = &host_space();
+    if (config_.servers() == 1) context.optimizer.layers = extents(network_);
     const auto rule = config_.strategy->make_rule(config_.strategy_settings, context);
     Shard shard({config_.workers(), config_.minibatch(), config_.samples()}, *rule,
                 w_.view().part(own.first, own.count));

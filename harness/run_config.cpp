@@ -74,12 +74,20 @@ const std::vector<RunKey>& run_keys() {
            "own share of the set, queue: whoever is idle takes the next; auto: the strategy's own",
            {"auto", "global", "shard", "queue"}),
       text("optimizer.rule", "sgd", "what is made of a gradient, at workers or at servers",
-           {"sgd", "momentum", "nesterov", "adagrad"}),
+           optimizer_rules()),
       number("optimizer.learning_rate", 0.1, 0, 1e6, "step along the mean gradient of a minibatch"),
-      number("optimizer.momentum", 0.9, 0, 1, "share of the last step kept (momentum, nesterov)"),
-      number("optimizer.l2", 0, 0, 1e6, "weight decay: this times the weights is added to the gradient"),
+      number("optimizer.momentum", 0.9, 0, 1,
+             "share of the last step kept (momentum, nesterov, lars); of the mean gradient (adam, adamw)"),
+      number("optimizer.l2", 0, 0, 1e6,
+             "weight decay: this times the weights is added to the gradient, with adamw beside it"),
       number("optimizer.initial_accumulator", 0.1, 0, 1e6, "first sum of squares (adagrad)"),
-      number("optimizer.epsilon", 1e-8, 0, 1, "added to the root of the sum of squares (adagrad)"),
+      number("optimizer.epsilon", 1e-8, 0, 1,
+             "added to the root of the sum or mean of squares (adagrad, adam, adamw)"),
+      number("optimizer.beta2", 0.999, 0, 0.999999, "share of the mean square kept (adam, adamw)"),
+      number("optimizer.trust", 0.001, 0, 1e6,
+             "step of a layer as a share of its weights' norm, before the rate (lars)"),
+      number("optimizer.clip", 0, 0, 1e6,
+             "longer gradients, means over a minibatch or over all, are cut to this norm; 0: none"),
       text("optimizer.schedule", "constant",
            "learning rate over the run; step: times schedule_factor after every schedule_samples, warmup: "
            "grows from schedule_factor to 1 times over schedule_samples",
@@ -120,6 +128,9 @@ OptimizerSettings RunConfig::optimizer() const {
           .l2 = settings.number("optimizer.l2"),
           .initial_accumulator = settings.number("optimizer.initial_accumulator"),
           .epsilon = settings.number("optimizer.epsilon"),
+          .beta2 = settings.number("optimizer.beta2"),
+          .trust = settings.number("optimizer.trust"),
+          .clip = settings.number("optimizer.clip"),
           .schedule = {.kind = schedule == "step"     ? Schedule::Kind::step
                                : schedule == "warmup" ? Schedule::Kind::warmup
                                                       : Schedule::Kind::constant,
@@ -167,9 +178,13 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "precision") return !is("precision", {"fp32"});
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
-  if (key.name == "optimizer.momentum") return is("optimizer.rule", {"momentum", "nesterov"});
-  if (key.name == "optimizer.initial_accumulator" || key.name == "optimizer.epsilon")
-    return is("optimizer.rule", {"adagrad"});
+  if (key.name == "optimizer.momentum")
+    return is("optimizer.rule", {"momentum", "nesterov", "adam", "adamw", "lars"});
+  if (key.name == "optimizer.initial_accumulator") return is("optimizer.rule", {"adagrad"});
+  if (key.name == "optimizer.epsilon") return is("optimizer.rule", {"adagrad", "adam", "adamw"});
+  if (key.name == "optimizer.beta2") return is("optimizer.rule", {"adam", "adamw"});
+  if (key.name == "optimizer.trust") return is("optimizer.rule", {"lars"});
+  if (key.name == "optimizer.clip") return run.settings.number("optimizer.clip") > 0;
   if (key.name.starts_with("optimizer.schedule_")) return is("optimizer.schedule", {"step", "warmup"});
   if (key.name.starts_with("synthetic.")) return is("dataset", {"synthetic"});
   return true;

@@ -6,43 +6,95 @@
 
 namespace dsgd {
 
+using Rule = OptimizerSettings::Rule;
+
 double Schedule::at(std::int64_t used) const {
   if (kind == Kind::constant || samples <= 0) return 1;
   if (kind == Kind::step) return std::pow(factor, double(used / samples));
   return factor + (1 - factor) * std::min(1.0, double(used) / double(samples));
 }
 
+const std::vector<std::string>& optimizer_rules() {
+  static const std::vector<std::string> names{"sgd",  "momentum", "nesterov", "adagrad",
+                                              "adam", "adamw",    "lars"};
+  return names;
+}
+
 OptimizerSettings::Rule optimizer_rule(const std::string& name) {
-  using Rule = OptimizerSettings::Rule;
-  if (name == "sgd") return Rule::sgd;
-  if (name == "momentum") return Rule::momentum;
-  if (name == "nesterov") return Rule::nesterov;
-  if (name == "adagrad") return Rule::adagrad;
-  throw std::invalid_argument("unknown optimizer " + name + " (allowed: sgd, momentum, nesterov, adagrad)");
+  const auto& names = optimizer_rules();
+  const auto at = std::find(names.begin(), names.end(), name);
+  if (at != names.end()) return OptimizerSettings::Rule(at - names.begin());
+  std::string allowed;
+  for (const std::string& one : names) allowed += (allowed.empty() ? "" : ", ") + one;
+  throw std::invalid_argument("unknown optimizer " + name + " (allowed: " + allowed + ")");
+}
+
+int state_vectors(Rule rule) {
+  if (rule == Rule::sgd) return 0;
+  return rule == Rule::adam || rule == Rule::adamw ? 2 : 1;
 }
 
 Optimizer::Optimizer(const OptimizerSettings& settings, const Space& space, std::size_t n)
-    : settings_(settings), state_(space, settings.rule == OptimizerSettings::Rule::sgd ? 0 : n) {
+    : settings_(settings), state_(space, n * std::size_t(state_vectors(settings.rule))) {
+  if (settings_.layers.empty())
+    settings_.layers.push_back({.name = "weights", .shape = {1, int(n)}, .first = 0, .count = n});
   reset();
 }
 
 void Optimizer::reset() {
-  const bool adagrad = settings_.rule == OptimizerSettings::Rule::adagrad;
-  fill(adagrad ? float(settings_.initial_accumulator) : 0.0f, state_);
+  fill(settings_.rule == Rule::adagrad ? float(settings_.initial_accumulator) : 0.0f, state_);
+  updates_ = 0;
 }
 
 void Optimizer::step(Vec w, ConstVec g, double scale, std::int64_t used) {
+  ++updates_;
+  if (settings_.clip > 0)
+    if (const double norm = scale * std::sqrt(dot(g, g)); norm > settings_.clip)
+      scale *= settings_.clip / norm;
   const Space::Update u{float(scale), float(settings_.l2), float(rate(used)), float(settings_.momentum),
                         float(settings_.epsilon)};
   switch (settings_.rule) {
-    case OptimizerSettings::Rule::sgd:
+    case Rule::sgd:
       return w.space->sgd(u, w.data, g.data, w.size);
-    case OptimizerSettings::Rule::momentum:
+    case Rule::momentum:
       return w.space->momentum(u, w.data, g.data, state_.data(), w.size);
-    case OptimizerSettings::Rule::nesterov:
+    case Rule::nesterov:
       return w.space->nesterov(u, w.data, g.data, state_.data(), w.size);
-    case OptimizerSettings::Rule::adagrad:
+    case Rule::adagrad:
       return w.space->adagrad(u, w.data, g.data, state_.data(), w.size);
+    case Rule::adam:
+    case Rule::adamw: {
+      const bool apart = settings_.rule == Rule::adamw;
+      const double first = 1 - std::pow(settings_.momentum, double(updates_)),
+                   second = 1 - std::pow(settings_.beta2, double(updates_));
+      const Space::Adam with{.scale = u.scale,
+                             .l2 = apart ? 0 : u.l2,
+                             .shrink = apart ? float(rate(used) * settings_.l2) : 0,
+                             .beta1 = u.momentum,
+                             .fresh1 = float(1 - settings_.momentum),
+                             .beta2 = float(settings_.beta2),
+                             .fresh2 = float(1 - settings_.beta2),
+                             .rate = float(rate(used) / first),
+                             .root = float(1 / std::sqrt(second)),
+                             .epsilon = u.epsilon};
+      return w.space->adam(with, w.data, g.data, state_.data(), state_.data() + w.size, w.size);
+    }
+    case Rule::lars:
+      return lars(u, w, g);
+  }
+}
+
+void Optimizer::lars(const Space::Update& u, Vec w, ConstVec g) {
+  for (const Extent& layer : settings_.layers) {
+    const Vec wl = w.part(layer.first, layer.count);
+    const ConstVec gl = g.part(layer.first, layer.count);
+    double rate = u.rate;
+    if (layer.shape.size() > 1) {
+      const double w_norm = std::sqrt(dot(wl, wl)), g_norm = u.scale * std::sqrt(dot(gl, gl));
+      if (w_norm > 0 && g_norm > 0) rate *= settings_.trust * w_norm / (g_norm + u.l2 * w_norm);
+    }
+    const Space::Update scaled{float(rate * u.scale), float(rate * u.l2), 1, u.momentum, u.epsilon};
+    wl.space->momentum(scaled, wl.data, gl.data, state_.data() + layer.first, wl.size);
   }
 }
 

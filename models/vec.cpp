@@ -43,6 +43,26 @@ DSGD_CLONES void adagrad_loop(Space::Update u, float* __restrict w, const float*
     w[i] -= u.rate * d / (std::sqrt(s[i]) + u.epsilon);
   }
 }
+DSGD_CLONES void adam_loop(Space::Adam u, float* __restrict w, const float* __restrict g, float* __restrict m,
+                           float* __restrict v, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const float d = u.scale * g[i] + u.l2 * w[i];
+    m[i] = u.beta1 * m[i] + u.fresh1 * d;
+    v[i] = u.beta2 * v[i] + u.fresh2 * (d * d);
+    w[i] -= u.shrink * w[i] + u.rate * m[i] / (u.root * std::sqrt(v[i]) + u.epsilon);
+  }
+}
+// Sums side by side, in an order that no width of vectors changes.
+DSGD_CLONES double dot_loop(const float* __restrict x, const float* __restrict y, std::size_t n) {
+  constexpr std::size_t lanes = 32;
+  double sums[lanes] = {}, sum = 0;
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    for (std::size_t k = 0; k < lanes; ++k) sums[k] += double(x[i + k]) * double(y[i + k]);
+  for (; i < n; ++i) sum += double(x[i]) * double(y[i]);
+  for (const double one : sums) sum += one;
+  return sum;
+}
 DSGD_CLONES void compensate_loop(float lambda, const float* __restrict g, const float* __restrict w,
                                  const float* __restrict old, float* __restrict d, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) d[i] = g[i] + lambda * (g[i] * g[i]) * (w[i] - old[i]);
@@ -90,11 +110,7 @@ class HostSpace final : public Space {
   }
   void scale(float a, float* y, std::size_t n) const override { scale_loop(a, y, n); }
   void axpy(float a, const float* x, float* y, std::size_t n) const override { axpy_loop(a, x, y, n); }
-  double dot(const float* x, const float* y, std::size_t n) const override {
-    double sum = 0;
-    for (std::size_t i = 0; i < n; ++i) sum += double(x[i]) * double(y[i]);
-    return sum;
-  }
+  double dot(const float* x, const float* y, std::size_t n) const override { return dot_loop(x, y, n); }
   void sgd(const Update& u, float* w, const float* g, std::size_t n) const override { sgd_loop(u, w, g, n); }
   void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const override {
     momentum_loop(u, w, g, v, n);
@@ -104,6 +120,9 @@ class HostSpace final : public Space {
   }
   void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const override {
     adagrad_loop(u, w, g, s, n);
+  }
+  void adam(const Adam& u, float* w, const float* g, float* m, float* v, std::size_t n) const override {
+    adam_loop(u, w, g, m, v, n);
   }
   void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s, float* d,
                   std::size_t n) const override {

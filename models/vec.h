@@ -27,6 +27,12 @@ class Space {
   virtual void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
   virtual void nesterov(const Update& u, float* w, const float* g, float* v, std::size_t n) const = 0;
   virtual void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const = 0;
+  struct Adam {
+    float scale, l2, shrink, beta1, fresh1, beta2, fresh2, rate, root, epsilon;
+  };
+  // m <- beta1*m + fresh1*d;  v <- beta2*v + fresh2*d^2;
+  // w <- w - shrink*w - rate * m / (root*sqrt(v) + epsilon)
+  virtual void adam(const Adam& u, float* w, const float* g, float* m, float* v, std::size_t n) const = 0;
   // Gradients corrected by a strategy, one pass each.
   struct Compensation {
     float lambda, decay, epsilon;

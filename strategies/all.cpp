@@ -36,9 +36,9 @@ const StrategyEntry* find_strategy(const std::string& name) {
   return nullptr;
 }
 
-Cost all_reduce_cost(const Context& c) {
+Cost all_reduce_cost(const Context& c, int vectors) {
   if (c.workers == 1) return {};
-  return {double(8 * c.parameters * (c.workers - 1) / c.workers), 1};
+  return {double(8 * c.parameters * std::size_t(vectors) * (c.workers - 1) / c.workers), 1};
 }
 Cost pull_cost(const Context& c) { return {64.0 * c.servers, double(c.servers)}; }
 Cost push_cost(const Context& c) {

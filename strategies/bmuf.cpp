@@ -11,11 +11,11 @@
 //   paper      zeta                   is undone: it never enters W
 //   cntk       N * (1 - eta) * zeta   stays in the model: W <- W_g      (it sums the workers' updates)
 //   fairseq    (1 - eta) * zeta       stays in the model
-// Blocks that each find the update v move W by effective_gain * v a block in the long run: by gain / (1 -
-// eta), and by 1 + eta times that where the look-ahead stays. At the default eta = 1 - 1/N that is N for the
-// paper, 2N - 1 for CNTK, 2 - 1/N for fairseq. 1 is plain averaging, N as if the workers had gone one after
-// the other; less than 1/2 or more than 2N is refused unless forced. CBM and NBM are named after secondary
-// sources.
+// Blocks that each find the update v move W by effective_gain * v a block in the long run: by
+// gain / (1 - eta), and 1 + eta times as far where the look-ahead stays. At the default eta = 1 - 1/N that is
+// N for the paper, 2N - 1 for CNTK and 2 - 1/N for fairseq. 1 is plain averaging, N as if the workers had
+// gone one after the other; less than 1/2 or more than 2N is refused unless forced. The names CBM and NBM are
+// from secondary sources.
 
 #include <fmt/format.h>
 

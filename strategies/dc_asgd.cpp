@@ -33,7 +33,7 @@ class DcAsgdRule final : public Rule {
     optimizer_.step(w, compensated_, a.scale, used);
   }
   void visit(State& state) override {
-    state.vector("optimizer", optimizer_.state());
+    state.optimizer(optimizer_);
     state.vector("meansquare", meansquare_);
     for (std::size_t m = 0; m < w_bak_.size(); ++m) state.vector("w_bak " + std::to_string(m), w_bak_[m]);
   }

@@ -23,7 +23,7 @@ class DiLoCo final : public OuterLoop {
   Vec master(Replica& r) override { return r.t == 0 ? r.w : theta_.view(); }
   void visit(State& state) override {
     OuterLoop::visit(state);
-    state.vector("outer", outer_.state());
+    state.optimizer(outer_, "outer");
     state.vector("theta", theta_);
   }
 

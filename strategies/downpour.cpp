@@ -72,7 +72,7 @@ class DownpourRule final : public Rule {
       : optimizer_(c.optimizer, *c.space, c.parameters), warm_start_(s.integer("warm_start")) {}
   void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
   bool admit(int worker, std::int64_t used) const override { return worker == 0 || used >= warm_start_; }
-  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+  void visit(State& state) override { state.optimizer(optimizer_); }
 
  private:
   Optimizer optimizer_;

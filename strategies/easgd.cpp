@@ -2,12 +2,11 @@
 // by elastic forces. Every tau local steps, with x as it was before the step,
 //   d   <- alpha * (x_i - c)              alpha = beta / p
 //   x_i <- x_i - eta * g(x_i) - d         c <- c + d
-// easgd:       whenever a worker gets there: it pulls c and pushes d. Nothing has to be atomic, for the
-// servers
-//              add d to whatever c has become (algorithm 1).
-// easgd_sync:  all workers at a time, c <- c + sum_i d_i (equations 5, 6; tau = 1 in the paper).
-// eamsgd(_sync):  v <- delta * v - eta * g(x + delta * v);  x <- x + v in place of the gradient step
-//              (algorithm 2; its own momentum, so optimizer.rule must be sgd).
+// easgd: whenever a worker gets there, it pulls c and pushes d (algorithm 1). Nothing has to be atomic, for
+// the servers add d to whatever c has become.
+// easgd_sync: all workers at a time, c <- c + sum_i d_i (equations 5 and 6, there with tau = 1).
+// eamsgd, eamsgd_sync: v <- delta * v - eta * g(x + delta * v), x <- x + v in place of the gradient step
+// (algorithm 2). This is their momentum, so optimizer.rule must be sgd.
 // A worker starts at the c that it finds, and ends with one more exchange. What is reported is c.
 
 #include <stdexcept>
@@ -37,7 +36,7 @@ class Elastic : public Strategy {
         optimizer_(local_optimizer(s, c.optimizer), *c.space, c.parameters),
         ahead_(*c.space, ahead_of_ ? c.parameters : 0),
         d_(*c.space, c.parameters) {}
-  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+  void visit(State& state) override { state.optimizer(optimizer_); }
 
  protected:
   void local_step(Replica& r, const Batch& batch, std::int64_t used) {

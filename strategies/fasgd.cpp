@@ -43,7 +43,7 @@ class FasgdRule final : public Rule {
     optimizer_.step(w, divided_, a.scale, used);
   }
   void visit(State& state) override {
-    state.vector("optimizer", optimizer_.state());
+    state.optimizer(optimizer_);
     state.vector("n", n_);
     state.vector("b", b_);
     state.vector("v", v_);

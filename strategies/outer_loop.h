@@ -34,17 +34,17 @@ class OuterLoop : public Strategy {
     return true;
   }
   void visit(State& state) override {
-    state.vector("optimizer", optimizer_.state());
+    state.optimizer(optimizer_);
     state.number("begun", begun_);
   }
 
  protected:
-  virtual void begin(ConstVec) {}  // the model that all workers start from
-  virtual void outer(Vec, std::int64_t) {
-  }  // (w, used): w is the mean; what it becomes is where workers go on
-  virtual std::int64_t period(std::int64_t) const {
-    return tau_;
-  }  // steps, of the period that begins at a step
+  // The model that all workers start from.
+  virtual void begin(ConstVec) {}
+  // (w, used): w is the mean; what it becomes is where workers go on.
+  virtual void outer(Vec, std::int64_t) {}
+  // (t): steps of the period that begins at step t.
+  virtual std::int64_t period(std::int64_t) const { return tau_; }
 
   Group& group_;
   Optimizer optimizer_;  // of the local steps
@@ -61,8 +61,8 @@ inline Parameter state_parameter(const char* fallback) {
 }
 // An all-reduce of the model and, with state = "average", one of the optimizer's state.
 inline Cost end_of_period_cost(const Settings& s, const Context& c) {
-  const bool stateful = c.optimizer.rule != OptimizerSettings::Rule::sgd && s.text("state") == "average";
-  return (stateful ? 2.0 : 1.0) * all_reduce_cost(c);
+  const int kept = s.text("state") == "average" ? state_vectors(c.optimizer.rule) : 0;
+  return kept ? all_reduce_cost(c) + all_reduce_cost(c, kept) : all_reduce_cost(c);
 }
 
 }  // namespace dsgd

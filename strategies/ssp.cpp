@@ -27,7 +27,7 @@ class SspRule final : public Rule {
     return clock_[worker] <= *std::min_element(clock_.begin(), clock_.end()) + s_;
   }
   void visit(State& state) override {
-    state.vector("optimizer", optimizer_.state());
+    state.optimizer(optimizer_);
     for (std::size_t k = 0; k < clock_.size(); ++k) state.number("clock " + std::to_string(k), clock_[k]);
   }
 

@@ -32,7 +32,7 @@ class StalenessRule final : public Rule {
     if (modulation_ == "inverse_plus_one") return 1.0 / double(tau + 1);
     return 1;
   }
-  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+  void visit(State& state) override { state.optimizer(optimizer_); }
 
  private:
   Optimizer optimizer_;

@@ -43,6 +43,10 @@ class State {
   virtual ~State() = default;
   virtual void vector(const std::string& name, Vec v) = 0;
   virtual void number(const std::string& name, std::int64_t& n) = 0;
+  void optimizer(Optimizer& o, const std::string& name = "optimizer") {
+    vector(name, o.state());
+    number(name + " updates", o.updates());
+  }
 };
 
 using Facts = std::vector<std::pair<std::string, double>>;
@@ -75,9 +79,9 @@ struct Cost {
 inline Cost operator+(Cost a, Cost b) { return {a.bytes_sent + b.bytes_sent, a.messages + b.messages}; }
 inline Cost operator*(double times, Cost c) { return {times * c.bytes_sent, times * c.messages}; }
 inline std::int64_t periods(std::int64_t steps, std::int64_t period) { return (steps + period - 1) / period; }
-Cost all_reduce_cost(const Context& c);  // 2*(P-1)/P*4n bytes
-Cost pull_cost(const Context& c);        // the requests: a header to each server
-Cost push_cost(const Context& c);        // a header and its part of the vector to each server
+Cost all_reduce_cost(const Context& c, int vectors = 1);  // 2*(P-1)/P*4n bytes for each
+Cost pull_cost(const Context& c);                         // the requests: a header to each server
+Cost push_cost(const Context& c);  // a header and its part of the vector to each server
 
 // One line of the table of strategies.
 struct StrategyEntry {

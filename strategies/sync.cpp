@@ -21,7 +21,7 @@ class Sync final : public Strategy {
     optimizer_.step(r.w, r.g, 1.0 / double(batch.global_count), r.used);
     return true;
   }
-  void visit(State& state) override { state.vector("optimizer", optimizer_.state()); }
+  void visit(State& state) override { state.optimizer(optimizer_); }
 
  private:
   Group& group_;

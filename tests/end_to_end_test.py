@@ -1000,7 +1000,7 @@ class Mistakes(Case):
             "model=lenett": ["model: ", "lenet", "(allowed: "],
             "dataset=imagenet": ["dataset: ", "fashion-mnist"],
             "engine=carrier-pigeon": ["engine: ", "mpi"],
-            "optimizer.rule=adam": ["optimizer.rule: ", "adagrad"],
+            "optimizer.rule=adm": ["optimizer.rule: ", "adam"],
             "minibatch=[8,8]": ["minibatch: ", "duplicate"],
             "seed=[]": ["seed: ", "empty array"],
             "seed": ["--set seed: ", "KEY=VALUE"],

@@ -124,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "from 0 up)"},
         Mistake{"[optimizer]\nrule = 'adagard'\n[strategy.sync]",
                 "x.toml:2:8: optimizer.rule: unknown value \"adagard\", did you mean adagrad? (allowed: sgd, "
-                "momentum, nesterov, adagrad)"},
+                "momentum, nesterov, adagrad, adam, adamw, lars)"},
         Mistake{"model = 'vgg'\n[strategy.sync]",
                 "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick, "
                 "resnet20)"},
@@ -246,6 +246,14 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"workers = 2\n[strategy.bmuf]\neta = 0.9",
                 "x.toml:2:11: strategy.bmuf: eta, zeta and convention make an effective gain of 10 with 2 "
                 "workers (allowed: 0.5 to 4, or force_gain = true)"},
+        Mistake{"servers = 2\noptimizer.rule = 'lars'\n[strategy.ssp]",
+                "x.toml:1:11: servers: lars needs norms over what 2 servers hold in parts (allowed: 1)"},
+        Mistake{
+            "servers = 2\noptimizer.clip = 1\n[strategy.ssp]\n[strategy.easgd]\n[strategy.sync]",
+            "x.toml:1:11: servers: optimizer.clip needs norms over what 2 servers hold in parts (allowed: "
+            "1)"},
+        Mistake{"optimizer.rule = 'adam'\noptimizer.momentum = 1\n[strategy.sync]",
+                "x.toml:2:22: optimizer.momentum: adam never moves with 1 (allowed: numbers below 1)"},
         Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
                 "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
                 "optimizer.rule = \"sgd\")"},
@@ -287,7 +295,8 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
       (Lines{
           "x.toml:1:15: workers: 0 is out of range (allowed: integers from 1 to 4096)",
           "x.toml:2:1: minibach: unknown key, did you mean minibatch?",
-          "x.toml:3:18: optimizer.rule: unknown value \"fast\" (allowed: sgd, momentum, nesterov, adagrad)",
+          "x.toml:3:18: optimizer.rule: unknown value \"fast\" (allowed: sgd, momentum, nesterov, adagrad, "
+          "adam, adamw, lars)",
           "x.toml:4:11: samples: expected an integer, got \"many\" (allowed: integers from 1 to "
           "1000000000000)",
           "x.toml:7:8: strategy.bmuf.zeta: -1 is out of range (allowed: numbers from 0 to 100)",
@@ -304,12 +313,11 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
 
 TEST(Experiment, AMistakenKeyCausesNoMoreComplaints) {
   // Neither "20 samples are less than a minibatch of 32", nor "momentum makes no difference to sgd".
-  EXPECT_EQ(
-      problems("samples = 20\nminibatch = 0\noptimizer.rule = 'x'\noptimizer.momentum = [0.1, 0.2]\n"
-               "[strategy.sync]"),
-      (Lines{
-          "x.toml:2:13: minibatch: 0 is out of range (allowed: integers from 1 to 65536)",
-          "x.toml:3:18: optimizer.rule: unknown value \"x\" (allowed: sgd, momentum, nesterov, adagrad)"}));
+  EXPECT_EQ(problems("samples = 20\nminibatch = 0\noptimizer.rule = 'x'\noptimizer.momentum = [0.1, 0.2]\n"
+                     "[strategy.sync]"),
+            (Lines{"x.toml:2:13: minibatch: 0 is out of range (allowed: integers from 1 to 65536)",
+                   "x.toml:3:18: optimizer.rule: unknown value \"x\" (allowed: sgd, momentum, nesterov, "
+                   "adagrad, adam, adamw, lars)"}));
 }
 
 TEST(Experiment, RefusesAbsurdProducts) {
@@ -619,6 +627,9 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
       {"optimizer.l2", {{}, {"optimizer.l2=1e-9"}}},
       {"optimizer.initial_accumulator", {adagrad, {"optimizer.initial_accumulator=0"}}},
       {"optimizer.epsilon", {adagrad, {"optimizer.epsilon=1e-7"}}},
+      {"optimizer.beta2", {{"optimizer.rule=adam"}, {"optimizer.beta2=0.99"}}},
+      {"optimizer.trust", {{"optimizer.rule=lars"}, {"optimizer.trust=0.01"}}},
+      {"optimizer.clip", {{}, {"optimizer.clip=1"}}},
       {"optimizer.schedule", {{}, steps}},
       {"optimizer.schedule_samples", {steps, {"optimizer.schedule_samples=101"}}},
       {"optimizer.schedule_factor", {steps, {"optimizer.schedule_factor=0.2"}}},

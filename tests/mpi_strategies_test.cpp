@@ -150,8 +150,8 @@ TEST_P(LockStep, MasterLeavesTrainingAlone) {
 }
 
 TEST_P(LockStep, ContinuesFromACheckpoint) {
-  for (const auto rule :
-       {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adagrad})
+  for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum,
+                          OptimizerSettings::Rule::adagrad, OptimizerSettings::Rule::adam})
     for (const int at : {1, 5, 6}) {
       Job job = conformance();
       job.budget = ragged(12);

@@ -3,12 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <random>
 #include <stdexcept>
+#include <tuple>
+
+#include "tests/twins.h"
 
 namespace dsgd {
 namespace {
 
 using Rule = OptimizerSettings::Rule;
+using test::operator*;
 
 // One weight and a gradient: enough for closed forms. Odd sizes come at the end.
 struct Scalar {
@@ -110,6 +116,135 @@ TEST(Adagrad, DividesByTheRootOfTheSumOfSquares) {
   EXPECT_EQ(s.optimizer.state().data[0], 25);
 }
 
+// A constant gradient d: the corrected moments are d and d^2 at every step.
+TEST(Adam, StepsByTheRateWhateverTheGradientsSize) {
+  for (const Rule rule : {Rule::adam, Rule::adamw})
+    for (const float d : {4.0f, -0.5f}) {
+      auto with = settings(rule, 0.125);
+      with.epsilon = 0;
+      Scalar s(with);
+      for (int t = 1; t <= 20; ++t) EXPECT_NEAR(s.step(d), (d > 0 ? -0.125 : 0.125) * t, 1e-5);
+      EXPECT_EQ(s.optimizer.updates(), 20);
+    }
+}
+
+// beta1 = 1/2, beta2 = 3/4, gradients 4 and then 0: m = 2, 1; v = 4, 3.
+TEST(Adam, KeepsCorrectedMoments) {
+  auto with = settings(Rule::adam, 1);
+  with.momentum = 0.5;
+  with.beta2 = 0.75;
+  with.epsilon = 1;
+  Scalar s(with);
+  EXPECT_FLOAT_EQ(s.step(8, 0.5), -4.0f / (4 + 1));
+  EXPECT_EQ(s.optimizer.state().data[0], 2);
+  EXPECT_EQ(s.optimizer.state().data[1], 4);
+  EXPECT_FLOAT_EQ(s.step(0), -0.8f - float(1 / 0.75 / (std::sqrt(3 / (1 - 0.75 * 0.75)) + 1)));
+  EXPECT_EQ(s.optimizer.state().data[0], 1);
+  EXPECT_EQ(s.optimizer.state().data[1], 3);
+}
+
+// Without a gradient adam's decay is a gradient like any other, adamw's shrinks w by 1 - rate*l2.
+TEST(Adamw, DecaysBesideTheGradient) {
+  auto with = settings(Rule::adamw, 0.5);
+  with.l2 = 0.25;
+  Scalar apart(with, 1);
+  for (int t = 1; t <= 5; ++t) EXPECT_FLOAT_EQ(apart.step(0), float(std::pow(0.875, t)));
+  with.rule = Rule::adam;
+  with.epsilon = 0;
+  Scalar inside(with, 1);
+  EXPECT_FLOAT_EQ(inside.step(0), 1 - 0.5f);
+}
+
+// |w| = 5, |g| = 10, l2 = 1/2: lambda = trust * 5 / (10 + 2.5).
+TEST(Lars, StepsByAShareOfTheLayersNorm) {
+  auto with = settings(Rule::lars, 0.5);
+  with.momentum = 0;
+  with.l2 = 0.5;
+  with.trust = 0.25;
+  with.layers = {{.shape = {2, 1}, .first = 0, .count = 2}, {.shape = {1}, .first = 2, .count = 1}};
+  Optimizer optimizer(with, host_space(), 3);
+  Vector w(host_space(), 3), g(host_space(), 3);
+  const float weights[] = {3, 4, 2}, gradients[] = {12, -16, 8};
+  std::copy(weights, weights + 3, w.data());
+  std::copy(gradients, gradients + 3, g.data());
+  optimizer.step(w, g, 0.5, 0);
+  const float lambda = 0.25f * 5 / (10 + 2.5f);
+  EXPECT_FLOAT_EQ(w.data()[0], 3 - 0.5f * lambda * (6 + 1.5f));
+  EXPECT_FLOAT_EQ(w.data()[1], 4 - 0.5f * lambda * (-8 + 2));
+  EXPECT_FLOAT_EQ(w.data()[2], 2 - 0.5f * (4 + 1));  // a bias: momentum alone
+}
+
+TEST(Lars, IsMomentumWhereANormIsZero) {
+  auto with = settings(Rule::lars, 0.5);
+  auto plain = with;
+  plain.rule = Rule::momentum;
+  Scalar a(with, 0), b(plain, 0);
+  EXPECT_EQ(a.step(3), b.step(3));
+}
+
+// The rate is inside the velocity, so that a new rate does not rescale the old steps.
+TEST(Lars, KeepsTheRateInItsVelocity) {
+  auto with = settings(Rule::lars, 1);
+  with.momentum = 0.5;
+  with.schedule = {Schedule::Kind::step, 10, 0.5};
+  with.layers = {{.shape = {1}, .first = 0, .count = 1}};
+  Scalar s(with);
+  EXPECT_EQ(s.step(4, 1, 0), -4);
+  EXPECT_EQ(s.step(4, 1, 10), -4 - (0.5f * 4 + 0.5f * 4));
+}
+
+TEST(Clip, CutsLongGradientsOnly) {
+  for (const Rule rule : {Rule::sgd, Rule::momentum, Rule::nesterov, Rule::adagrad, Rule::adam, Rule::lars}) {
+    auto with = settings(rule, 0.5);
+    with.l2 = 0.25;  // is not clipped
+    auto free = with;
+    with.clip = 5;
+    for (const auto& [x, y, factor] :
+         {std::tuple{6.0f, 8.0f, 1.0f}, {12.0f, 16.0f, 0.5f}, {0.0f, 0.0f, 1.0f}}) {
+      Optimizer clipped(with, host_space(), 2), whole(free, host_space(), 2);
+      Vector a(host_space(), 2), b(host_space(), 2), g(host_space(), 2), cut(host_space(), 2);
+      fill(1, a);
+      fill(1, b);
+      g.data()[0] = x, g.data()[1] = y;
+      copy(g, cut);
+      scale(factor, cut);
+      clipped.step(a, g, 0.5, 0);  // norms 5, 10 and 0
+      whole.step(b, cut, 0.5, 0);
+      EXPECT_EQ(a.data()[0], b.data()[0]);
+      EXPECT_EQ(a.data()[1], b.data()[1]);
+    }
+  }
+}
+
+// Every rule beside its slow twin, with random gradients.
+TEST(Optimizer, IsItsSlowTwin) {
+  const std::size_t n = 61;
+  for (const std::string& name : optimizer_rules())
+    for (const double clip : {0.0, 0.5}) {
+      OptimizerSettings with = settings(optimizer_rule(name), 0.1);
+      with.l2 = 0.01;
+      with.clip = clip;
+      with.trust = 0.1;
+      with.schedule = {Schedule::Kind::step, 40, 0.5};
+      with.layers = {{.shape = {5, 8}, .first = 0, .count = 40},
+                     {.shape = {8}, .first = 40, .count = 8},
+                     {.shape = {13, 1}, .first = 48, .count = 13}};
+      Optimizer optimizer(with, host_space(), n);
+      test::PlainOptimizer twin(with, n);
+      Vector w(host_space(), n), g(host_space(), n);
+      std::mt19937 random(1);
+      std::normal_distribution<float> normal;
+      for (std::size_t i = 0; i < n; ++i) w.data()[i] = normal(random);
+      test::Doubles plain(w.data(), w.data() + n);
+      for (int t = 0; t < 20; ++t) {
+        for (std::size_t i = 0; i < n; ++i) g.data()[i] = normal(random);
+        optimizer.step(w, g, 0.25, 4 * t);
+        twin.step(plain, 0.25 * test::Doubles(g.data(), g.data() + n), 4 * t);
+      }
+      EXPECT_LE(test::difference(plain, w.data()), 1e-5) << name << ", clip " << clip;
+    }
+}
+
 TEST(Schedule, FollowsItsFormulas) {
   Schedule s;
   EXPECT_EQ(s.at(0), 1);
@@ -142,8 +277,8 @@ TEST(Schedule, ScalesTheRateBySamplesUsed) {
 }
 
 TEST(Optimizer, ResetBringsBackTheFirstStep) {
-  for (const Rule rule : {Rule::sgd, Rule::momentum, Rule::nesterov, Rule::adagrad}) {
-    Scalar s(settings(rule, 0.1));
+  for (const std::string& name : optimizer_rules()) {
+    Scalar s(settings(optimizer_rule(name), 0.1));
     const float first = s.step(3);
     s.step(2);
     s.optimizer.reset();
@@ -153,7 +288,8 @@ TEST(Optimizer, ResetBringsBackTheFirstStep) {
 }
 
 TEST(Optimizer, TreatsEveryElementAlike) {
-  for (const Rule rule : {Rule::sgd, Rule::momentum, Rule::nesterov, Rule::adagrad}) {
+  for (const Rule rule :
+       {Rule::sgd, Rule::momentum, Rule::nesterov, Rule::adagrad, Rule::adam, Rule::adamw}) {
     auto with = settings(rule, 0.1);
     with.l2 = 0.01;
     for (const std::size_t n : {0, 1, 3, 16, 37, 1001}) {
@@ -174,15 +310,21 @@ TEST(Optimizer, TreatsEveryElementAlike) {
 }
 
 TEST(OptimizerRule, IsFoundByName) {
-  EXPECT_EQ(optimizer_rule("sgd"), Rule::sgd);
-  EXPECT_EQ(optimizer_rule("momentum"), Rule::momentum);
-  EXPECT_EQ(optimizer_rule("nesterov"), Rule::nesterov);
-  EXPECT_EQ(optimizer_rule("adagrad"), Rule::adagrad);
+  const std::map<std::string, Rule> rules{{"sgd", Rule::sgd},           {"momentum", Rule::momentum},
+                                          {"nesterov", Rule::nesterov}, {"adagrad", Rule::adagrad},
+                                          {"adam", Rule::adam},         {"adamw", Rule::adamw},
+                                          {"lars", Rule::lars}};
+  EXPECT_EQ(optimizer_rules().size(), rules.size());
+  for (const auto& [name, rule] : rules) {
+    EXPECT_EQ(optimizer_rule(name), rule);
+    EXPECT_EQ(Optimizer(settings(rule, 1), host_space(), 3).state().size, 3u * state_vectors(rule));
+  }
   try {
-    optimizer_rule("adam");
+    optimizer_rule("lamb");
     FAIL() << "no exception";
   } catch (const std::invalid_argument& e) {
-    EXPECT_STREQ(e.what(), "unknown optimizer adam (allowed: sgd, momentum, nesterov, adagrad)");
+    EXPECT_STREQ(e.what(),
+                 "unknown optimizer lamb (allowed: sgd, momentum, nesterov, adagrad, adam, adamw, lars)");
   }
 }
 

@@ -395,7 +395,8 @@ std::vector<OptimizerSettings> server_optimizers() {
            .learning_rate = 1.0 / 32,
            .schedule = {.kind = Schedule::Kind::step, .samples = 150, .factor = 0.5}},
           {.rule = Rule::adagrad, .learning_rate = 0.5, .initial_accumulator = 0.5, .epsilon = 0.125},
-          {.rule = Rule::momentum, .learning_rate = 1.0 / 64, .momentum = 0.5}};
+          {.rule = Rule::momentum, .learning_rate = 1.0 / 64, .momentum = 0.5},
+          {.rule = Rule::adam, .learning_rate = 0.25, .momentum = 0.5, .epsilon = 0.125, .beta2 = 0.75}};
 }
 
 TEST(Twin, Downpour) {

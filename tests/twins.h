@@ -41,8 +41,14 @@ inline double difference(const Doubles& a, const float* b) {  // largest, infini
 
 struct PlainOptimizer {
   using Rule = OptimizerSettings::Rule;
-  PlainOptimizer(const OptimizerSettings& settings, std::size_t n) : s(settings), state(n) { reset(); }
-  void reset() { state.assign(state.size(), s.rule == Rule::adagrad ? s.initial_accumulator : 0); }
+  PlainOptimizer(const OptimizerSettings& settings, std::size_t n)
+      : s(settings), state(s.rule == Rule::adam || s.rule == Rule::adamw ? 2 * n : n) {
+    reset();
+  }
+  void reset() {
+    state.assign(state.size(), s.rule == Rule::adagrad ? s.initial_accumulator : 0);
+    t = 0;
+  }
   double rate(double used) const {
     if (s.schedule.kind == Schedule::Kind::step)
       return s.learning_rate * std::pow(s.schedule.factor, std::floor(used / double(s.schedule.samples)));
@@ -51,9 +57,29 @@ struct PlainOptimizer {
              (s.schedule.factor + (1 - s.schedule.factor) * used / double(s.schedule.samples));
     return s.learning_rate;
   }
-  void step(Doubles& w, const Doubles& g, double used) {
+  static double norm(const Doubles& x, std::size_t first, std::size_t count) {
+    double sum = 0;
+    for (std::size_t j = first; j < first + count; ++j) sum += x[j] * x[j];
+    return std::sqrt(sum);
+  }
+  // lars: the rate of element j.
+  double local_rate(const Doubles& w, const Doubles& g, std::size_t j) const {
+    std::size_t first = 0, count = w.size();
+    for (const Extent& layer : s.layers)
+      if (layer.first <= j && j < layer.first + layer.count) {
+        if (layer.shape.size() == 1) return 1;  // a bias
+        first = layer.first, count = layer.count;
+      }
+    const double of_w = norm(w, first, count), of_g = norm(g, first, count);
+    return of_w > 0 && of_g > 0 ? s.trust * of_w / (of_g + s.l2 * of_w) : 1;
+  }
+  void step(Doubles& w, Doubles g, double used) {
+    ++t;
+    const double length = norm(g, 0, g.size());
+    if (s.clip > 0 && length > s.clip) g = (s.clip / length) * g;
+    const Doubles before = w;
     for (std::size_t j = 0; j < w.size(); ++j) {
-      const double d = g[j] + s.l2 * w[j];
+      const double d = g[j] + (s.rule == Rule::adamw ? 0 : s.l2 * w[j]);
       double& v = state[j];
       switch (s.rule) {
         case Rule::sgd:
@@ -71,11 +97,27 @@ struct PlainOptimizer {
           v += d * d;
           w[j] -= rate(used) * d / (std::sqrt(v) + s.epsilon);
           break;
+        case Rule::adam:
+        case Rule::adamw: {
+          double& square = state[w.size() + j];
+          v = s.momentum * v + (1 - s.momentum) * d;
+          square = s.beta2 * square + (1 - s.beta2) * d * d;
+          const double mean = v / (1 - std::pow(s.momentum, t)),
+                       root = std::sqrt(square / (1 - std::pow(s.beta2, t)));
+          if (s.rule == Rule::adamw) w[j] -= rate(used) * s.l2 * w[j];
+          w[j] -= rate(used) * mean / (root + s.epsilon);
+          break;
+        }
+        case Rule::lars:
+          v = s.momentum * v + rate(used) * local_rate(before, g, j) * d;
+          w[j] -= v;
+          break;
       }
     }
   }
   OptimizerSettings s;
   Doubles state;
+  double t = 0;  // updates
 };
 
 // Workers in lock-step.
