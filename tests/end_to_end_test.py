@@ -30,9 +30,10 @@ DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsg
 PATIENCE = 240  # seconds that any one command may take
 GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
 
-LOCK_STEP = ("sync", "averaging", "bmuf")
-SERVED = ("downpour", "staleness_aware")
+LOCK_STEP = ("sync", "averaging", "bmuf", "easgd_sync", "eamsgd_sync", "slowmo", "diloco")
+SERVED = ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "easgd", "eamsgd")
 STRATEGIES = LOCK_STEP + SERVED
+QUICKSTART = ("sync", "averaging", "bmuf", "downpour", "staleness_aware")
 
 # A task that is learned in milliseconds.
 SMALL = """
@@ -343,9 +344,10 @@ class RecordChecks:
             for shard in range(r.config["servers"]):
                 own = r.tables["staleness"][r.tables["staleness"]["shard"] == shard]
                 arrivals = own["count"].sum()
-                self.assertEqual(rows["steps"][:workers].sum(), arrivals)  # every step pushes one gradient
+                tau = r.config.get("strategy.tau", 1)  # every step pushes a gradient, every period and the end a difference
+                self.assertEqual((-(-rows["steps"][:workers] // tau)).sum(), arrivals)
                 self.assertTrue((own["count"] > 0).all() and (own["tau"] >= 0).all())
-            c = 1 if r.config["strategy"] == "downpour" else max(1, workers // r.config["strategy.n"])
+            c = max(1, workers // r.config.get("strategy.n", workers))
             self.assertEqual(arrivals // c, result["updates"])
         elif r.config["strategy"] == "sync":
             n = result["parameters"]
@@ -383,7 +385,7 @@ class SweepOnRealImages(unittest.TestCase, RecordChecks):
         cls.records = records(cls.out)
 
     def test_first_start(self):
-        wanted = {(strategy, workers) for strategy in STRATEGIES for workers in (1, 2)}
+        wanted = {(strategy, workers) for strategy in QUICKSTART for workers in (1, 2)}
         self.assertEqual(wanted, {(r.config["strategy"], r.config["workers"]) for r in self.records.values()})
         self.assertEqual(10, len(self.records))
         self.assertEqual([], [f for f in os.listdir(self.out) if not f.endswith(".h5") and f != ".lock"])
@@ -477,17 +479,19 @@ class SmallSweep(Case, RecordChecks):
     """All strategies on a task of four whole epochs, with repeats and more servers than one."""
 
     TEXT = (SMALL + f"samples = {TRAIN * EPOCHS}\nworkers = [1, 2]\n"
-            + "[strategy.sync]\n[strategy.averaging]\n[strategy.bmuf]\n[strategy.downpour]\nservers = 2\n[strategy.staleness_aware]\n")
+            + "".join(f"[strategy.{s}]\n" for s in STRATEGIES if s not in ("downpour", "diloco", "eamsgd", "eamsgd_sync"))
+            + "[strategy.downpour]\nservers = 2\n[strategy.diloco]\nH = 10\n"
+            + "".join(f"[strategy.{s}]\ndelta = 0.9\noptimizer.learning_rate = 0.01\n" for s in ("eamsgd", "eamsgd_sync")))
 
     def test_records(self):
         dsgd("sweep", self.experiment(self.TEXT), "-o", self.out)
-        self.assertEqual(10, len(self.assert_tidy()))
+        self.assertEqual(2 * len(STRATEGIES), len(self.assert_tidy()))
         made = {(r.config["strategy"], int(r.config["workers"])): r for r in records(self.out).values()}
         for (strategy, workers), r in made.items():
             with self.subTest(strategy=strategy, workers=workers):
                 self.assert_consistent(r, test_count=TEST)
                 uses = r.result["sample_uses_min"], r.result["sample_uses_max"]
-                if strategy == "downpour" and workers == 2:  # replicas go through their own parts at their own pace
+                if strategy in ("downpour", "ssp", "easgd", "eamsgd") and workers == 2:  # replicas go through their own parts at their own pace
                     self.assertTrue(uses[0] <= EPOCHS <= uses[1], uses)
                 else:
                     self.assertEqual((EPOCHS, EPOCHS), uses)
@@ -519,8 +523,8 @@ class SmallSweep(Case, RecordChecks):
 
     def test_dry_run_and_lists(self):
         done = dsgd("sweep", self.experiment(self.TEXT), "-o", self.out, "--dry-run")
-        self.assertEqual(10, len(re.findall(r"^\w+-[12]w-seed1-[0-9a-f]{12} ", done.stdout, re.M)))
-        self.assertRegex(done.stdout, "10 runs, about .*; results would go to " + self.out)
+        self.assertEqual(2 * len(STRATEGIES), len(re.findall(r"^\w+-[12]w-seed1-[0-9a-f]{12} ", done.stdout, re.M)))
+        self.assertRegex(done.stdout, f"{2 * len(STRATEGIES)} runs, about .*; results would go to " + self.out)
         self.assertFalse(os.path.exists(self.out))
         for what, expected in {"strategies": STRATEGIES, "models": ["softmax", "mlp", "dnn", "lenet", "cifar_quick", "resnet20"], "devices": ["reference"],
                                "datasets": ["mnist", "fashion-mnist", "cifar10", "cifar10-jpeg", "synthetic"],
