@@ -5,8 +5,8 @@
 //   lambda_t = lambda                                              compensation = constant (DC-ASGD-c)
 //            = lambda / sqrt(meansquare + epsilon)                 adaptive (DC-ASGD-a)
 //   meansquare <- m * meansquare + (1 - m) * g_m^2                 (before it is used)
-// The adaptive form and the constants 0.04, 2 and 0.95 are from memory of the paper and not verified. Weight
-// decay (optimizer.l2) is of the w that is updated, so it needs no compensation.
+// The adaptive form and the constants (0.04, 2, 0.95, 1e-7) are those of re-implementations, not read in the
+// paper. Weight decay (optimizer.l2) is of the w that is updated, so it needs no compensation.
 
 #include "strategies/pull_push.h"
 

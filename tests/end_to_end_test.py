@@ -347,6 +347,8 @@ class RecordChecks:
                 tau = r.config.get("strategy.tau", 1)  # every step pushes a gradient, every period and the end a difference
                 self.assertEqual((-(-rows["steps"][:workers] // tau)).sum(), arrivals)
                 self.assertTrue((own["count"] > 0).all() and (own["tau"] >= 0).all())
+            if "staleness_bound" in r.groups["effective"]:
+                self.assertLessEqual(r.tables["staleness"]["tau"].max(), r.groups["effective"]["staleness_bound"])
             c = max(1, workers // r.config.get("strategy.n", workers))
             self.assertEqual(arrivals // c, result["updates"])
         elif r.config["strategy"] == "sync":
