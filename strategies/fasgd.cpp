@@ -7,10 +7,11 @@
 //   w <- w - alpha / (v * tau) * g
 //   n <- 0.9 * n + 0.1 * |g|;   w <- w - alpha / ((n + 0.001) * (tau + 1)) * g   released
 // As printed v averages *inverse* deviations, so that dividing by it multiplies by the deviation: against the
-// text, and against B-FASGD, which takes v for a deviation. The author's simulator, FRED, has neither b nor
-// v. gamma and beta are not in the paper (0.9 is FRED's), nor is the rate at tau = 0 (as at 1, like Zhang's)
-// nor where v begins (here at 1, so that early steps are those of SGD; n and b begin at 0). Weight decay and
-// momentum come after the division. B-FASGD, which skips pulls and pushes by the mean of v, is not here.
+// text, and against B-FASGD, which takes v for a deviation. The author's simulator, FRED, has neither b nor v
+// (and divides by its arrivals per update, here 1). Not in the paper are gamma and beta (0.9 is FRED's), the
+// rate at tau = 0 (here that at 1, as Zhang's) and where v begins (here at 1, so that early steps are those
+// of SGD; n and b begin at 0). Weight decay and momentum come after the division. B-FASGD, which skips pulls
+// and pushes by the mean of v, is not here.
 
 #include <algorithm>
 

@@ -687,6 +687,13 @@ TEST(AsynchronousSgd, IsDcAsgdWithoutCompensation) {
   }
 }
 
+// lambda's default is that of the form.
+TEST(DcAsgd, KnowsTheStrengthOfEachForm) {
+  for (const auto& [compensation, lambda] : {std::pair{"constant"s, 0.04}, {"adaptive"s, 2.0}})
+    EXPECT_EQ(end_of("dc_asgd", {{"compensation", compensation}}),
+              end_of("dc_asgd", {{"compensation", compensation}, {"lambda", lambda}}));
+}
+
 // With v frozen at 1 what is left is the division by the staleness.
 TEST(StalenessAware, IsFasgdWithItsScaleFrozen) {
   for (const auto& variant : {"intended"s, "printed"s}) {
