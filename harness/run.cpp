@@ -400,6 +400,8 @@ class Run {
     }
     std::string plan;
     for (const std::string& line : model_->plan().implementations()) plan += line + "\n";
+    plan += fmt::format("one thread a rank; {} copies into another layout in a gradient of {} samples\n",
+                        model_->plan().reorders(), model_->plan().batch());
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
     h5::set(provenance, "host", hosts);

@@ -39,6 +39,8 @@ class Plan {
   virtual void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx = nullptr) = 0;
   // Which implementation each layer got, one line each.
   virtual std::vector<std::string> implementations() const = 0;
+  // Copies of activations, gradients or weights that a gradient makes only to have them in another layout.
+  virtual int reorders() const { return 0; }
 
   // g <- sum over the n samples of dL(w)/dw. labels: n class indices.
   virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);

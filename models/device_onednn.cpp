@@ -100,6 +100,7 @@ class OnednnPlan final : public Plan {
   const float* forward(ConstVec w, const float* x, int n, const Moments* given) override;
   void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx) override;
   std::vector<std::string> implementations() const override { return implementations_; }
+  int reorders() const override { return reorders_; }
 
  private:
   using Steps = std::vector<std::function<void()>>;
@@ -162,6 +163,7 @@ class OnednnPlan final : public Plan {
   std::vector<Bound> weights_, gradients_;
   std::vector<memory> kept_, scratch_;
   std::vector<std::string> implementations_;
+  int reorders_ = 0;
 };
 
 OnednnPlan::OnednnPlan(const Network& net, int batch, Precision precision, const dnnl::engine& engine)
@@ -629,6 +631,7 @@ memory OnednnPlan::as(memory from, const memory::desc& wanted) {
 
 void OnednnPlan::reorder(const memory& from, const memory& to) {
   if (from.get() == to.get()) return;
+  if (steps_ != &input_gradient_) ++reorders_;
   emit<dnnl::reorder>({engine_, from.get_desc(), engine_, to.get_desc(), attributes()},
                       {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
 }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 #include "models/optimizer.h"
 
@@ -389,6 +390,25 @@ TEST_P(OnDevice, PassesOnWhatIsNotANumber) {
   fill(NAN, w);
   EXPECT_TRUE(std::isnan(model.gradient(w, data, numbers(0, 2), g).sum));
   EXPECT_EQ(model.score(w, data, 0, 2).correct, 0);
+}
+
+// With our own kernels: the input and the logits' gradient come as rows, the logits leave so; a dense layer's
+// weights want its inputs as rows; a direct convolution hands back through kernels that are turned.
+TEST(Onednn, CopiesIntoAnotherLayoutOnlyWhatItMust) {
+  const DeviceEntry* entry = find_device("onednn");
+  if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const ModelEntry& model : all_models()) {
+    const Network net = model.make({3, 32, 32}, 10);
+    const auto plan = entry->make()->plan(net, 32);
+    const auto lines = plan->implementations();
+    if (lines.back().find("own kernel avx512") == std::string::npos) GTEST_SKIP() << "no AVX-512 here";
+    int expected = 3;
+    for (std::size_t k = 1; k < lines.size(); ++k) {
+      expected += lines[k].starts_with("dense");
+      expected += lines[k].starts_with("conv") && lines[k].find("winograd") == std::string::npos;
+    }
+    EXPECT_EQ(plan->reorders(), expected) << net.name;
+  }
 }
 
 TEST_P(OnDevice, StepAllocatesNothing) {
