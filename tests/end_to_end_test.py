@@ -500,12 +500,11 @@ class SmallSweep(Case, RecordChecks):
 
         # The same seed gives the same weights, to the last bit, where the order of work is fixed; the record's own text is enough.
         for strategy in LOCK_STEP:
-            for workers in (1, 2):
-                with self.subTest("again", strategy=strategy, workers=workers):
-                    r = made[strategy, workers]
-                    again = dsgd("run", self.experiment(r.config["text"], "again.toml"), "-o", self.folder + "/again").stdout
-                    self.assertIn(f"{r['name']}: ok", again)
-                    self.assertIn(r.result["weights_sha256"], again)
+            with self.subTest("again", strategy=strategy):
+                r = made[strategy, 2]
+                again = dsgd("run", self.experiment(r.config["text"], "again.toml"), "-o", self.folder + "/again").stdout
+                self.assertIn(f"{r['name']}: ok", again)
+                self.assertIn(r.result["weights_sha256"], again)
         # One worker that averages with nobody is serial SGD.
         self.assertEqual(made["sync", 1].result["weights_sha256"], made["averaging", 1].result["weights_sha256"])
         self.assertNotEqual(made["sync", 1].result["weights_sha256"], made["sync", 2].result["weights_sha256"])
