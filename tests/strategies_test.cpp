@@ -401,7 +401,7 @@ std::vector<OptimizerSettings> server_optimizers() {
 
 TEST(Twin, Downpour) {
   for (const auto& optimizer : server_optimizers())
-    for (const int workers : {1, 2, 3, 4})
+    for (const int workers : {1, 2, 3, 5})
       for (const auto& [n_fetch, n_push] : std::vector<std::pair<int, int>>{{1, 1}, {2, 3}, {5, 1}, {3, 3}})
         for (const bool overlap : {false, true}) {
           const double alpha = 1.0 / 16;
@@ -524,7 +524,7 @@ struct PlainPullPush : PlainServer {
 
 TEST(Twin, StalenessAware) {
   for (const auto& optimizer : server_optimizers())
-    for (const int workers : {1, 2, 3, 4})
+    for (const int workers : {1, 2, 3, 5})
       for (int n = 1; n <= workers; ++n)
         for (const auto& modulation : {"none"s, "inverse"s, "inverse_plus_one"s}) {
           Cluster cluster("staleness_aware", {{"n", integer(n)}, {"modulation", modulation}}, optimizer,
