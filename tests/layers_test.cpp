@@ -264,6 +264,21 @@ std::vector<std::string> device_names() {
   return names;
 }
 
+std::vector<std::string> bfloat16_devices() {
+  std::vector<std::string> names;
+  for (const auto& d : all_devices())
+    if (d.unavailable(Precision::bf16).empty()) names.push_back(d.name + "_bf16");
+  return names;
+}
+
+TEST(Bfloat16, IsUsedHere) {
+  const std::string reason = find_device("onednn")->unavailable(Precision::bf16);
+  if (!reason.empty()) GTEST_SKIP() << reason;
+  const Network net{"dense", {64, 1, 1}, {Dense{10}}};
+  const auto lines = find_device("onednn")->make(Precision::bf16)->plan(net, 32)->implementations();
+  EXPECT_NE(lines[0].find("bf16"), std::string::npos) << lines[0];
+}
+
 std::vector<Case> dense_cases() {
   std::vector<Case> dense;
   for (const Case& c : cases())
@@ -281,8 +296,8 @@ INSTANTIATE_TEST_SUITE_P(Layers, OnDevice,
                                           testing::Values(0, 12, 32)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(DenseInBfloat16, OnDevice,
-                         testing::Combine(testing::Values("onednn_bf16"), testing::ValuesIn(dense_cases()),
-                                          testing::Values(0, 12, 32)),
+                         testing::Combine(testing::ValuesIn(bfloat16_devices()),
+                                          testing::ValuesIn(dense_cases()), testing::Values(0, 12, 32)),
                          name_of);
 
 // The first maximum of a window in row order gets the whole gradient, on every device, be it the first layer
