@@ -1,0 +1,112 @@
+#include "strategies/mpi_group.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+namespace dsgd {
+
+MpiGroup::MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)
+    : comm_(workers),
+      ranks_(ranks),
+      host_(split(comm_, ranks.host())),
+      rank_(comm_.rank()),
+      size_(comm_.size()),
+      neighbour_(host_.rank()),
+      neighbours_(host_.size()),
+      slices_(agree(neighbours_, MPI_INT, MPI_MIN, comm_)),
+      shared_(agree(neighbours_, MPI_INT, MPI_MAX, comm_) > 1),
+      peers_(split(comm_, neighbour_ < slices_ ? neighbour_ : MPI_UNDEFINED)),
+      hosts_(neighbour_ < slices_ ? peers_.size() : 0),
+      traffic_(traffic) {
+  members_.resize(neighbours_);
+  MPI_Allgather(&ranks.rank, 1, MPI_INT, members_.data(), 1, MPI_INT, host_);
+  if (shared_) portions_ = share(portion);
+}
+
+Vec MpiGroup::vector(std::size_t n) {
+  if (shared_) {
+    vectors_.push_back({share(n), n});
+    return {vectors_.back().copies[neighbour_], n, &host_space()};
+  }
+  return private_.emplace_back(host_space(), n);
+}
+
+std::vector<float*> MpiGroup::share(std::size_t n) {
+  SharedMemory own(n * sizeof(float));
+  std::vector<SharedMemory::Handle> handles(neighbours_, own.handle());
+  MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, handles.data(), sizeof handles[0], MPI_BYTE, host_);
+  std::vector<float*> copies;
+  for (int k = 0; k < neighbours_; ++k) {
+    memory_.push_back(k == neighbour_ ? std::move(own) : SharedMemory(handles[k]));
+    copies.push_back(reinterpret_cast<float*>(memory_.back().data()));
+  }
+  MPI_Barrier(host_);  // all have found what they map
+  return copies;
+}
+
+void MpiGroup::reduce(float a, Vec v) {
+  ++traffic_.synchronisations;
+  if (size_ == 1) return;
+  const Stopwatch stopwatch(traffic_.seconds);
+  const auto holds = [&](const Shared& s) {
+    return v.data >= s.copies[neighbour_] && v.data + v.size <= s.copies[neighbour_] + s.n;
+  };
+  const auto in = std::find_if(vectors_.begin(), vectors_.end(), holds);
+  if (in != vectors_.end()) {
+    in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
+  } else if (!shared_) {
+    alone_[0] = v.data;
+    in_place(a, alone_, 0, v.size);
+  } else {
+    for (std::size_t done = 0; done < v.size; done += portion) {
+      const Vec from = v.part(done, std::min(portion, v.size - done));
+      const Vec staged{portions_[neighbour_], from.size, v.space};
+      copy(from, staged);
+      in_place(a, portions_, 0, from.size);
+      copy(staged, from);
+    }
+  }
+  const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
+  traffic_.bytes_sent += volume;
+  traffic_.bytes_received += volume;
+  ++traffic_.messages;
+}
+
+void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n) {
+  meet();
+  const auto bound = [&](int slice) { return slice == slices_ ? n : n * slice / slices_ / 16 * 16; };
+  if (neighbour_ < slices_) {
+    const std::size_t begin = bound(neighbour_), end = bound(neighbour_ + 1);
+    const auto part = [&](int k, std::size_t at, std::size_t count) {
+      return Vec{copies[k] + first + at, count, &host_space()};
+    };
+    const auto spread = [&](std::size_t at, std::size_t count) {
+      if (a != 1) scale(a, part(0, at, count));
+      for (int k = 1; k < neighbours_; ++k) copy(part(0, at, count), part(k, at, count));
+    };
+    for (std::size_t at = begin; at < end; at += cached) {
+      const std::size_t count = std::min(cached, end - at);
+      for (int k = 1; k < neighbours_; ++k) axpy(1, part(k, at, count), part(0, at, count));
+      if (hosts_ == 1) spread(at, count);
+    }
+    for (std::size_t at = begin; at < end && hosts_ > 1; at += at_most) {
+      const std::size_t count = std::min(at_most, end - at);
+      MPI_Allreduce(MPI_IN_PLACE, part(0, at, count).data, int(count), MPI_FLOAT, MPI_SUM, peers_);
+      spread(at, count);
+    }
+  }
+  meet();
+}
+
+void MpiGroup::meet() {
+  if (neighbours_ == 1) return;
+  ++met_;
+  const auto meetings = [&](int rank) { return std::atomic_ref(ranks_.place(rank).meetings); };
+  meetings(ranks_.rank).store(met_, std::memory_order_release);
+  for (const int k : members_)
+    ranks_.patience.wait(
+        [&] { return std::int32_t(meetings(k).load(std::memory_order_acquire) - met_) >= 0; });
+}
+
+}  // namespace dsgd

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "strategies/communicator.h"
+#include "strategies/mpi_ranks.h"
+
+namespace dsgd {
+
+// Sums in memory that the workers of a host share, and through MPI between hosts. The vector is cut into as
+// many slices as the host with the fewest workers has; the k-th worker of every host adds up the k-th slice
+// of the host's copies in rank order, sums it with its peers on the other hosts, and writes it into all
+// copies. Vectors that are not shared pass through shared ones in portions.
+class MpiGroup final : public Group {
+ public:
+  MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic);
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  Vec vector(std::size_t n) override;
+
+ private:
+  static constexpr std::size_t portion = 1 << 16, cached = 1 << 12;  // floats
+
+  struct Shared {
+    std::vector<float*> copies;  // of every worker of this host
+    std::size_t n;
+  };
+
+  void reduce(float a, Vec v) override;
+  // Collective: n zeros on every worker; where those of this host are.
+  std::vector<float*> share(std::size_t n);
+  // Elements [first, first + n) of all copies.
+  void in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n);
+  void meet();  // returns when all workers of this host have called it
+
+  const Comm comm_;
+  const Ranks& ranks_;
+  const Comm host_;
+  const int rank_, size_, neighbour_, neighbours_;  // in comm_ and host_
+  const int slices_;
+  const bool shared_;  // by some workers
+  const Comm peers_;   // those with the same slice on all hosts
+  const int hosts_;
+  Traffic& traffic_;
+  std::deque<SharedMemory> memory_;
+  std::deque<Vector> private_;
+  std::vector<Shared> vectors_;
+  std::vector<float*> portions_, alone_{nullptr};
+  std::vector<int> members_;  // of host_, as ranks of the world
+  std::uint32_t met_ = 0;
+};
+
+}  // namespace dsgd

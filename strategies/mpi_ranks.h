@@ -1,0 +1,144 @@
+#pragma once
+
+// What the communicator's files share. They alone know MPI: Open MPI's for real processes, SimGrid's for
+// simulated ones.
+
+#include <mpi.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "models/vec.h"
+#include "strategies/shared_memory.h"
+#include "strategies/wire.h"
+
+namespace dsgd {
+
+constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3, idle_tag = 4;
+constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI call, whose counts are int
+
+// Whether ranks of one host can share memory and wait for each other by reading it. SimGrid's are threads of
+// one process, whose clock advances in MPI calls alone.
+#ifdef SMPI_H
+constexpr bool ranks_are_processes = false;
+#else
+constexpr bool ranks_are_processes = true;
+#endif
+
+class Comm {
+ public:
+  explicit Comm(MPI_Comm comm) : comm_(comm) {}
+  Comm(const Comm&) = delete;
+  ~Comm() {
+    if (comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
+  }
+  operator MPI_Comm() const { return comm_; }
+  int rank() const {
+    int r = 0;
+    MPI_Comm_rank(comm_, &r);
+    return r;
+  }
+  int size() const {
+    int s = 0;
+    MPI_Comm_size(comm_, &s);
+    return s;
+  }
+
+ private:
+  MPI_Comm comm_;
+};
+
+inline MPI_Comm duplicate(MPI_Comm of) {
+  MPI_Comm comm;
+  MPI_Comm_dup(of, &comm);
+  return comm;
+}
+
+// The ranks of the same colour, in their order; none with colour MPI_UNDEFINED.
+inline MPI_Comm split(MPI_Comm of, int colour) {
+  MPI_Comm comm;
+  MPI_Comm_split(of, colour, 0, &comm);
+  return comm;
+}
+
+template <typename T>
+T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+  MPI_Allreduce(MPI_IN_PLACE, &value, 1, type, op, comm);
+  return value;
+}
+
+// What every rank shows the others of its host.
+struct alignas(block) Place {
+  Bell bell;                   // rung when a message is on its way
+  std::uint32_t meetings = 0;  // of the host's workers that it has come to
+  std::uint32_t secret = 0;
+};
+
+// Where all ranks of a world meet.
+class Ranks {
+ public:
+  explicit Ranks(int ranks_per_host);
+  Ranks(const Ranks&) = delete;
+  ~Ranks() { MPI_Type_free(&block_type); }
+
+  int host() const { return hosts_[rank]; }  // the first rank that this one shares memory with
+  bool shares_with(int other) const { return other != rank && hosts_[other] == host(); }
+  Place& place(int of) const { return reinterpret_cast<Place*>(places_.data())[of]; }
+
+  void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const;
+  // Where ranks outnumber cores, MPI_Wait's busy loop takes a core from those who work. `rings`: so does who
+  // will send the message. Otherwise a nap of about 100 us between two looks costs them less.
+  void wait(MPI_Request& request, bool rings) const;
+
+  const Comm comm;
+  const int rank, size;
+  MPI_Datatype block_type;
+  // For ranks that share memory. Whoever waits lets MPI send what it still has in hand.
+  Patience patience{false, [this] {
+                      int arrived = 0;
+                      MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
+                    }};
+
+ private:
+  bool share_places(const Comm& own);  // whether all of `own` see what the first one writes
+
+  std::vector<int> hosts_;  // of every rank
+  SharedMemory places_;
+};
+
+// A header and room for the floats behind it, sent as one message.
+class Message {
+ public:
+  explicit Message(const Ranks& ranks, std::size_t floats = 0)
+      : ranks_(&ranks), blocks_(blocks(floats)), memory_(host_space(), blocks_ * (block / sizeof(float))) {}
+  Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
+  float* payload() { return memory_.data() + block / sizeof(float); }
+
+  void send(int to, int tag, std::size_t floats = 0) {
+    ranks_->send(memory_.data(), blocks(floats), to, tag, request);
+  }
+  void receive(int from, int tag) {
+    MPI_Irecv(memory_.data(), blocks_, ranks_->block_type, from, tag, ranks_->comm, &request);
+  }
+  void wait() { MPI_Wait(&request, MPI_STATUS_IGNORE); }
+  MPI_Request request = MPI_REQUEST_NULL;
+
+ private:
+  const Ranks* ranks_;
+  int blocks_;
+  Vector memory_;
+};
+
+// Adds the time of its life to a counter.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& total) : total_(total), start_(MPI_Wtime()) {}
+  ~Stopwatch() { total_ += MPI_Wtime() - start_; }
+
+ private:
+  double& total_;
+  double start_;
+};
+
+}  // namespace dsgd

@@ -1,0 +1,204 @@
+#include "strategies/mpi_server.h"
+
+#include <algorithm>
+
+namespace dsgd {
+
+MpiParameterServer::MpiParameterServer(const Ranks& ranks, int workers, int minibatch, std::size_t n,
+                                       Traffic& traffic)
+    : ranks_(ranks), minibatch_(minibatch), traffic_(traffic) {
+  const int servers = ranks.size - workers;
+  std::size_t bytes = 0;
+  for (int s = 0; s < servers; ++s) {
+    const auto range = shard_range(n, s, servers);
+    const bool shared = ranks.shares_with(workers + s);
+    const std::size_t floats = shared ? 0 : range.count;  // in messages
+    links_.push_back({.server = workers + s,
+                      .range = range,
+                      .offset = bytes,
+                      .request = Message(ranks),
+                      .reply = Message(ranks, floats),
+                      .push = {Message(ranks, floats), Message(ranks, floats)}});
+    if (shared) bytes += Slots::size(range.count);
+  }
+  if (bytes == 0) return;
+  memory_ = SharedMemory(bytes);
+  for (Link& link : links_) {
+    if (!ranks.shares_with(link.server)) continue;
+    link.slots = Slots(memory_.data() + link.offset, link.range.count);
+    link.request.header() = {.kind = Kind::attach,
+                             .worker = ranks.rank,
+                             .position = std::int64_t(link.offset),
+                             .memory = memory_.handle()};
+    link.request.send(link.server, request_tag);
+  }
+}
+
+void MpiParameterServer::begin_pull(int minibatches) {
+  const Stopwatch stopwatch(traffic_.seconds);
+  for (Link& link : links_) {
+    link.reply.receive(link.server, reply_tag);
+    link.request.wait();
+    link.request.header() = {.kind = Kind::pull,
+                             .worker = ranks_.rank,
+                             .samples = std::int64_t(minibatches) * minibatch_,
+                             .position = link.slots ? link.slots.for_pull() : 0};
+    link.request.send(link.server, request_tag);
+    count(0);
+  }
+}
+
+void MpiParameterServer::end_pull(Vec w) {
+  const Stopwatch stopwatch(traffic_.seconds);
+  for (Link& link : links_) {
+    {
+      const Stopwatch waiting(traffic_.waited);
+      if (link.slots) {
+        ranks_.wait(link.reply.request, true);
+      } else {
+        link.reply.wait();
+      }
+    }
+    const Vec part = w.part(link.range.first, link.range.count);
+    if (link.slots) {
+      link.slots.read_pulled(part.data, part.size, ranks_.patience);
+    } else {
+      copy({link.reply.payload(), part.size, part.space}, part);
+    }
+    link.version = link.reply.header().version;
+    traffic_.bytes_received += std::int64_t(sizeof(Header) + link.range.count * sizeof(float));
+  }
+  const Header& first = links_.front().reply.header();  // the first server keeps the budget
+  used_ = first.used;
+  if (first.samples > 0) granted_.push_back({first.position, first.samples});
+}
+
+void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples) {
+  const Stopwatch stopwatch(traffic_.seconds);
+  for (Link& link : links_) {
+    const std::size_t n = link.range.count;
+    const int which = link.slots ? link.slots.for_push(ranks_.patience) : link.next;
+    Message& message = link.push[which];
+    message.wait();
+    message.header() = {.kind = Kind::push,
+                        .worker = ranks_.rank,
+                        .version = link.version,
+                        .samples = samples,
+                        .position = which};
+    const float* from = g.data + link.range.first;
+    float* to = link.slots ? link.slots[which].data() : message.payload();
+    for (std::size_t i = 0; i < n; ++i) to[i] = a * from[i];
+    if (link.slots) link.slots[which].filled(n);
+    message.send(link.server, request_tag, link.slots ? 0 : n);
+    count(n);
+    link.next = 1 - which;
+  }
+}
+
+ParameterServer::Portion MpiParameterServer::take(int count) {
+  if (granted_.empty()) return {};
+  Granted& work = granted_.front();
+  const Portion taken{work.position, int(std::min<std::int64_t>(count, work.count))};
+  work.position += taken.count;
+  work.count -= taken.count;
+  if (work.count == 0) granted_.pop_front();
+  return taken;
+}
+
+void MpiParameterServer::leave() {
+  for (Link& link : links_) {
+    link.request.wait();
+    link.request.header() = {.kind = Kind::leave, .worker = ranks_.rank};
+    link.request.send(link.server, request_tag);  // the runtime's, not the strategy's traffic
+    link.request.wait();
+    for (Message& message : link.push) message.wait();
+  }
+}
+
+Service::Service(const Ranks& ranks, int workers, Shard& shard, Traffic& traffic)
+    : ranks_(ranks), shard_(shard), traffic_(traffic), present_(workers), incoming_(ranks) {
+  for (int k = 0; k < workers; ++k) {
+    const bool shared = ranks.shares_with(k);
+    clients_.push_back({.reply = Message(ranks, shared ? 0 : size())});
+    if (!shared) incoming_ = Message(ranks, size());
+    all_ring_ = all_ring_ && shared;
+  }
+}
+
+void Service::run() {
+  while (present_ > 0) {
+    incoming_.receive(MPI_ANY_SOURCE, request_tag);
+    {
+      const Stopwatch waiting(traffic_.waited);
+      ranks_.wait(incoming_.request, all_ring_);
+    }
+    const Stopwatch stopwatch(traffic_.seconds);
+    serve(incoming_.header());
+  }
+  traffic_.seconds += traffic_.waited;
+  for (Client& client : clients_) client.reply.wait();
+}
+
+void Service::serve(const Header& header) {
+  Client& client = clients_[header.worker];
+  switch (header.kind) {
+    case Kind::attach:
+      client.memory = SharedMemory(header.memory);
+      client.slots = Slots(client.memory.data() + header.position, size());
+      break;
+    case Kind::push:
+      traffic_.bytes_received += std::int64_t(sizeof(Header) + size() * sizeof(float));
+      push(client, header);
+      for (int k = 0; k < int(clients_.size()); ++k)
+        if (clients_[k].held) answer(k);
+      break;
+    case Kind::pull:
+      traffic_.bytes_received += std::int64_t(sizeof(Header));
+      client.held = header.samples;
+      client.reply_slot = header.position;
+      answer(header.worker);
+      break;
+    case Kind::leave:
+      --present_;
+      break;
+  }
+}
+
+void Service::push(Client& client, const Header& header) {
+  if (!client.slots) {
+    shard_.push(header.worker, header.version, header.samples,
+                {incoming_.payload(), size(), shard_.w().space});
+    return;
+  }
+  Slot& slot = client.slots[header.position];
+  slot.await(size(), ranks_.patience);
+  shard_.push(header.worker, header.version, header.samples, {slot.data(), size(), shard_.w().space});
+  slot.emptied();
+}
+
+void Service::answer(int worker) {
+  Client& client = clients_[worker];
+  const auto reply = shard_.pull(worker, client.held);
+  if (!reply) return;
+  client.held = 0;
+  Message& message = client.reply;
+  message.wait();
+  message.header() = {.kind = Kind::pull,
+                      .version = reply->version,
+                      .used = reply->used,
+                      .samples = reply->granted,
+                      .position = reply->position};
+  if (client.slots) {
+    Slot& slot = client.slots[client.reply_slot];
+    if (!ranks_.patience.crowded) message.send(worker, reply_tag);  // both go through the slot at a time
+    slot.write(shard_.w().data, size());
+    if (ranks_.patience.crowded) message.send(worker, reply_tag);
+  } else {
+    copy(shard_.w(), {message.payload(), size(), shard_.w().space});
+    message.send(worker, reply_tag, size());
+  }
+  traffic_.bytes_sent += std::int64_t(sizeof(Header) + size() * sizeof(float));
+  ++traffic_.messages;
+}
+
+}  // namespace dsgd

@@ -1,0 +1,116 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <stdexcept>
+
+#include "strategies/mpi_group.h"
+#include "strategies/mpi_server.h"
+
+namespace dsgd {
+namespace {
+
+// MPI from the first world of the process to its end.
+class Session {
+ public:
+  Session() {
+    int running = 0;
+    MPI_Initialized(&running);
+    first_ = !running;
+    if (first_) MPI_Init(nullptr, nullptr);
+  }
+  ~Session() {
+    if (first_) MPI_Finalize();
+  }
+
+ private:
+  bool first_;
+};
+
+class MpiWorld final : public World {
+ public:
+  MpiWorld(int servers, int minibatch, int ranks_per_host)
+      : ranks_(ranks_per_host), workers_(ranks_.size - servers), minibatch_(minibatch) {
+    if (workers_ < 1)
+      throw std::runtime_error(
+          fmt::format("{} MPI ranks for {} servers and at least 1 worker", ranks_.size, servers));
+    const MPI_Comm group = split(ranks_.comm, is_worker() ? 0 : MPI_UNDEFINED);
+    if (is_worker()) group_.emplace(ranks_, group, traffic_);
+  }
+  int rank() const override { return ranks_.rank; }
+  int size() const override { return ranks_.size; }
+  int workers() const override { return workers_; }
+  double now() const override { return MPI_Wtime(); }
+  Group& group() override { return *group_; }
+  ParameterServer& server(std::size_t n) override {
+    server_.emplace(ranks_, workers_, minibatch_, n, traffic_);
+    return *server_;
+  }
+  void serve(Shard& shard) override { Service(ranks_, workers_, shard, traffic_).run(); }
+
+  Traffic& traffic() override { return traffic_; }
+  void barrier() override { MPI_Barrier(ranks_.comm); }
+  void broadcast(void* data, std::size_t bytes, int root) override {
+    for (std::size_t done = 0; done < bytes; done += at_most)
+      MPI_Bcast(static_cast<char*>(data) + done, int(std::min(at_most, bytes - done)), MPI_BYTE, root,
+                ranks_.comm);
+  }
+  void sum(std::span<std::int64_t> v) override { reduce(v.data(), v.size(), MPI_INT64_T, MPI_SUM); }
+  void sum(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_SUM); }
+  void min(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MIN); }
+  void max(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MAX); }
+
+  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> data) override {
+    std::vector<std::int64_t> sizes(ranks_.size);
+    const auto own = std::int64_t(data.size());
+    MPI_Gather(&own, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, 0, ranks_.comm);
+    std::vector<std::vector<std::byte>> all;
+    if (ranks_.rank > 0) {
+      for (std::size_t done = 0; done < data.size(); done += at_most)
+        MPI_Send(data.data() + done, int(std::min(at_most, data.size() - done)), MPI_BYTE, 0, gather_tag,
+                 ranks_.comm);
+      return all;
+    }
+    all.emplace_back(data.begin(), data.end());
+    for (int r = 1; r < ranks_.size; ++r) {
+      auto& part = all.emplace_back(sizes[r]);
+      for (std::size_t done = 0; done < part.size(); done += at_most)
+        MPI_Recv(part.data() + done, int(std::min(at_most, part.size() - done)), MPI_BYTE, r, gather_tag,
+                 ranks_.comm, MPI_STATUS_IGNORE);
+    }
+    return all;
+  }
+
+  std::string library() const override {
+    char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    MPI_Get_library_version(text, &length);
+    const std::string whole(text, length);
+    return whole.substr(0, whole.find_first_of(",\n"));
+  }
+  void abort() override {
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    std::abort();
+  }
+
+ private:
+  void reduce(void* data, std::size_t count, MPI_Datatype type, MPI_Op op) const {
+    MPI_Allreduce(MPI_IN_PLACE, data, int(count), type, op, ranks_.comm);
+  }
+
+  Session session_;
+  Ranks ranks_;
+  int workers_, minibatch_;
+  Traffic traffic_;
+  std::optional<MpiGroup> group_;
+  std::optional<MpiParameterServer> server_;
+};
+
+}  // namespace
+
+std::unique_ptr<World> World::open(int servers, int minibatch, int ranks_per_host) {
+  return std::make_unique<MpiWorld>(servers, minibatch, ranks_per_host);
+}
+
+}  // namespace dsgd
