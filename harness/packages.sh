@@ -25,7 +25,7 @@ need_packages() {
 }
 
 build_packages=(git g++ cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev libtomlplusplus-dev libcli11-dev
-  libfmt-dev zlib1g-dev libssl-dev curl ca-certificates)
+  libfmt-dev libsimgrid-dev zlib1g-dev libssl-dev curl ca-certificates)
 data_packages=(dataset-fashion-mnist)
 plot_packages=(python3 python3-h5py python3-matplotlib)
 test_packages=(libgtest-dev libbenchmark-dev openssl python3-numpy clang-format)

@@ -86,6 +86,10 @@ class World {
   int servers() const { return size() - workers(); }
   bool is_worker() const { return rank() < workers(); }
   virtual double now() const = 0;  // seconds; virtual ones in a simulated world
+  // Lets a simulated world's clock go on: computing takes no virtual time by itself. Does nothing in a real
+  // one.
+  virtual void charge(double seconds) = 0;
+  virtual bool simulated() const = 0;  // all ranks are in one process, and one is at work at a time
 
   virtual Group& group() = 0;  // on workers
   // On workers: opens access to a vector of n floats cut over the servers; ends the access opened before.

@@ -4,6 +4,9 @@
 // simulated ones.
 
 #include <mpi.h>
+#ifdef SMPI_H
+#include <simgrid/actor.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -22,8 +25,10 @@ constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI ca
 // one process, whose clock advances in MPI calls alone.
 #ifdef SMPI_H
 constexpr bool ranks_are_processes = false;
+inline void advance_clock(double seconds) { sg_actor_sleep_for(seconds); }
 #else
 constexpr bool ranks_are_processes = true;
+inline void advance_clock(double) {}
 #endif
 
 class Comm {

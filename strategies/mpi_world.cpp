@@ -42,6 +42,8 @@ class MpiWorld final : public World {
   int size() const override { return ranks_.size; }
   int workers() const override { return workers_; }
   double now() const override { return MPI_Wtime(); }
+  void charge(double seconds) override { advance_clock(seconds); }
+  bool simulated() const override { return !ranks_are_processes; }
   Group& group() override { return *group_; }
   ParameterServer& server(std::size_t n) override {
     server_.emplace(ranks_, workers_, minibatch_, n, traffic_);
@@ -90,8 +92,8 @@ class MpiWorld final : public World {
     return whole.substr(0, whole.find_first_of(",\n"));
   }
   void abort() override {
-    MPI_Abort(MPI_COMM_WORLD, 1);
-    std::abort();
+    if (ranks_are_processes) MPI_Abort(MPI_COMM_WORLD, 1);
+    std::_Exit(1);
   }
 
  private:

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "strategies/strategy.h"
-#include "tests/mpi_main.h"
 #include "tests/quadratic.h"
+#include "tests/ranks.h"
 
 namespace dsgd::test {
 

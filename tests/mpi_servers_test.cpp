@@ -12,6 +12,7 @@ namespace {
 
 using namespace std::string_literals;
 Value integer(int n) { return std::int64_t(n); }
+bool fits(const Shape& shape) { return shape.servers > 0; }
 
 // The learners take turns: a pull is held back until the others' gradients have arrived.
 class InTurn final : public Rule {

@@ -15,12 +15,6 @@ void PrintTo(const StrategyEntry* entry, std::ostream* out) { *out << entry->nam
 namespace dsgd::test {
 namespace {
 
-std::vector<const StrategyEntry*> possible(bool condition = true) {
-  std::vector<const StrategyEntry*> entries;
-  for (const StrategyEntry* entry : all_strategies())
-    if (condition && bool(entry->make_rule) == (world().servers() > 0)) entries.push_back(entry);
-  return entries;
-}
 std::string name_of(const testing::TestParamInfo<const StrategyEntry*>& info) { return info.param->name; }
 
 class Entry : public testing::TestWithParam<const StrategyEntry*> {
@@ -42,25 +36,46 @@ class Entry : public testing::TestWithParam<const StrategyEntry*> {
   }
 };
 
-class Conformance : public Entry {};
-class LockStep : public Entry {};
-class OneWorker : public Entry {};
-class FixedOrder : public Entry {};
+using Condition = bool (*)(const StrategyEntry&, const Shape&);
+
+// Worlds with servers are for strategies that need them, and the others for the rest.
+template <Condition condition>
+struct Entries : Entry {
+  static bool fits(const StrategyEntry& entry, const Shape& shape) {
+    return bool(entry.make_rule) == (shape.servers > 0) && condition(entry, shape);
+  }
+  static bool fits(const Shape& shape) { return fits(*GetParam(), shape); }
+  static std::vector<const StrategyEntry*> all() {
+    std::vector<const StrategyEntry*> entries;
+    for (const StrategyEntry* entry : all_strategies())
+      if (fits_any([&](const Shape& shape) { return fits(*entry, shape); })) entries.push_back(entry);
+    return entries;
+  }
+};
+bool always(const StrategyEntry&, const Shape&) { return true; }
+bool without_servers(const StrategyEntry&, const Shape& shape) { return shape.servers == 0; }
+bool one_worker(const StrategyEntry&, const Shape& shape) { return shape.workers == 1; }
+bool fixed_order(const StrategyEntry&, const Shape& shape) {
+  return shape.servers == 0 || shape.workers == 1;
+}
+
+struct Conformance : Entries<always> {};
+struct LockStep : Entries<without_servers> {};
+struct OneWorker : Entries<one_worker> {};
+struct FixedOrder : Entries<fixed_order> {};
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LockStep);    // the world has servers
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OneWorker);   // the world has more
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FixedOrder);  // servers and several workers
-INSTANTIATE_TEST_SUITE_P(Table, Conformance, testing::ValuesIn(possible()), name_of);
-INSTANTIATE_TEST_SUITE_P(Table, LockStep, testing::ValuesIn(possible(world().servers() == 0)), name_of);
-INSTANTIATE_TEST_SUITE_P(Table, OneWorker, testing::ValuesIn(possible(world().workers() == 1)), name_of);
-INSTANTIATE_TEST_SUITE_P(Table, FixedOrder,
-                         testing::ValuesIn(possible(world().servers() == 0 || world().workers() == 1)),
-                         name_of);
+INSTANTIATE_TEST_SUITE_P(Table, Conformance, testing::ValuesIn(Conformance::all()), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, LockStep, testing::ValuesIn(LockStep::all()), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, OneWorker, testing::ValuesIn(OneWorker::all()), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, FixedOrder, testing::ValuesIn(FixedOrder::all()), name_of);
 
 // A rate of 1/64 keeps three accumulated gradients stable at a staleness of twice the workers, 5120
 // minibatches of it (a quarter of it in the second half) shrink the initial distance, 8, by e^-3 even where a
 // gradient counts as a sixteenth: sums of two, at a staleness of eight. The noise of the samples stays far
 // below that; the bound leaves a factor of two.
-TEST_P(Conformance, ReachesTheOptimum) {
+RANKS_TEST_P(Conformance, ReachesTheOptimum) {
   Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
   job.budget = 5120 * world_minibatch;
   job.optimizer.learning_rate = 1.0 / 64;
@@ -68,7 +83,7 @@ TEST_P(Conformance, ReachesTheOptimum) {
   EXPECT_LT(run(job).distance, 0.1 * 8);
 }
 
-TEST_P(Conformance, SpendsTheBudgetToTheSample) {
+RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
   for (const int steps : {0, 1, 7, 12}) {
     Job job = conformance();
     job.budget = ragged(steps);
@@ -92,7 +107,7 @@ TEST_P(Conformance, SpendsTheBudgetToTheSample) {
   }
 }
 
-TEST_P(Conformance, SendsWhatTheTableSays) {
+RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
     Job job = conformance();
     job.budget = ragged(steps);
@@ -107,12 +122,12 @@ TEST_P(Conformance, SendsWhatTheTableSays) {
   }
 }
 
-TEST_P(Conformance, SaysItsGlobalMinibatch) {
+RANKS_TEST_P(Conformance, SaysItsGlobalMinibatch) {
   const Job job = conformance();
   EXPECT_GE(fact("global_minibatch", job), world_minibatch);
 }
 
-TEST_P(FixedOrder, SameBitsInEveryRun) {
+RANKS_TEST_P(FixedOrder, SameBitsInEveryRun) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::adagrad}) {
     Job job = conformance();
     job.budget = ragged(20);
@@ -124,7 +139,7 @@ TEST_P(FixedOrder, SameBitsInEveryRun) {
   }
 }
 
-TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
+RANKS_TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
   if (GetParam()->own_models) return SUCCEED() << "their master is compared below";
   Job job = conformance();
   job.budget = ragged(20);
@@ -133,7 +148,7 @@ TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
 }
 
 // The reported model may be formed by a collective; forming it changes nothing.
-TEST_P(LockStep, MasterLeavesTrainingAlone) {
+RANKS_TEST_P(LockStep, MasterLeavesTrainingAlone) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
     Job job = conformance();
     job.budget = ragged(10);
@@ -149,7 +164,7 @@ TEST_P(LockStep, MasterLeavesTrainingAlone) {
   }
 }
 
-TEST_P(LockStep, ContinuesFromACheckpoint) {
+RANKS_TEST_P(LockStep, ContinuesFromACheckpoint) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum,
                           OptimizerSettings::Rule::adagrad, OptimizerSettings::Rule::adam})
     for (const int at : {1, 5, 6}) {
@@ -173,7 +188,7 @@ TEST_P(LockStep, ContinuesFromACheckpoint) {
 }
 
 // Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, ten steps.
-TEST_P(OneWorker, AtItsSerialSettingIsSerialSgd) {
+RANKS_TEST_P(OneWorker, AtItsSerialSettingIsSerialSgd) {
   Job job{.strategy = GetParam()->name, .settings = GetParam()->serial};
   job.budget = 10 * world_minibatch;
   const Outcome outcome = run(job);

@@ -1,38 +1,30 @@
-#pragma once
-
 // main() of a test program that runs under mpirun:  mpirun -n RANKS PROGRAM [SERVERS [RANKS_PER_HOST]]
-// All ranks run every test. Assertions may differ between ranks, verbs may not: a test fails on all ranks
-// when it fails on one, an exception or a test that hangs ends all of them.
+// All ranks run every test: one that fails on a rank fails on all of them, an exception or a test that hangs
+// ends all of them.
 
-#include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <memory>
 
-#include "strategies/communicator.h"
+#include "tests/ranks.h"
 
 namespace dsgd::test {
+namespace {
 
-constexpr int world_minibatch = 4;
 constexpr unsigned watchdog_s = 60;
+std::unique_ptr<World> open_world;
 
-inline std::unique_ptr<World> open_world;
-inline World& world() { return *open_world; }
-inline int ranks_per_host = 0;  // 0: all share memory
-
-inline std::array<char, 256> hung_message{};
-inline void guard(const std::string& what) {
+std::array<char, 256> hung_message{};
+void guard(const std::string& what) {
   std::snprintf(hung_message.data(), hung_message.size(), "rank %d: no end after %u s: %s\n", world().rank(),
                 watchdog_s, what.c_str());
   alarm(watchdog_s);
 }
-inline void hung(int) {
+void hung(int) {
   const auto written = write(STDERR_FILENO, hung_message.data(), std::strlen(hung_message.data()));
   _exit(written > 0 ? 124 : 125);  // mpirun ends the other ranks
 }
@@ -59,6 +51,18 @@ class AllRanks : public testing::EmptyTestEventListener {
     if (ranks[1] % world().size()) ADD_FAILURE() << "skipped on " << ranks[1] << " rank(s) only";
   }
 };
+
+}  // namespace
+
+World& world() { return *open_world; }
+int ranks_per_host = 0;
+std::vector<Shape> shapes() { return {{world().workers(), world().servers()}}; }
+
+void on_ranks(const Fits& fits, const std::function<void()>& body) {
+  ASSERT_TRUE(fits_any(fits)) << "not a test for " << world().workers() << " workers and "
+                              << world().servers() << " servers";
+  body();
+}
 
 }  // namespace dsgd::test
 

@@ -1,0 +1,98 @@
+#include "strategies/simulation.h"
+
+#include <fmt/format.h>
+#include <mpi.h>
+#include <smpi/smpi.h>
+#include <xbt/log.h>
+
+#include <cstdlib>
+#include <exception>
+#include <simgrid/s4u.hpp>
+
+namespace dsgd {
+namespace {
+
+namespace sg = simgrid::s4u;
+
+[[noreturn]] void give_up(const std::string& why) {
+  fmt::print(stderr, "{}\n", why);
+  std::_Exit(1);  // the stacks of the ranks are still there
+}
+
+}  // namespace
+
+struct Simulation::Engine {
+  Engine() {
+    xbt_log_control_set("root.thres:critical root.fmt:%m%n");
+    static char name[] = "dsgd";
+    char* words[] = {name, nullptr};
+    int count = 1;
+    engine = std::make_unique<sg::Engine>(&count, words);
+    // Bytes and seconds are those of the platform, without the factors that SimGrid has from clusters of its
+    // own; and what is not charged takes no time.
+    for (const char* setting :
+         {"network/model:SMPI", "network/crosstraffic:no", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1"})
+      sg::Engine::set_config(std::string(setting));
+  }
+  void start() {
+    SMPI_init();
+    for (const char* setting : {"smpi/coll-selector:ompi", "smpi/simulate-computation:no", "smpi/wtime:0"})
+      sg::Engine::set_config(std::string(setting));
+    sg::Engine::on_deadlock_cb([] { give_up("dsgd: all ranks wait for each other for ever"); });
+  }
+  std::unique_ptr<sg::Engine> engine;
+  std::vector<sg::Host*> hosts;
+  int jobs = 0;
+};
+
+Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engine>()) {
+  auto* const zone = sg::create_star_zone("cluster");
+  sg::Link* backbone = nullptr;
+  if (platform.backbone_bandwidth > 0 || platform.backbone_latency > 0) {
+    const bool limits = platform.backbone_bandwidth > 0;
+    backbone =
+        zone->create_link("backbone", limits ? platform.backbone_bandwidth : 1e15)
+            ->set_sharing_policy(limits ? sg::Link::SharingPolicy::SHARED : sg::Link::SharingPolicy::FATPIPE)
+            ->set_latency(platform.backbone_latency)
+            ->seal();
+  }
+  for (const Platform::Host& host : platform.hosts) {
+    const std::string number = std::to_string(engine_->hosts.size());
+    sg::Host* const made = zone->create_host("host-" + number, 1)->seal();  // time is charged in seconds
+    const auto* const link =
+        zone->create_split_duplex_link("link-" + number, host.bandwidth)->set_latency(host.latency)->seal();
+    std::vector<sg::LinkInRoute> route{{link, sg::LinkInRoute::Direction::UP}};
+    if (backbone) route.emplace_back(backbone);
+    zone->add_route(made->get_netpoint(), nullptr, nullptr, nullptr, route, true);
+    const auto* const memory = zone->create_link("memory-" + number, platform.memory_bandwidth)
+                                   ->set_latency(platform.memory_latency)
+                                   ->seal();
+    zone->add_route(made->get_netpoint(), made->get_netpoint(), nullptr, nullptr, {sg::LinkInRoute(memory)},
+                    false);
+    engine_->hosts.push_back(made);
+  }
+  zone->seal();
+  engine_->start();
+}
+
+Simulation::~Simulation() { SMPI_finalize(); }
+
+void Simulation::run(const std::vector<int>& hosts, const std::function<void(int rank)>& rank) {
+  const std::string job = "job-" + std::to_string(engine_->jobs++);
+  SMPI_app_instance_register(job.c_str(), nullptr, int(hosts.size()));
+  for (int r = 0; r < int(hosts.size()); ++r) {
+    const auto actor = sg::Actor::init("rank-" + std::to_string(r), engine_->hosts.at(hosts[r]));
+    actor->set_property("instance_id", job);
+    actor->set_property("rank", std::to_string(r));
+    actor->start([&rank, r] {
+      try {
+        rank(r);
+      } catch (const std::exception& e) {
+        give_up(fmt::format("rank {}: {}", r, e.what()));
+      }
+    });
+  }
+  engine_->engine->run();
+}
+
+}  // namespace dsgd
