@@ -9,6 +9,10 @@
 #include <exception>
 #include <simgrid/s4u.hpp>
 
+namespace simgrid::smpi::colls {
+void set_collectives();  // exported, but in no header: makes the choice of smpi/coll-selector
+}
+
 namespace dsgd {
 namespace {
 
@@ -29,15 +33,18 @@ struct Simulation::Engine {
     int count = 1;
     engine = std::make_unique<sg::Engine>(&count, words);
     // Bytes and seconds are those of the platform, without the factors that SimGrid has from clusters of its
-    // own; and what is not charged takes no time.
-    for (const char* setting :
-         {"network/model:SMPI", "network/crosstraffic:no", "smpi/bw-factor:0:1", "smpi/lat-factor:0:1"})
+    // own, without acknowledgements or a limit to TCP's window; and what is not charged takes no time.
+    for (const char* setting : {"network/model:SMPI", "network/crosstraffic:no", "network/TCP-gamma:1e15",
+                                "smpi/bw-factor:0:1", "smpi/lat-factor:0:1"})
       sg::Engine::set_config(std::string(setting));
   }
   void start() {
     SMPI_init();
-    for (const char* setting : {"smpi/coll-selector:ompi", "smpi/simulate-computation:no", "smpi/wtime:0"})
+    // As Open MPI over TCP: its algorithms, and up to 64 KiB travel before the receiver asks for them.
+    for (const char* setting : {"smpi/coll-selector:ompi", "smpi/async-small-thresh:65536",
+                                "smpi/simulate-computation:no", "smpi/wtime:0"})
       sg::Engine::set_config(std::string(setting));
+    simgrid::smpi::colls::set_collectives();
     sg::Engine::on_deadlock_cb([] { give_up("dsgd: all ranks wait for each other for ever"); });
   }
   std::unique_ptr<sg::Engine> engine;

@@ -1,0 +1,208 @@
+// Virtual time has closed forms: latencies and bytes over bandwidth, and what is charged.
+
+#include "strategies/simulation.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "strategies/communicator.h"
+#include "strategies/server.h"
+
+namespace dsgd {
+namespace {
+
+// Ten hosts: ten times the bandwidth and a tenth of the latency from the sixth on.
+constexpr double slow_rate = 1e8, slow_latency = 1e-3, fast_rate = 1e9, fast_latency = 1e-4;
+constexpr double switch_latency = 2e-3, memory_rate = 4e9, memory_latency = 1e-5;
+
+Simulation& simulation() {
+  static Simulation only = [] {
+    Platform platform{.backbone_latency = switch_latency,
+                      .memory_bandwidth = memory_rate,
+                      .memory_latency = memory_latency};
+    for (int host = 0; host < 10; ++host)
+      platform.hosts.push_back(host < 5 ? Platform::Host{slow_rate, slow_latency}
+                                        : Platform::Host{fast_rate, fast_latency});
+    return Simulation(platform);
+  }();
+  return only;
+}
+
+// Runs `work(world)` on ranks on the hosts; returns the seconds that it took on each rank.
+template <typename Work>
+std::vector<double> seconds_on(const std::vector<int>& hosts, int servers, Work work) {
+  std::vector<double> seconds(hosts.size());
+  simulation().run(hosts, [&](int rank) {
+    const auto world = World::open(servers, 1);
+    world->barrier();
+    const double start = world->now();
+    work(*world);
+    seconds[rank] = world->now() - start;
+  });
+  return seconds;
+}
+
+struct Nothing final : Rule {
+  void apply(Vec, const Arrival&, std::int64_t) override {}
+};
+void serve(World& world, std::size_t n, double seconds_an_arrival = 0) {
+  Nothing rule;
+  Vector w(host_space(), n);
+  Shard shard({.workers = world.workers(), .minibatch = 1, .budget = 1 << 20}, rule, w);
+  shard.arrived = [&](const Shard&) { world.charge(seconds_an_arrival); };
+  world.serve(shard);
+}
+
+// Seconds of one pull of n floats, as worker 0 sees them, with another `workers` - 1 who pull nothing.
+double pull_seconds(const std::vector<int>& hosts, std::size_t n) {
+  double seconds = 0;
+  seconds_on(hosts, 1, [&](World& world) {
+    if (!world.is_worker()) return serve(world, n);
+    ParameterServer& server = world.server(n);
+    if (world.rank() == 0) {
+      const double start = world.now();
+      Vector w(host_space(), n);
+      server.pull(w);
+      seconds = world.now() - start;
+    }
+    server.leave();
+  });
+  return seconds;
+}
+
+constexpr std::size_t n = 1 << 20;
+constexpr double bytes = 64 + 4.0 * n;
+
+TEST(Clock, IsWhatIsCharged) {
+  const auto seconds = seconds_on({0, 1, 2}, 0, [](World& world) { world.charge(0.5 * (world.rank() + 1)); });
+  for (int rank = 0; rank < 3; ++rank) EXPECT_NEAR(seconds[rank], 0.5 * (rank + 1), 1e-3) << rank;
+}
+
+// Nothing else: neither computing nor asking for the time.
+TEST(Clock, StandsWhileRanksCompute) {
+  const auto seconds = seconds_on({0}, 0, [](World& world) {
+    volatile double x = 1;
+    for (int i = 0; i < 10000000; ++i) x = x * 1.0000001;
+    for (int i = 0; i < 1000; ++i) world.now();
+  });
+  EXPECT_EQ(seconds[0], 0);
+}
+
+TEST(Messages, TakeLatencyAndBytesOverBandwidth) {
+  const double request = 64 / slow_rate, reply = bytes / slow_rate;
+  EXPECT_NEAR(pull_seconds({0, 1}, n), 2 * (2 * slow_latency + switch_latency) + request + reply, 1e-6);
+  EXPECT_NEAR(pull_seconds({5, 6}, n),
+              2 * (2 * fast_latency + switch_latency) + 64 / fast_rate + bytes / fast_rate, 1e-6);
+  EXPECT_NEAR(pull_seconds({0, 6}, n), 2 * (slow_latency + fast_latency + switch_latency) + request + reply,
+              1e-6);
+}
+
+TEST(Messages, WithinAHostGoThroughMemory) {
+  EXPECT_NEAR(pull_seconds({3, 3}, n), 2 * memory_latency + 64 / memory_rate + bytes / memory_rate, 1e-7);
+}
+
+// Four workers pull at a time: the server's link carries four times the bytes.
+TEST(Messages, ShareALink) {
+  const auto seconds = seconds_on({5, 6, 7, 8, 9}, 1, [](World& world) {
+    if (!world.is_worker()) return serve(world, n);
+    Vector w(host_space(), n);
+    ParameterServer& server = world.server(n);
+    server.pull(w);
+    server.leave();
+  });
+  const double ideal = 2 * (2 * fast_latency + switch_latency) + 4 * bytes / fast_rate;
+  EXPECT_NEAR(*std::max_element(seconds.begin(), seconds.end()), ideal, 0.01 * ideal);
+}
+
+// Large vectors go round a ring: every worker sends 2(P-1)/P of one.
+TEST(Sums, TakeWhatTheBestAlgorithmTakes) {
+  constexpr int workers = 4;
+  const auto seconds = seconds_on({0, 1, 2, 3}, 0, [](World& world) {
+    const Vec v = world.group().vector(8 * n);
+    const double start = world.now();
+    world.group().sum(v);
+    EXPECT_DOUBLE_EQ(world.traffic().seconds, world.now() - start);
+  });
+  const double ideal = 2.0 * (workers - 1) / workers * 4 * 8 * n / slow_rate;
+  for (const double s : seconds) {
+    EXPECT_GE(s, ideal);
+    EXPECT_LE(s, 1.1 * ideal);
+  }
+}
+
+// Workers meet: all take as long as the slowest.
+TEST(Sums, WaitForTheSlowest) {
+  const auto seconds = seconds_on({0, 1, 2, 3}, 0, [](World& world) {
+    for (int step = 0; step < 10; ++step) {
+      world.charge(world.rank() == 2 ? 4 : 1);
+      world.group().sum(world.group().vector(1));
+    }
+  });
+  for (const double s : seconds) EXPECT_NEAR(s, 40, 0.2);
+}
+
+TEST(Servers, AreBusyWithEveryArrival) {
+  constexpr int pushes = 20;
+  const auto seconds = seconds_on({5, 6, 7}, 1, [](World& world) {
+    if (!world.is_worker()) return serve(world, 16, 0.25);
+    Vector w(host_space(), 16);
+    ParameterServer& server = world.server(16);
+    for (int push = 0; push < pushes; ++push) server.push(1, w, 1);
+    server.pull(w);
+    server.leave();
+  });
+  EXPECT_NEAR(*std::max_element(seconds.begin(), seconds.end()), 2 * pushes * 0.25, 0.1);
+}
+
+TEST(Runs, RepeatToTheLastBit) {
+  const auto once = [] {
+    std::vector<std::int64_t> order;
+    seconds_on({5, 6, 7, 8, 0}, 2, [&](World& world) {
+      if (!world.is_worker()) return serve(world, 1000, 1e-5);
+      Vector w(host_space(), 2000);
+      ParameterServer& server = world.server(2000);
+      for (int step = 0; step < 20; ++step) {
+        server.pull(w);
+        world.charge(1e-3 * (1 + (world.rank() * 7 + step * 5) % 11));
+        server.push(1, w, 1);
+        order.push_back(world.rank());
+      }
+      server.leave();
+    });
+    return order;
+  };
+  const auto first = once();
+  EXPECT_EQ(first, once());
+  EXPECT_EQ(first.size(), 60u);
+}
+
+struct Refusing final : Rule {
+  void apply(Vec, const Arrival&, std::int64_t) override {}
+  bool admit(int, std::int64_t) const override { return false; }
+};
+
+TEST(Failures, EndTheProcessWithOneLine) {
+  EXPECT_EXIT(seconds_on({0, 1}, 0,
+                         [](World& world) {
+                           world.barrier();
+                           if (world.rank() == 1) throw std::runtime_error("out of luck");
+                           world.barrier();
+                         }),
+              testing::ExitedWithCode(1), "^rank 1: out of luck\n$");
+  EXPECT_EXIT(seconds_on({0, 1}, 1,
+                         [](World& world) {
+                           Vector w(host_space(), 8);
+                           Refusing rule;
+                           Shard shard({.workers = 1, .minibatch = 1, .budget = 8}, rule, w);
+                           if (!world.is_worker()) return world.serve(shard);
+                           world.server(8).pull(w);
+                         }),
+              testing::ExitedWithCode(1), "\ndsgd: all ranks wait for each other for ever\n$");
+  EXPECT_EXIT(seconds_on({0, 1}, 0, [](World& world) { world.abort(); }), testing::ExitedWithCode(1), "^$");
+}
+
+}  // namespace
+}  // namespace dsgd
