@@ -11,6 +11,7 @@
 #include <fstream>
 #include <set>
 
+#include "harness/cluster.h"
 #include "harness/record.h"
 #include "models/device.h"
 #include "models/network.h"
@@ -40,7 +41,7 @@ Names strategy_names() {
 }
 
 struct Place {
-  std::size_t source = 0;  // 0: the file, k: the k-th override
+  std::size_t source = 0;  // 0: the file; then the overrides, then the clusters' files
   std::uint32_t line = 1, column = 1;
   auto operator<=>(const Place&) const = default;
 };
@@ -57,13 +58,19 @@ struct Scope {
   const StrategyEntry* strategy = nullptr;  // null: the top level
   Place place;
   std::map<std::string, Axis> axes;
+  bool cluster = false;  // a cluster's file
 
   std::string prefix() const { return strategy ? "strategy." + strategy->name + "." : ""; }
+  std::string run_key(const std::string& key) const { return cluster ? "cluster." + key : key; }
   Names keys() const {
     Names keys;
     if (strategy)
       for (const Parameter& p : strategy->parameters) keys.push_back(p.name);
-    for (const RunKey& k : run_keys()) keys.push_back(k.name);
+    const std::size_t left_out = run_key("").size();
+    for (const RunKey& k : run_keys())
+      if (k.name.starts_with(run_key("")) && !(cluster && k.name == "cluster.name"))
+        keys.push_back(k.name.substr(left_out));
+    for (const Parameter& p : host_keys()) keys.push_back(("cluster.hosts.NAME." + p.name).substr(left_out));
     return keys;
   }
   const Parameter* find(const std::string& key) const {  // the strategy's own come first; null: unknown
@@ -71,9 +78,15 @@ struct Scope {
       for (const Parameter& p : strategy->parameters)
         if (p.name == key) return &p;
     for (const RunKey& k : run_keys())
-      if (k.name == key) return &k;
-    return nullptr;
+      if (k.name == run_key(key) && !(cluster && key == "name")) return &k;
+    return find_host_key(run_key(key));
   }
+};
+
+// What a cluster's file says.
+struct ClusterFile {
+  Scope scope{.cluster = true};
+  bool good = true;
 };
 
 bool is_policy(const std::string& key) {
@@ -101,6 +114,12 @@ std::string objection(const std::string& key, const Value& value) {
       return fmt::format("{} cannot be used here: {} (allowed: {})", to_string(value), reason,
                          listed(usable));
   }
+#ifndef DSGD_HAVE_SIMGRID
+  if (key == "engine" && value == Value("simulated"))
+    return "\"simulated\" needs SimGrid, which this build has not: install it (Debian: libsimgrid-dev) and "
+           "build "
+           "again (allowed: mpi)";
+#endif
   if (key == "synthetic.shape") {
     try {
       if (const std::size_t size = parse_shape(std::get<std::string>(value)).size(); size > most_values)
@@ -160,9 +179,56 @@ bool mistaken(const std::vector<Choice>& choices) {
   return std::any_of(choices.begin(), choices.end(), [](const Choice& c) { return c.axis->values.empty(); });
 }
 
+std::vector<fs::path> shipped(const char* what) {
+  std::error_code none;
+  const fs::path program = fs::read_symlink("/proc/self/exe", none);
+  const fs::path installed = program.parent_path().parent_path() / "share/dsgd" / what;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(
+           fs::is_directory(installed, none) ? installed : fs::path(DSGD_SOURCE_DIR) / "harness" / what,
+           none))
+    if (entry.path().extension() == ".toml") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+Names names_of(const std::vector<fs::path>& files) {
+  Names names;
+  for (const fs::path& file : files) names.push_back(file.stem().string());
+  return names;
+}
+
+fs::path find_shipped(const std::string& name, const std::vector<fs::path>& files, const char* what) {
+  std::error_code none;
+  if (fs::exists(name, none) && !fs::is_directory(name, none)) return name;
+  for (const fs::path& file : files)
+    if (file.stem() == name) return file;
+  throw ConfigError(
+      {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
+                   fs::exists(name, none) ? "is a folder" : fmt::format("no such file or shipped {}", what),
+                   did_you_mean(name, names_of(files)), listed(names_of(files)))});
+}
+
+std::string read_file(const fs::path& file, const std::string& allowed_files) {
+  const auto fail = [&](const char* why) {
+    throw ConfigError(
+        {fmt::format("{}: cannot be read: {} (allowed: {})", file.string(), why, allowed_files)});
+  };
+  std::error_code none;
+  if (fs::is_directory(file, none)) fail("it is a folder");
+  std::ifstream in(file, std::ios::binary);
+  if (!in) fail(std::strerror(errno));
+  std::string text(most_bytes + 1, '\0');
+  in.read(text.data(), std::streamsize(text.size()));
+  if (in.bad()) fail(std::strerror(errno));
+  text.resize(std::size_t(in.gcount()));
+  return text;
+}
+
 class Reader {
  public:
-  Reader(std::string file, const std::vector<std::string>& overrides) : sources_{std::move(file)} {
+  Reader(std::string file, const std::vector<std::string>& overrides)
+      : sources_{std::move(file)}, overrides_(overrides.size()) {
     sources_.insert(sources_.end(), overrides.begin(), overrides.end());
   }
   Experiment read(const std::string& text);
@@ -188,23 +254,28 @@ class Reader {
   void check_overrides();
   bool check_count();
   void expand(const Scope& scope, std::vector<RunConfig>& runs);
+  const ClusterFile& cluster_file(const std::string& name, const Choice* cause);
+  bool complete_cluster(RunConfig& run, const std::vector<Choice>& choices);
   void check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& choices);
 
   std::vector<std::string> sources_;
+  std::size_t overrides_;   // how many of them
   std::size_t source_ = 0;  // which is being read
   std::set<std::pair<Place, std::string>> problems_;
   Scope top_;
   std::vector<Scope> strategies_;
   bool names_strategy_ = false;  // rightly or wrongly
   std::map<std::string, Fit> fits_;
+  std::map<std::string, ClusterFile> clusters_;
 };
 
 void Reader::raise() const {
   std::vector<std::string> lines;
   for (const auto& [at, what] : problems_) {
     const std::string& source = sources_[at.source];
-    lines.push_back(at.source ? fmt::format("--set {}: {}", source, what)
-                              : fmt::format("{}:{}:{}: {}", source, at.line, at.column, what));
+    const bool is_override = at.source > 0 && at.source <= overrides_;
+    lines.push_back(is_override ? fmt::format("--set {}: {}", source, what)
+                                : fmt::format("{}:{}:{}: {}", source, at.line, at.column, what));
     for (char& c : lines.back())
       if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';  // one mistake, one line
   }
@@ -230,11 +301,15 @@ void Reader::read_override(const std::string& text) {
 void Reader::read_table(const toml::table& table, const std::string& prefix, Scope& scope) {
   const Names known = scope.keys();
   for (const auto& [name, node] : table) {
-    const std::string key = prefix + std::string(name.str()), full = scope.prefix() + key;
+    std::string key = prefix + std::string(name.str());
+    if (key == "cluster" && !node.is_table()) key = "cluster.name";
+    const std::string full = scope.prefix() + key;
     const Place at = place(name.source());
+    const bool of_hosts = holds_host_keys(scope.run_key(key));
     Names inside;
-    std::copy_if(known.begin(), known.end(), std::back_inserter(inside),
-                 [&](const std::string& k) { return k.starts_with(key + "."); });
+    std::copy_if(known.begin(), known.end(), std::back_inserter(inside), [&](const std::string& k) {
+      return k.starts_with(key + ".") || (of_hosts && k.find("hosts.NAME.") != std::string::npos);
+    });
     if (key == "strategy" && !scope.strategy) {
       read_strategies(node, at);
     } else if (const Parameter* parameter = scope.find(key)) {
@@ -257,14 +332,16 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
 void Reader::unknown(const std::string& key, const Place& at, const Scope& scope) {
   const Names known = scope.keys();
   Names candidates = known;
-  candidates.insert(candidates.end(), {"optimizer", "synthetic"});
-  if (!scope.strategy) {
+  if (!scope.cluster) candidates.insert(candidates.end(), {"optimizer", "synthetic", "cluster"});
+  if (!scope.strategy && !scope.cluster) {
     candidates.push_back("strategy");
     for (const StrategyEntry* strategy : all_strategies())
       for (const Parameter& p : strategy->parameters)
         candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
   }
-  const std::string hint = did_you_mean(key, candidates);
+  const std::size_t part =
+      holds_host_keys(scope.run_key(key.substr(0, key.rfind('.')))) ? key.rfind('.') + 1 : 0;
+  const std::string hint = did_you_mean(key.substr(part), candidates);
   problem(at, scope.prefix() + key,
           "unknown key" + (hint.empty() ? fmt::format(" (allowed: {})", listed(known)) : hint));
 }
@@ -396,7 +473,7 @@ void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
       const bool own = run.strategy_settings.values().contains(c.key);
       (own ? run.strategy_settings : run.settings).set(c.key, c.value());
     }
-    check(run, scope, said);
+    if (!run.simulated() || complete_cluster(run, said)) check(run, scope, said);
     run.normalise();
     if (const auto [twin, fresh] = seen.insert({run.canonical(), said}); !fresh && !mistaken(said)) {
       const auto [a, b] = std::mismatch(said.begin(), said.end(), twin->second.begin(),
@@ -417,18 +494,90 @@ void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
   }
 }
 
+const ClusterFile& Reader::cluster_file(const std::string& name, const Choice* cause) {
+  const auto [at, fresh] = clusters_.try_emplace(name);
+  ClusterFile& file = at->second;
+  if (!fresh) return file;
+  const std::size_t reading = source_, problems = problems_.size();
+  try {
+    const fs::path path = find_shipped(name, shipped_clusters(), "cluster");
+    const std::string text = read_file(path, "a TOML file, or one of `dsgd list clusters`");
+    source_ = sources_.size();
+    sources_.push_back(path.string());
+    read_table(parse(text), "", file.scope);
+    for (const auto& [key, axis] : file.scope.axes)
+      if (axis.values.size() > 1)
+        problem(axis.places[1], key, "a cluster has one value of each key (allowed: arrays in experiments)");
+  } catch (const toml::parse_error& e) {
+    problem(place(e.source()), "syntax", explain(e));
+  } catch (const ConfigError& e) {
+    problem(cause ? cause->place() : Place{}, "cluster", e.what());
+  }
+  source_ = reading;
+  file.good = problems_.size() == problems;
+  return file;
+}
+
+// Gives a simulated run the keys of its cluster: what is said, then the file's, then the defaults.
+bool Reader::complete_cluster(RunConfig& run, const std::vector<Choice>& said) {
+  const auto find = [&](const std::string& key) {
+    const auto found = std::find_if(said.begin(), said.end(), [&](const Choice& c) { return c.key == key; });
+    return found == said.end() ? nullptr : &*found;
+  };
+  const std::string name = run.settings.text("cluster.name");
+  std::set<std::string> hosts, in_file;
+  if (!name.empty()) {
+    const ClusterFile& file = cluster_file(name, find("cluster.name"));
+    if (!file.good) return false;
+    for (const auto& [key, axis] : file.scope.axes) {
+      if (!find("cluster." + key)) run.settings.set("cluster." + key, axis.values.front());
+      in_file.insert(hosts_of("cluster." + key));
+    }
+  }
+  bool good = true;
+  for (const auto& [key, value] : run.settings.values())
+    if (const std::string own = hosts_of(key); !own.empty()) {
+      hosts.insert(own);
+      if (name.empty() || in_file.contains(own)) continue;
+      good = false;
+      in_file.erase("");
+      problem(find(key)->place(), find(key)->axis->key,
+              fmt::format("{} has no hosts \"{}\"{} (allowed: {})", name, own,
+                          did_you_mean(own, {in_file.begin(), in_file.end()}), fmt::join(in_file, ", ")));
+    }
+  for (const std::string& own : hosts)
+    for (const Parameter& p : host_keys())
+      if (const std::string key = "cluster.hosts." + own + "." + p.name;
+          find_host_key(key) && !run.settings.values().contains(key))
+        run.settings.set(key, p.fallback);
+  return good;
+}
+
 // What is wrong between keys. A key that was mistaken itself is no cause for more complaints.
 void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& said) {
+  const auto in_file = [&](const std::string& key) -> const Axis* {  // the cluster's
+    if (!run.simulated() || !key.starts_with("cluster.")) return nullptr;
+    const auto& axes = clusters_[run.settings.text("cluster.name")].scope.axes;
+    const auto found = axes.find(key.substr(8));
+    return found == axes.end() ? nullptr : &found->second;
+  };
   const auto fault = [&](const Names& keys, const std::string& what) {
-    const Choice* cause = nullptr;
-    for (const std::string& key : keys)
+    const Axis* cause = nullptr;
+    Place at = scope.place;
+    for (const std::string& key : keys) {
       for (const Choice& c : said) {
         if (c.key != key) continue;
         if (c.axis->values.empty()) return;
-        if (!cause) cause = &c;
+        if (!cause) cause = c.axis, at = c.place();
       }
-    problem(cause ? cause->place() : scope.place, cause ? cause->axis->key : keys.front(), what);
+      if (const Axis* found = in_file(key); found && !cause) cause = found, at = found->place;
+    }
+    problem(at, cause ? cause->key : keys.front(), what);
   };
+  if (run.simulated()) {
+    const Cluster cluster(run);
+    for (const Cluster::Fault& found : cluster.faults()) fault(found.keys, found.what);
+  }
 
   if (run.samples() < run.minibatch())
     fault({"samples", "minibatch"},
@@ -540,19 +689,6 @@ Experiment Reader::read(const std::string& text) {
   return experiment;
 }
 
-fs::path experiments_folder() {
-  std::error_code none;
-  const fs::path program = fs::read_symlink("/proc/self/exe", none);
-  const fs::path installed = program.parent_path().parent_path() / "share/dsgd/experiments";
-  return fs::is_directory(installed, none) ? installed : fs::path(DSGD_SOURCE_DIR) / "harness/experiments";
-}
-
-Names shipped_names() {
-  Names names;
-  for (const fs::path& file : shipped_experiments()) names.push_back(file.stem().string());
-  return names;
-}
-
 }  // namespace
 
 Experiment parse_experiment(const std::string& text, const std::string& source,
@@ -561,18 +697,8 @@ Experiment parse_experiment(const std::string& text, const std::string& source,
 }
 
 Experiment load_experiment(const fs::path& file, const std::vector<std::string>& overrides) {
-  const auto fail = [&](const char* why) {
-    throw ConfigError({fmt::format("{}: cannot be read: {} (allowed: a TOML file, or one of {})",
-                                   file.string(), why, listed(shipped_names()))});
-  };
-  std::error_code none;
-  if (fs::is_directory(file, none)) fail("it is a folder");
-  std::ifstream in(file, std::ios::binary);
-  if (!in) fail(std::strerror(errno));
-  std::string text(most_bytes + 1, '\0');
-  in.read(text.data(), std::streamsize(text.size()));
-  if (in.bad()) fail(std::strerror(errno));
-  text.resize(std::size_t(in.gcount()));
+  const std::string text =
+      read_file(file, "a TOML file, or one of " + listed(names_of(shipped_experiments())));
   return parse_experiment(text, file.string(), overrides);
 }
 
@@ -584,23 +710,9 @@ RunConfig parse_run(const std::string& text) {
 }
 
 fs::path find_experiment(const std::string& name) {
-  std::error_code none;
-  if (fs::exists(name, none) && !fs::is_directory(name, none)) return name;
-  for (const fs::path& file : shipped_experiments())
-    if (file.stem() == name) return file;
-  throw ConfigError(
-      {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
-                   fs::exists(name, none) ? "is a folder" : "no such file or shipped experiment",
-                   did_you_mean(name, shipped_names()), listed(shipped_names()))});
+  return find_shipped(name, shipped_experiments(), "experiment");
 }
-
-std::vector<fs::path> shipped_experiments() {
-  std::vector<fs::path> files;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(experiments_folder(), none))
-    if (entry.path().extension() == ".toml") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
-}
+std::vector<fs::path> shipped_experiments() { return shipped("experiments"); }
+std::vector<fs::path> shipped_clusters() { return shipped("clusters"); }
 
 }  // namespace dsgd

@@ -21,11 +21,13 @@ struct RunKey : Parameter {
 const std::vector<RunKey>& run_keys();
 
 // One run, complete and checked. Settings are in their effective form: "auto" is resolved, and a key that
-// cannot matter (servers without a parameter server, momentum for plain SGD) has its default.
+// cannot matter (servers without a parameter server, momentum for plain SGD) has its default. A simulated run
+// has all keys of its cluster, those of the named file included; others have none.
 struct RunConfig {
   const StrategyEntry* strategy = nullptr;
   Settings settings;                  // run_keys()
   Settings strategy_settings;         // the strategy's own parameters
+  bool simulated() const;             // in virtual time, on a modelled cluster
   const DeviceEntry& device() const;  // auto: the fastest usable here
   Precision precision() const;
   int workers() const;
@@ -77,5 +79,6 @@ RunConfig parse_run(const std::string& text);  // reads back RunConfig::text()
 // The file that a user means: a path, or the name of a shipped experiment ("quickstart"). Throws ConfigError.
 std::filesystem::path find_experiment(const std::string& name);
 std::vector<std::filesystem::path> shipped_experiments();
+std::vector<std::filesystem::path> shipped_clusters();
 
 }  // namespace dsgd

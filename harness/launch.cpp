@@ -34,6 +34,11 @@ std::vector<std::string> command_line(const RunConfig& config, const LaunchOptio
                                       const fs::path& plan) {
   const int ranks = config.ranks();
   std::vector<std::string> words;
+  if (config.simulated()) {
+    words = {options.program.parent_path() / "dsgd-sim", plan.string(), options.part.string()};
+    if (!options.data_dir.empty()) words.push_back(options.data_dir.string());
+    return words;
+  }
   if (options.launcher.empty()) {
     const bool crowded = ranks > int(std::thread::hardware_concurrency());
     words = {"mpirun", "-n", std::to_string(ranks), "--mca", "btl_base_warn_component_unused", "0"};
@@ -133,8 +138,8 @@ class Job {
       dup2(out[1], STDOUT_FILENO);
       dup2(err[1], STDERR_FILENO);
       execvp(argv[0], argv.data());
-      fmt::print(stderr, "{}: {} (is Open MPI installed? Debian: openmpi-bin)\n", argv[0],
-                 std::strerror(errno));
+      fmt::print(stderr, "{}: {}{}\n", argv[0], std::strerror(errno),
+                 words[0] == "mpirun" ? " (is Open MPI installed? Debian: openmpi-bin)" : "");
       _exit(127);
     }
     ::close(out[1]);
@@ -150,11 +155,11 @@ class Job {
 
   pid_t pid() const { return pid_; }
 
-  // Waits up to 100 ms for output; hands every complete line to `line(text, is_stderr)`.
+  // Waits that long for output; hands every complete line to `line(text, is_stderr)`.
   template <typename Line>
-  void poll_output(Line line) {
+  void poll_output(Line line, int milliseconds) {
     pollfd fds[2] = {{streams_[0].fd, POLLIN, 0}, {streams_[1].fd, POLLIN, 0}};
-    if (::poll(fds, 2, 100) <= 0) return;
+    if (::poll(fds, 2, milliseconds) <= 0) return;
     for (int i = 0; i < 2; ++i) {
       Stream& s = streams_[i];
       if (s.fd < 0 || !fds[i].revents) continue;
@@ -180,7 +185,7 @@ class Job {
     kill(pid_, SIGTERM);  // lets mpirun end its ranks and clean up
     kill(pid_, SIGCONT);  // if it is stopped
     for (const auto begun = Clock::now(); !ended() && since(begun) < grace;)
-      poll_output([](const std::string&, bool) {});
+      poll_output([](const std::string&, bool) {}, 100);
     if (!ended()) {
       kill(pid_, SIGKILL);  // the ranks follow: die_with_parent
       waitpid(pid_, &status_, 0);
@@ -213,7 +218,7 @@ bool is_stopped(long pid, pid_t parent) {
 }
 
 // The sentence of mpirun's or a rank's last words that says why the job ended.
-std::string cause(const std::vector<std::string>& errors, int status) {
+std::string cause(const std::string& starter, const std::vector<std::string>& errors, int status) {
   for (const std::string& line : errors)
     if (line.starts_with("rank ") || line.starts_with("dsgd: ")) return line;
   for (const std::string& line : errors) {
@@ -227,10 +232,10 @@ std::string cause(const std::vector<std::string>& errors, int status) {
   std::string words;
   for (const std::string& line : errors)
     if (line.find_first_not_of("- ") != std::string::npos) words += (words.empty() ? "" : " ") + line;
-  const std::string how =
-      WIFSIGNALED(status)
-          ? fmt::format("mpirun was ended by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)))
-          : fmt::format("mpirun ended with exit code {}", WEXITSTATUS(status));
+  const std::string how = WIFSIGNALED(status)
+                              ? fmt::format("{} was ended by signal {} ({})", starter, WTERMSIG(status),
+                                            strsignal(WTERMSIG(status)))
+                              : fmt::format("{} ended with exit code {}", starter, WEXITSTATUS(status));
   return words.empty() ? how : how + ": " + words.substr(0, 600);
 }
 
@@ -241,82 +246,108 @@ void die_with_parent(int signal) {
   if (getppid() == 1) std::_Exit(1);
 }
 
-LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
-                 const std::function<void(const Progress&)>& progress,
-                 const volatile std::sig_atomic_t& interrupted) {
-  using Kind = LaunchEnd::Kind;
-  const fs::path plan = options.part.string() + ".toml";
-  {
-    std::ofstream out(plan);
-    out << config.text();
-    if (!out.flush()) throw std::runtime_error(fmt::format("{}: {}", plan.string(), std::strerror(errno)));
+class Launch::State {
+ public:
+  State(const RunConfig& config, const LaunchOptions& options, std::function<void(const Progress&)> progress)
+      : plan_(options.part.string() + ".toml"),
+        progress_(std::move(progress)),
+        time_limit_(config.settings.number("time_limit")),
+        setup_limit_(config.settings.number("setup_limit")),
+        stall_limit_(config.settings.number("stall_limit")) {
+    {
+      std::ofstream out(plan_.path);
+      out << config.text();
+      if (!out.flush())
+        throw std::runtime_error(fmt::format("{}: {}", plan_.path.string(), std::strerror(errno)));
+    }
+    if (options.launcher.empty() && !config.simulated())
+      folder_.emplace();  // other launchers' ranks may be on other hosts
+    const std::vector<std::string> words = command_line(config, options, plan_.path);
+    starter_ = fs::path(words[0]).filename();
+    job_.emplace(words, folder_ ? folder_->path() : fs::path());
   }
-  struct Remove {
-    const fs::path& file;
-    ~Remove() {
-      std::error_code ignored;
-      fs::remove(file, ignored);
-    }
-  } remove{plan};
 
-  std::optional<JobFolder> folder;
-  if (options.launcher.empty()) folder.emplace();  // other launchers' ranks may be on other hosts
-  Job job(command_line(config, options, plan), folder ? folder->path() : fs::path());
-  const double time_limit = config.settings.number("time_limit"),
-               setup_limit = config.settings.number("setup_limit");
-  double stall_limit = config.settings.number("stall_limit");
-  const auto begun = Clock::now();
-  auto last_sign = begun;
-  bool training = false;
-  std::map<int, Progress> ranks;
-  std::map<std::string, Clock::time_point> stopped;
-  std::vector<std::string> errors;
-  const auto read = [&](const std::string& line, bool is_error) {
-    if (const auto p = parse_progress(line)) {
-      last_sign = Clock::now();
-      if (p->phase == "train") {
-        training = true;
-        // The first report of a rank's training carries the seconds of one gradient: slow steps are not
-        // stalls.
-        if (p->used == 0) stall_limit = std::max(stall_limit, 10 * p->loss);
-      }
-      ranks[p->rank] = *p;
-      progress(*p);
-    } else if (is_error && errors.size() < 200) {
-      errors.push_back(line);
+  std::optional<LaunchEnd> watch(bool interrupted, int milliseconds) {
+    using Kind = LaunchEnd::Kind;
+    const bool gone = job_->ended();
+    job_->poll_output([&](const std::string& line, bool is_error) { read(line, is_error); }, milliseconds);
+    if (gone) {
+      if (WIFEXITED(job_->status()) && WEXITSTATUS(job_->status()) == 0) return LaunchEnd{Kind::finished, ""};
+      return LaunchEnd{Kind::failed, cause(starter_, errors_, job_->status())};
     }
-  };
-
-  while (!job.ended()) {
-    job.poll_output(read);
     LaunchEnd end;
     if (interrupted) {
       end = {Kind::interrupted, "interrupted by the user"};
-    } else if (since(begun) > time_limit) {
-      end = {Kind::timeout, fmt::format("not done after {:g} s (time_limit)", time_limit)};
-    } else if (!training && since(begun) > setup_limit) {
-      end = {Kind::timeout, fmt::format("not ready to train after {:g} s (setup_limit)", setup_limit)};
-    } else if (training && since(last_sign) > stall_limit) {
-      end = {Kind::timeout, fmt::format("no rank made progress for {:.0f} s (stall_limit)", stall_limit)};
+    } else if (since(begun_) > time_limit_) {
+      end = {Kind::timeout, fmt::format("not done after {:g} s (time_limit)", time_limit_)};
+    } else if (!training_ && since(begun_) > setup_limit_) {
+      end = {Kind::timeout, fmt::format("not ready to train after {:g} s (setup_limit)", setup_limit_)};
+    } else if (training_ && since(last_sign_) > stall_limit_) {
+      end = {Kind::timeout, fmt::format("no rank made progress for {:.0f} s (stall_limit)", stall_limit_)};
     }
     const auto check = [&](const std::string& name, long pid, pid_t parent) {
       if (!is_stopped(pid, parent))
-        stopped.erase(name);
-      else if (since(stopped.try_emplace(name, Clock::now()).first->second) > stopped_limit)
+        stopped_.erase(name);
+      else if (since(stopped_.try_emplace(name, Clock::now()).first->second) > stopped_limit)
         end = {Kind::timeout, fmt::format("{} (process {}) is stopped", name, pid)};
     };
-    check("mpirun", job.pid(), getpid());
-    for (const auto& [rank, p] : ranks) check(fmt::format("rank {}", rank), p.pid, job.pid());
-    if (end.reason.empty()) continue;
-    if (const auto p = ranks.find(0); p != ranks.end())
+    check(starter_, job_->pid(), getpid());
+    for (const auto& [rank, p] : ranks_) check(fmt::format("rank {}", rank), p.pid, job_->pid());
+    if (end.reason.empty()) return std::nullopt;
+    if (const auto p = ranks_.find(0); p != ranks_.end())
       end.reason += fmt::format("; rank 0 was last heard in phase {} at {} {}", p->second.phase,
                                 p->second.used, p->second.phase == "score" ? "snapshots" : "samples");
-    job.end();
+    job_->end();
     return end;
   }
-  job.poll_output(read);
-  if (WIFEXITED(job.status()) && WEXITSTATUS(job.status()) == 0) return {Kind::finished, ""};
-  return {Kind::failed, cause(errors, job.status())};
+
+ private:
+  void read(const std::string& line, bool is_error) {
+    if (const auto p = parse_progress(line)) {
+      last_sign_ = Clock::now();
+      if (p->phase == "train") {
+        training_ = true;
+        // The first report of a rank's training carries the seconds of one gradient: slow steps are not
+        // stalls.
+        if (p->used == 0) stall_limit_ = std::max(stall_limit_, 10 * p->loss);
+      }
+      ranks_[p->rank] = *p;
+      progress_(*p);
+    } else if (is_error && errors_.size() < 200) {
+      errors_.push_back(line);
+    }
+  }
+
+  struct Plan {
+    explicit Plan(const fs::path& file) : path(file) {}
+    Plan(const Plan&) = delete;
+    ~Plan() {
+      std::error_code ignored;
+      fs::remove(path, ignored);
+    }
+    const fs::path path;
+  };
+  const Plan plan_;
+  std::optional<JobFolder> folder_;
+  std::string starter_;
+  std::optional<Job> job_;
+  std::function<void(const Progress&)> progress_;
+  const double time_limit_, setup_limit_;
+  double stall_limit_;
+  const Clock::time_point begun_ = Clock::now();
+  Clock::time_point last_sign_ = begun_;
+  bool training_ = false;
+  std::map<int, Progress> ranks_;
+  std::map<std::string, Clock::time_point> stopped_;
+  std::vector<std::string> errors_;
+};
+
+Launch::Launch(const RunConfig& config, const LaunchOptions& options,
+               std::function<void(const Progress&)> progress)
+    : state_(std::make_unique<State>(config, options, std::move(progress))) {}
+Launch::~Launch() = default;
+std::optional<LaunchEnd> Launch::watch(bool interrupted, int milliseconds) {
+  return state_->watch(interrupted, milliseconds);
 }
 
 }  // namespace dsgd

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <csignal>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@ struct LaunchOptions {
   std::filesystem::path program;   // this executable
   std::filesystem::path part;      // the record that rank 0 fills
   std::filesystem::path data_dir;  // empty: the usual places
-  // How ranks are started, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}"; empty: mpirun on
-  // this host.
+  // How real ranks are started, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}"; empty: mpirun
+  // on this host.
   std::string launcher;
 };
 
@@ -25,12 +26,22 @@ struct LaunchEnd {
   std::string reason;  // one sentence
 };
 
-// Starts the MPI job of one run and watches it until it is gone. A job that exceeds its limits, or in which
-// mpirun or a rank is stopped, is ended as a whole. If this process dies, so do mpirun and the ranks; what
-// Open MPI leaves on disk and in shared memory goes with the job, or with the next launch.
-LaunchEnd launch(const RunConfig& config, const LaunchOptions& options,
-                 const std::function<void(const Progress&)>& progress,
-                 const volatile std::sig_atomic_t& interrupted);
+// The MPI job of one run, or its simulation (dsgd-sim, beside `program`), watched until it is gone. A job
+// that exceeds its limits, or in which mpirun or a rank is stopped, is ended as a whole. If this process
+// dies, so do mpirun and the ranks; what Open MPI leaves on disk and in shared memory goes with the job, or
+// with the next launch.
+class Launch {
+ public:
+  Launch(const RunConfig& config, const LaunchOptions& options,
+         std::function<void(const Progress&)> progress);
+  ~Launch();
+  // To be called all the time: waits that long for news. An end, when there is one; `interrupted` makes one.
+  std::optional<LaunchEnd> watch(bool interrupted, int milliseconds);
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
 
 // In a rank: end when the process that started it does.
 void die_with_parent(int signal);

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "datasets/fetch.h"
+#include "harness/cluster.h"
 #include "harness/experiment.h"
 #include "harness/launch.h"
 #include "harness/record.h"
@@ -50,8 +51,19 @@ int list(const std::string& what) {
       const Experiment e = load_experiment(file);
       fmt::print("  {:<16} {:>4} runs  {}\n", file.stem().string(), e.runs.size(), e.title);
     }
-  if (what == "keys")
+  if (what == "clusters")
+    for (const auto& file : shipped_clusters()) {
+      const RunConfig run = parse_run(
+          fmt::format("engine = \"simulated\"\ncluster = {}\n[strategy.sync]", to_string(file.string())));
+      fmt::print("  {:<16} {}\n", file.stem().string(), run.settings.text("cluster.title"));
+    }
+  if (what == "keys") {
     for (const RunKey& key : run_keys()) print_parameters({key});
+    for (Parameter key : host_keys()) {
+      key.name = "cluster.hosts.NAME." + key.name;
+      print_parameters({key});
+    }
+  }
   return 0;
 }
 
@@ -191,11 +203,12 @@ int main(int argc, char** argv) {
         return good ? "" : "expected a number from 0 to 1, got " + text;
       });
   table_command->add_flag("--allow-mixed", mixed, "compare runs of different programs or hosts all the same");
-  CLI::App* list_command =
-      app.add_subcommand("list", "what there is: strategies, models, datasets, devices, experiments, keys");
+  CLI::App* list_command = app.add_subcommand(
+      "list", "what there is: strategies, models, datasets, devices, clusters, experiments, keys");
   list_command->add_option("topic", topic)
       ->required()
-      ->check(CLI::IsMember({"strategies", "models", "datasets", "devices", "experiments", "keys"}));
+      ->check(
+          CLI::IsMember({"strategies", "models", "datasets", "devices", "clusters", "experiments", "keys"}));
   CLI::App* show_command = app.add_subcommand("show", "show one result file");
   show_command->add_option("file", file)->required();
   show_command->add_flag("--plan", plan_only, "only which implementation each layer got");

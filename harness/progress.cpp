@@ -32,7 +32,7 @@ void Reporter::phase(const std::string& name, double loss) {
   state_.phase = name;
   state_.loss = loss;
   state_.used = 0;
-  told_ = 0;
+  told_ = std::chrono::steady_clock::now();
   write();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,14 +19,15 @@ struct Progress {
 std::string to_line(const Progress& p);
 std::optional<Progress> parse_progress(const std::string& line);
 
-// Writes such lines, at most two a second unless the phase changes.
+// Writes such lines, at most two a second (of real time) unless the phase changes.
 class Reporter {
  public:
   explicit Reporter(int rank);
   void phase(const std::string& name, double loss = 0);
   void tell(std::int64_t used, double seconds, double loss) {
-    if (seconds - told_ < 0.5) return;
-    told_ = seconds;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - told_ < std::chrono::milliseconds(500)) return;
+    told_ = now;
     state_.used = used;
     state_.seconds = seconds;
     state_.loss = loss;
@@ -35,7 +37,7 @@ class Reporter {
  private:
   void write() const;
   Progress state_;
-  double told_ = 0;
+  std::chrono::steady_clock::time_point told_;
 };
 
 }  // namespace dsgd

@@ -152,12 +152,11 @@ std::optional<double> RunResult::snapshot_share() const {
   return longest->snapshot_s / std::get<double>(seconds->second);
 }
 
-std::string RunResult::origin_of(const std::map<std::string, Value>& provenance, const std::string& engine) {
-  return fmt::format("commit {}{}, {} {} {}, engine {}, {} with {} cores",
-                     text(provenance, "commit").substr(0, 12),
+std::string RunResult::origin_of(const std::map<std::string, Value>& provenance) {
+  return fmt::format("commit {}{}, {} {} {}, {} with {} cores", text(provenance, "commit").substr(0, 12),
                      text(provenance, "dirty") == "true" ? " with changes" : "", text(provenance, "compiler"),
-                     text(provenance, "build_type"), text(provenance, "flags"), engine,
-                     text(provenance, "cpu"), text(provenance, "cores"));
+                     text(provenance, "build_type"), text(provenance, "flags"), text(provenance, "cpu"),
+                     text(provenance, "cores"));
 }
 
 RunResult read_result(const std::filesystem::path& path) {
@@ -231,7 +230,13 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
 
   std::vector<Row> rows;
   std::map<std::string, std::size_t> index;
-  std::map<std::string, std::set<std::string>> values;  // of every setting, by strategy and key
+  // Of every setting: its values among runs of a strategy and engine (keys of a cluster: and cluster).
+  std::map<std::string, std::set<std::string>> values;
+  const auto among = [](const RunResult& run, const std::string& key) {
+    const bool of_cluster = key.starts_with("cluster.") && key != "cluster.name";
+    return fmt::format("{} {} {} {}", run.strategy(), run.engine,
+                       of_cluster ? text(run.config, "cluster.name") : "", key);
+  };
   for (const RunResult& run : runs) {
     const std::int64_t workers = run.integer("workers");
     const auto [at, added] =
@@ -239,7 +244,7 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
     if (added) rows.push_back({run.strategy(), signature(run, false), workers, run.integer("minibatch"), {}});
     rows[at->second].runs.push_back(&run);
     for (const auto& [key, value] : run.config)
-      if (is_setting(key)) values[run.strategy() + " " + key].insert(plain(value));
+      if (is_setting(key)) values[among(run, key)].insert(plain(value));
   }
   const auto find_base = [&](const Row& row, std::int64_t minibatch) -> const Row* {
     for (const Row& other : rows)
@@ -247,9 +252,9 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
     return nullptr;
   };
   const auto label = [&](const Row& row) {
-    std::string result = row.strategy;
+    std::string result = row.strategy + (row.runs[0]->simulated() ? " (simulated)" : "");
     for (const auto& [key, value] : row.runs[0]->config)
-      if (is_setting(key) && values[row.strategy + " " + key].size() > 1)
+      if (is_setting(key) && values[among(*row.runs[0], key)].size() > 1)
         result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key, plain(value));
     return result;
   };
@@ -305,14 +310,20 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
          with_interval(collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }), "{:.1f}"),
          summary});
   }
-  return aligned(cells) +
-         "mean ± 95 % confidence interval over seeds (Student's t); weak: same minibatch per worker, strong: "
-         "same "
-         "global minibatch\n";
+  std::string notes =
+      "mean ± 95 % confidence interval over seeds (Student's t); weak: same minibatch per worker, strong: "
+      "same "
+      "global minibatch\n";
+  if (std::any_of(runs.begin(), runs.end(), [](const RunResult& run) { return run.simulated(); }))
+    notes += "simulated: seconds are virtual, those of a modelled cluster\n";
+  return aligned(cells) + notes;
 }
 
 std::string show(const RunResult& run) {
   std::string out = fmt::format("{}\n{}: {} ({})\n", run.file.string(), run.name, run.outcome, run.detail);
+  if (run.simulated())
+    out += fmt::format("simulated: seconds are virtual, those of the cluster {}\n",
+                       text(run.config, "cluster.name"));
   if (!run.history.empty()) out += "earlier attempts:\n" + run.history;
   const auto section = [&](const char* title, const std::map<std::string, Value>& values) {
     if (values.empty()) return;

@@ -24,16 +24,17 @@ struct RunResult {
   std::string strategy() const { return std::get<std::string>(config.at("strategy")); }
   std::int64_t integer(const std::string& key) const { return std::get<std::int64_t>(config.at(key)); }
   bool ok() const { return outcome == "ok"; }
-  std::optional<double> accuracy() const;              // of the final model
-  std::optional<double> throughput() const;            // samples per second of all workers
-  std::optional<double> time_to(double target) const;  // seconds
+  bool simulated() const { return engine == "simulated"; }  // seconds are virtual
+  std::optional<double> accuracy() const;                   // of the final model
+  std::optional<double> throughput() const;                 // samples per second of all workers
+  std::optional<double> time_to(double target) const;       // seconds
   std::optional<double> mean_staleness() const;
   std::optional<double> megabytes_per_worker() const;
   std::optional<double> snapshot_share() const;  // of the clock, on the rank that took longest
-  std::string origin() const { return origin_of(provenance, engine); }
+  std::string origin() const { return origin_of(provenance); }
 
-  // What must be equal for two runs to be compared: commit, dirty flag, build, engine, class of host.
-  static std::string origin_of(const std::map<std::string, Value>& provenance, const std::string& engine);
+  // What must be equal for two runs to be compared: commit, dirty flag, build, class of host.
+  static std::string origin_of(const std::map<std::string, Value>& provenance);
 };
 RunResult read_result(const std::filesystem::path& file);  // throws std::runtime_error
 std::vector<StepRow> read_steps(const std::filesystem::path& file);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -13,10 +14,8 @@
 
 #include "datasets/fetch.h"
 #include "datasets/sampler.h"
-#include "harness/progress.h"
 #include "harness/record.h"
 #include "harness/snapshots.h"
-#include "models/model.h"
 
 namespace dsgd {
 namespace {
@@ -27,14 +26,15 @@ constexpr std::size_t score_portion = 128;  // test samples between two signs of
 class ModelReplica final : public Replica {
  public:
   ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
-               bool queue, ParameterServer* server, const World& world)
+               bool queue, ParameterServer* server, World& world, Charges* charges)
       : model_(model),
         train_(train),
         augmentation_(augmentation),
         sampler_(sampler),
         queue_(queue),
         server_(server),
-        world_(world) {}
+        world_(world),
+        charges_(charges) {}
 
   Batch next() override {
     Minibatch m;
@@ -56,6 +56,7 @@ class ModelReplica final : public Replica {
   double gradient(ConstVec at, const Batch& of, Vec into) override {
     const double start = world_.now();
     const Loss loss = model_.gradient(at, train_, of.ids, into, augmentation_);
+    if (charges_) world_.charge(charges_->gradient(of.count()));
     compute_s += world_.now() - start;
     loss_sum += loss.sum;
     samples += of.count();
@@ -75,7 +76,8 @@ class ModelReplica final : public Replica {
   Sampler& sampler_;
   bool queue_;
   ParameterServer* server_;
-  const World& world_;
+  World& world_;
+  Charges* charges_;
   ParameterServer::Portion portion_;
 };
 
@@ -107,33 +109,28 @@ std::string instruction_set() {
 
 class Run {
  public:
-  Run(World& world, const RunConfig& config, const std::filesystem::path& part,
-      const std::filesystem::path& data_dir)
-      : config_(config), part_(part), world_(&world), reporter_(world.rank()) {
+  // `cluster`: of a simulated run.
+  Run(World& world, const RunConfig& config, const std::filesystem::path& part, Process& process,
+      double setup_start, const Cluster* cluster)
+      : config_(config),
+        part_(part),
+        world_(&world),
+        process_(process),
+        setup_start_(setup_start),
+        n_(process.w.view().size) {
     if (world_->size() != config.ranks())
       throw std::runtime_error(
           fmt::format("the run needs {} MPI ranks ({} workers, {} servers) but was started with {}",
                       config.ranks(), config.workers(), config.servers(), world_->size()));
-    reporter_.phase("load");
-    setup_start_ = world_->now();
-    data_ = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
-    if (config.normalised()) normalise(data_);
-    network_ = find_model(config.settings.text("model"))->make(data_.train.shape, data_.train.classes);
-    device_ = config.device().make(config.precision());
-    model_.emplace(network_, *device_, config.minibatch());
-    n_ = parameters(network_);
-    w_ = Vector(device_->space(), n_);
-    initialise(network_, config.seed(), w_);
+    if (cluster) charges_.emplace(config, *cluster, process.network, world.rank());
   }
 
   void operator()() {
     const ShardRange own = world_->is_worker()
                                ? ShardRange{0, world_->rank() == 0 ? n_ : 0}
                                : shard_range(n_, world_->rank() - world_->workers(), world_->servers());
-    // Lock-step strategies are copied on rank 0, the others on the servers.
-    const bool copies = config_.servers() ? !world_->is_worker() : world_->rank() == 0;
     snapshots_.emplace(snapshot_points(config_.samples(), int(config_.settings.integer("snapshots"))),
-                       copies ? own.count : 0,
+                       holds_snapshots() ? own.count : 0,
                        std::size_t(config_.settings.integer("snapshot_memory_mib")) << 20,
                        part_.parent_path());
     if (world_->is_worker())
@@ -146,7 +143,7 @@ class Run {
     seconds_ = longest[0];
     score(own);
     report();
-    reporter_.phase("done");
+    process_.reporter.phase("done");
   }
 
  private:
@@ -158,32 +155,32 @@ class Run {
     world_->traffic() = {};
     start_ = world_->now();
     setup_s_ = start_ - setup_start_;
-    reporter_.phase("train", gradient_s_);
+    process_.reporter.phase("train", process_.gradient_s);
   }
 
   void work() {
     Context context = context_of(config_, n_);
     context.group = &world_->group();
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
-    context.space = &device_->space();
-    context.optimizer.layers = extents(network_);
+    context.space = &process_.device->space();
+    context.optimizer.layers = extents(process_.network);
     const auto strategy = config_.strategy->make(config_.strategy_settings, context);
-    Sampler sampler({.samples = data_.train.count,
+    Sampler sampler({.samples = process_.data.train.count,
                      .seed = config_.seed(),
                      .order = order_of(config_.data_order()),
                      .worker = world_->rank(),
                      .workers = config_.workers(),
                      .minibatch = config_.minibatch(),
                      .budget = config_.samples()});
-    ModelReplica r(*model_, data_.train, config_.augmentation(), sampler, config_.data_order() == "queue",
-                   context.server, *world_);
+    ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
+                   config_.data_order() == "queue", context.server, *world_, charges_ ? &*charges_ : nullptr);
     r.w = world_->group().vector(n_);
     r.g = world_->group().vector(n_);
-    copy(w_, r.w);
+    copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
     if (world_->rank() == 0) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
-    warm_up(r);
+    world_->group().sum(r.g);  // zeros; connections are made
 
     start_clock();
     if (!context.server) snapshot(*strategy, r);
@@ -192,7 +189,9 @@ class Run {
       const double communicated = traffic.seconds;
       const std::int64_t worked = r.samples, used = r.used;
       r.compute_s = r.loss_sum = 0;
+      const std::int64_t rounds = traffic.synchronisations;
       if (!strategy->step(r)) break;
+      if (charges_) synchronised(traffic.synchronisations - rounds);
       r.used += r.batch.global_count;
       const auto count = std::int32_t(r.samples - worked);
       const StepRow row{.rank = world_->rank(),
@@ -207,7 +206,7 @@ class Run {
       ++r.t;
       rows_.push_back(row);
       if (recorder_) recorder_->step(row);
-      reporter_.tell(row.used, row.seconds, row.loss);
+      process_.reporter.tell(row.used, row.seconds, row.loss);
       if (!context.server && snapshots_->due(r.used)) snapshot(*strategy, r);
     }
     last_seconds_ = seconds();
@@ -219,20 +218,17 @@ class Run {
       world_->traffic() = trained;
       used_ = r.used;
     }
-    uses_.assign(sampler.uses().begin(), sampler.uses().end());
+    std::transform(sampler.uses().begin(), sampler.uses().end(), process_.uses.begin(), process_.uses.begin(),
+                   std::plus<std::int64_t>());
     totals_.steps = r.t;
     totals_.samples = r.samples;
   }
 
-  // Plans, buffers and connections are used once before the clock starts; the model stays as it was.
-  void warm_up(ModelReplica& r) {
-    std::vector<std::uint32_t> ids(std::min<std::size_t>(config_.minibatch(), data_.train.count));
-    std::iota(ids.begin(), ids.end(), 0);
-    const double begun = world_->now();
-    model_->gradient(r.w, data_.train, ids, r.g);
-    gradient_s_ = world_->now() - begun;
-    world_->group().sum(r.g);
-    fill(0, r.g);
+  // What a simulated cluster takes for that besides messages.
+  void synchronised(std::int64_t rounds) {
+    const double seconds = double(rounds) * charges_->round();
+    world_->charge(seconds);
+    world_->traffic().seconds += seconds;
   }
 
   void snapshot(Strategy& strategy, ModelReplica& r) {
@@ -250,10 +246,10 @@ class Run {
   void serve(const ShardRange& own) {
     Context context = context_of(config_, own.count);
     context.space = &host_space();
-    if (config_.servers() == 1) context.optimizer.layers = extents(network_);
+    if (config_.servers() == 1) context.optimizer.layers = extents(process_.network);
     const auto rule = config_.strategy->make_rule(config_.strategy_settings, context);
     Shard shard({config_.workers(), config_.minibatch(), config_.samples()}, *rule,
-                w_.view().part(own.first, own.count));
+                process_.w.view().part(own.first, own.count));
     shard.updated = [&](const Shard& s) {
       if (!snapshots_->due(s.used())) return;
       const double begun = seconds();
@@ -261,8 +257,9 @@ class Run {
       totals_.snapshot_s += seconds() - begun;
     };
     shard.arrived = [&](const Shard& s) {
+      if (charges_) world_->charge(charges_->update(own.count));
       last_seconds_ = seconds();
-      reporter_.tell(s.used(), last_seconds_, 0);
+      process_.reporter.tell(s.used(), last_seconds_, 0);
     };
     start_clock();
     snapshots_->take({0, 0, 0}, shard.w());
@@ -276,52 +273,64 @@ class Run {
         staleness_.push_back({std::int32_t(world_->rank() - world_->workers()), std::int64_t(tau), count});
   }
 
-  // Batch norm's statistics of the weights w_, the same samples for every snapshot, minibatches shared by all
-  // ranks. Empty for models without.
+  // Batch norm's statistics of the weights process_.w, the same samples for every snapshot, minibatches
+  // shared by all processes. Empty for models without.
   Statistics statistics() {
-    Statistics known = model_->statistics();
+    Statistics known = process_.model.statistics();
     if (known.empty()) return known;
-    std::vector<std::uint32_t> ids(data_.train.count);
+    std::vector<std::uint32_t> ids(process_.data.train.count);
     std::iota(ids.begin(), ids.end(), 0);
     shuffled(config_.seed(), 0, ids);
     ids.resize(std::min(ids.size(), std::size_t(config_.settings.integer("statistics_samples"))));
-    const std::size_t minibatch = config_.minibatch(), ranks = world_->size(), rank = world_->rank(),
-                      minibatches = (ids.size() + minibatch - 1) / minibatch;
-    for (std::size_t m = minibatches * rank / ranks; m < minibatches * (rank + 1) / ranks; ++m) {
+    const std::size_t minibatch = config_.minibatch();
+    const ShardRange own = share((ids.size() + minibatch - 1) / minibatch);
+    for (std::size_t m = own.first; m < own.first + own.count; ++m) {
       const std::size_t first = m * minibatch;
-      model_->observe(w_, data_.train, std::span(ids).subspan(first, std::min(minibatch, ids.size() - first)),
-                      known);
-      reporter_.tell(std::int64_t(scored_.size()), seconds(), 0);
+      process_.model.observe(process_.w, process_.data.train,
+                             std::span(ids).subspan(first, std::min(minibatch, ids.size() - first)), known);
+      process_.reporter.tell(std::int64_t(scored_.size()), seconds(), 0);
     }
     world_->sum(known);
     return known;
   }
 
-  // All ranks score every snapshot together, each on its part of the test set; counts are exact.
+  // This rank's part of n things that all processes do together.
+  ShardRange share(std::size_t n) const {
+    if (world_->simulated()) return {0, world_->rank() == 0 ? n : 0};
+    return shard_range(n, world_->rank(), world_->size());
+  }
+
+  // Everybody has the i-th snapshot in process_.w.
+  void load_snapshot(std::size_t i, const ShardRange& own) {
+    const Vec w = process_.w;
+    if (holds_snapshots()) snapshots_->get(i, w.part(own.first, own.count));
+    if (world_->simulated()) return world_->barrier();
+    if (!config_.servers()) return world_->broadcast(w.data, n_ * sizeof(float), 0);
+    for (int s = 0; s < world_->servers(); ++s) {
+      const ShardRange range = shard_range(n_, s, world_->servers());
+      world_->broadcast(w.data + range.first, range.count * sizeof(float), world_->workers() + s);
+    }
+  }
+  // Lock-step strategies are copied on rank 0, the others on the servers.
+  bool holds_snapshots() const { return config_.servers() ? !world_->is_worker() : world_->rank() == 0; }
+
+  // All processes score every snapshot together, each on its part of the test set; counts are exact.
   void score(const ShardRange& own) {
-    reporter_.phase("score");
+    process_.reporter.phase("score");
     const double begun = world_->now();
-    const int size = world_->size(), rank = world_->rank();
-    const std::size_t test = data_.test.count;
+    const std::size_t test = process_.data.test.count;
+    const ShardRange part = share(test);
     for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
-      if (config_.servers()) {
-        if (!world_->is_worker()) snapshots_->get(i, w_.view().part(own.first, own.count));
-        for (int s = 0; s < world_->servers(); ++s) {
-          const ShardRange range = shard_range(n_, s, world_->servers());
-          world_->broadcast(w_.data() + range.first, range.count * sizeof(float), world_->workers() + s);
-        }
-      } else {
-        if (rank == 0) snapshots_->get(i, w_);
-        world_->broadcast(w_.data(), n_ * sizeof(float), 0);
-      }
+      load_snapshot(i, own);
       const Statistics known = statistics();
       Loss own_part;
-      for (std::size_t first = test * rank / size, last = test * (rank + 1) / size; first < last;
+      for (std::size_t first = part.first, last = part.first + part.count; first < last;
            first += score_portion) {
-        const Loss part = model_->score(w_, data_.test, first, std::min(first + score_portion, last), known);
-        own_part.sum += part.sum;
-        own_part.correct += part.correct;
-        reporter_.tell(std::int64_t(i), seconds(), 0);
+        const Loss scored = process_.model.score(process_.w, process_.data.test, first,
+                                                 std::min(first + score_portion, last), known);
+        own_part.sum += scored.sum;
+        own_part.correct += scored.correct;
+        process_.reporter.tell(std::int64_t(i), seconds(), 0);
       }
       std::array<std::int64_t, 1> correct{own_part.correct};
       std::array<double, 1> loss{own_part.sum};
@@ -330,7 +339,7 @@ class Run {
       scored_.push_back({.test_loss = loss[0] / double(test),
                          .test_correct = correct[0],
                          .test_count = std::int64_t(test)});
-      const bool holder = config_.servers() ? !world_->is_worker() : rank == 0;
+      const bool holder = holds_snapshots();
       const auto at = holder ? snapshots_->point(i) : Snapshots::Point{};
       std::array<double, 4> low{double(at.used), at.seconds, double(at.version), 0}, high = low;
       if (!holder) low.fill(std::numeric_limits<double>::infinity());
@@ -368,8 +377,7 @@ class Run {
     const auto ranks = gather_rows(*world_, std::vector{totals_});
     const auto steps = gather_rows(*world_, rows_);
     const auto staleness = gather_rows(*world_, staleness_);
-    uses_.resize(data_.train.count);
-    world_->sum(uses_);
+    if (!world_->simulated()) world_->sum(process_.uses);
     std::array<std::int64_t, 4> counts{};
     if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
       counts = {used_, updates_, unapplied_, 0};
@@ -399,19 +407,19 @@ class Run {
       if (hosts.find(name) == std::string::npos) hosts += (hosts.empty() ? "" : ", ") + name;
     }
     std::string plan;
-    for (const std::string& line : model_->plan().implementations()) plan += line + "\n";
+    for (const std::string& line : process_.model.plan().implementations()) plan += line + "\n";
     plan += fmt::format("one thread a rank; {} copies into another layout in a gradient of {} samples\n",
-                        model_->plan().reorders(), model_->plan().batch());
+                        process_.model.plan().reorders(), process_.model.plan().batch());
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
     h5::set(provenance, "host", hosts);
     h5::set(provenance, "mpi", world_->library());
     h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));
-    h5::set(provenance, "device_library", device_->library());
+    h5::set(provenance, "device_library", process_.device->library());
     h5::set(provenance, "instruction_set", instruction_set());
     h5::set(provenance, "plan", plan);
 
-    const auto [least_used, most_used] = std::minmax_element(uses_.begin(), uses_.end());
+    const auto [least_used, most_used] = std::minmax_element(process_.uses.begin(), process_.uses.end());
     const auto [first_loss, last_loss] = losses(steps);
     const std::int64_t updates = config_.servers() ? counts[1] : totals_.steps;
     const h5::Handle result = h5::group(file, "result");
@@ -426,11 +434,12 @@ class Run {
     h5::set(result, "sample_uses_max", *most_used);
     h5::set(result, "parameters", std::int64_t(n_));
     h5::set(result, "weights_sha256",
-            sha256_text({reinterpret_cast<const char*>(w_.data()), n_ * sizeof(float)}));
+            sha256_text({reinterpret_cast<const char*>(process_.w.data()), n_ * sizeof(float)}));
     h5::set(result, "first_loss", first_loss);
     h5::set(result, "last_loss", last_loss);
 
-    const bool finite = std::isfinite(first_loss) && std::isfinite(last_loss) && std::isfinite(dot(w_, w_));
+    const bool finite =
+        std::isfinite(first_loss) && std::isfinite(last_loss) && std::isfinite(dot(process_.w, process_.w));
     h5::set(file, "outcome_detail",
             finite ? fmt::format("training loss {:.4g} -> {:.4g}", first_loss, last_loss)
                    : std::string("a loss or weight is not finite"));
@@ -462,42 +471,81 @@ class Run {
   const RunConfig& config_;
   std::filesystem::path part_;
   World* world_;
-  Reporter reporter_;
-  Dataset data_;
-  Network network_;
-  std::unique_ptr<Device> device_;
-  std::optional<Model> model_;
-  std::size_t n_ = 0;
-  Vector w_;
+  Process& process_;
+  double setup_start_;
+  std::size_t n_;
+  std::optional<Charges> charges_;
   std::optional<Snapshots> snapshots_;
   std::optional<Recorder> recorder_;
-  double setup_start_ = 0, setup_s_ = 0, start_ = 0, gradient_s_ = 0, seconds_ = 0, last_seconds_ = 0,
-         scoring_s_ = 0;
+  double setup_s_ = 0, start_ = 0, seconds_ = 0, last_seconds_ = 0, scoring_s_ = 0;
   std::int64_t used_ = 0, updates_ = 0, unapplied_ = 0;
   std::vector<StepRow> rows_;
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
-  std::vector<std::int64_t> uses_;
   RankRow totals_;
 };
 
-}  // namespace
-
-void run_rank(const RunConfig& config, const std::filesystem::path& part,
-              const std::filesystem::path& data_dir) {
+// Runs `rank(world)`, and ends all ranks where it fails.
+template <typename Rank>
+void in_world(const RunConfig& config, Rank rank) {
   const auto world = World::open(config.servers(), config.minibatch());
   const auto fail = [&](const char* why) {
     fmt::print(stderr, "rank {}: {}\n", world->rank(), why);
     world->abort();
   };
   try {
-    Run run(*world, config, part, data_dir);
-    run();
+    rank(*world);
   } catch (const std::bad_alloc&) {
     fail("not enough memory for data set, model and snapshots (snapshot_memory_mib)");
   } catch (const std::exception& e) {
     fail(e.what());
   }
+}
+
+Dataset load(const RunConfig& config, const std::filesystem::path& data_dir) {
+  Dataset data = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
+  if (config.normalised()) normalise(data);
+  return data;
+}
+
+// A report as soon as there is a process, before it loads.
+Reporter loading(int rank) {
+  Reporter reporter(rank);
+  reporter.phase("load");
+  return reporter;
+}
+
+}  // namespace
+
+Process::Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank)
+    : reporter(loading(rank)),
+      data(load(config, data_dir)),
+      network(find_model(config.settings.text("model"))->make(data.train.shape, data.train.classes)),
+      device(config.device().make(config.precision())),
+      model(network, *device, config.minibatch()),
+      w(device->space(), parameters(network)),
+      uses(data.train.count) {
+  initialise(network, config.seed(), w);
+  std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
+  std::iota(ids.begin(), ids.end(), 0);
+  Vector g(device->space(), parameters(network));
+  const auto begun = std::chrono::steady_clock::now();
+  model.gradient(w, data.train, ids, g);
+  gradient_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+void run_rank(const RunConfig& config, const std::filesystem::path& part,
+              const std::filesystem::path& data_dir) {
+  in_world(config, [&](World& world) {
+    const double begun = world.now();
+    Process process(config, data_dir, world.rank());
+    Run(world, config, part, process, begun, nullptr)();
+  });
+}
+
+void run_rank(const RunConfig& config, const std::filesystem::path& part, Process& process,
+              const Cluster& cluster) {
+  in_world(config, [&](World& world) { Run(world, config, part, process, world.now(), &cluster)(); });
 }
 
 }  // namespace dsgd

@@ -1,14 +1,38 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <vector>
 
+#include "harness/cluster.h"
 #include "harness/experiment.h"
+#include "harness/progress.h"
+#include "models/model.h"
 
 namespace dsgd {
 
-// One rank's part of a run: loads, plans, trains, scores; rank 0 fills the record. Every rank tells its
-// progress on stdout, one line each time (progress.h). Throws on any failure; the caller ends all ranks.
+// What the ranks of one process share: simulated ranks take turns, so that one model does for all of them.
+struct Process {
+  Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank);
+
+  Reporter reporter;
+  Dataset data;
+  Network network;
+  std::unique_ptr<Device> device;
+  Model model;                     // used once
+  Vector w;                        // before training; while snapshots are scored, those
+  double gradient_s = 0;           // real seconds of one minibatch
+  std::vector<std::int64_t> uses;  // of each training sample, by these ranks
+};
+
+// One rank's part of a run: loads, plans, trains, scores; rank 0 fills the record. Every process tells its
+// progress on stdout, one line each time (progress.h). On any failure one line on stderr says why, and all
+// ranks end.
 void run_rank(const RunConfig& config, const std::filesystem::path& part,
               const std::filesystem::path& data_dir);
+// The same for a simulated rank.
+void run_rank(const RunConfig& config, const std::filesystem::path& part, Process& process,
+              const Cluster& cluster);
 
 }  // namespace dsgd

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "datasets/fetch.h"
+#include "harness/cluster.h"
 #include "harness/experiment.h"
 #include "models/device.h"
 #include "models/network.h"
@@ -37,7 +38,7 @@ RunKey policy(RunKey key) {
 
 const std::vector<RunKey>& run_keys() {
   constexpr double any = std::numeric_limits<double>::infinity();
-  static const std::vector<RunKey> keys{
+  static const std::vector<RunKey> own{
       text("dataset", "fashion-mnist", "images to learn (dsgd list datasets)", names_of(all_datasets())),
       text("model", "lenet", "network that learns them (dsgd list models)", names_of(all_models())),
       text("normalise", "auto",
@@ -54,7 +55,10 @@ const std::vector<RunKey>& run_keys() {
            "what dense layers compute with; bf16: bfloat16 products, where the processor has them; weights, "
            "gradients, sums and all other layers stay float32",
            {"fp32", "bf16"}),
-      text("engine", "mpi", "what carries messages: mpi is real processes and real time", {"mpi"}),
+      text("engine", "mpi",
+           "what carries messages; mpi: real processes and real time, simulated: one process that models a "
+           "cluster in virtual time",
+           {"mpi", "simulated"}),
       integer("workers", 1, 1, 4096, "processes that compute gradients"),
       integer("servers", 1, 1, 1024,
               "processes that share the model's vector, for strategies that need them"),
@@ -107,9 +111,15 @@ const std::vector<RunKey>& run_keys() {
       policy(number("setup_limit", 120, 1, 1e8, "seconds for start and loading")),
       policy(integer("snapshot_memory_mib", 1024, 0, 1e6, "MiB of snapshots in memory; more go to disk")),
   };
+  static const std::vector<RunKey> keys = [] {
+    std::vector<RunKey> all = own;
+    for (const Parameter& key : cluster_keys()) all.push_back({key, key.name == "cluster.title"});
+    return all;
+  }();
   return keys;
 }
 
+bool RunConfig::simulated() const { return settings.text("engine") == "simulated"; }
 int RunConfig::workers() const { return int(settings.integer("workers")); }
 int RunConfig::servers() const { return strategy->make_rule ? int(settings.integer("servers")) : 0; }
 int RunConfig::minibatch() const { return int(settings.integer("minibatch")); }
@@ -177,6 +187,8 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
   if (key.name == "precision") return !is("precision", {"fp32"});
   if (key.name == "augment") return !is("augment", {"none"});
+  if (key.name == "cluster.name") return false;  // what it stands for does
+  if (key.name.starts_with("cluster.")) return run.simulated();
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
   if (key.name == "optimizer.momentum")
     return is("optimizer.rule", {"momentum", "nesterov", "adam", "adamw", "lars"});
@@ -198,7 +210,11 @@ std::string line(const std::string& key, const Value& value) {
 
 void RunConfig::normalise() {
   for (const RunKey& key : run_keys())
-    if (!key.policy && !matters(key, *this)) settings.set(key.name, key.fallback);
+    if (key.name.starts_with("cluster.")) {
+      if (!simulated()) settings.drop(key.name);
+    } else if (!key.policy && !matters(key, *this)) {
+      settings.set(key.name, key.fallback);
+    }
   settings.set("normalise", normalised() ? "channel" : "none");
   settings.set("data_order", data_order());
   settings.set("synthetic.shape", to_string(synthetic().shape));
@@ -209,6 +225,11 @@ std::string RunConfig::canonical() const {
   std::set<std::string> lines;
   for (const RunKey& key : run_keys())
     if (matters(key, *this)) lines.insert(line(key.name, settings.values().at(key.name)));
+  if (simulated()) {  // complete without the file that it was read from
+    lines.insert(line("cluster.name", std::string()));
+    for (const auto& [key, value] : settings.values())
+      if (find_host_key(key)) lines.insert(line(key, value));
+  }
   const std::string prefix = "strategy." + strategy->name;
   for (const auto& [key, value] : strategy_settings.values()) lines.insert(line(prefix + "." + key, value));
   if (strategy_settings.values().empty()) lines.insert(prefix + " = {}\n");
@@ -218,7 +239,8 @@ std::string RunConfig::canonical() const {
 std::string RunConfig::text() const {
   std::string out = canonical();
   for (const RunKey& key : run_keys())
-    if (key.policy) out += line(key.name, settings.values().at(key.name));
+    if (const auto value = settings.values().find(key.name); key.policy && value != settings.values().end())
+      out += line(key.name, value->second);
   return out;
 }
 

@@ -14,6 +14,7 @@
 #include <memory>
 #include <set>
 #include <thread>
+#include <tuple>
 
 #include "harness/experiment.h"
 #include "harness/launch.h"
@@ -41,7 +42,9 @@ std::string variant(const Experiment& experiment, const RunConfig& config) {
   std::string result;
   const auto differs = [&](const std::string& key, const Value& value, Settings RunConfig::*settings) {
     return std::any_of(experiment.runs.begin(), experiment.runs.end(), [&](const RunConfig& other) {
-      return other.strategy == config.strategy && (other.*settings).values().at(key) != value;
+      const auto& values = (other.*settings).values();
+      const auto at = values.find(key);
+      return other.strategy == config.strategy && at != values.end() && at->second != value;
     });
   };
   for (const auto settings : {&RunConfig::strategy_settings, &RunConfig::settings})
@@ -78,59 +81,64 @@ class Display {
       : experiment_(experiment), runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {}
 
   void start(std::size_t number, const RunConfig& config) {
-    number_ = number;
-    config_ = &config;
-    used_ = 0;
-    last_ = {};
-    if (!terminal_) fmt::print(stderr, "{} ...\n", head());
+    active_[number] = {&config};
+    if (!terminal_) fmt::print(stderr, "{} ...\n", head(number));
   }
 
-  void update(const Progress& p) {
-    if (p.rank == 0) last_ = p;
-    if (p.phase == "train") used_ = std::max(used_, p.used);
-    if (p.phase == "score") used_ = config_->samples();
+  void update(std::size_t number, const Progress& p) {
+    Active& run = active_.at(number);
+    if (p.phase == "train") run.used = std::max(run.used, p.used);
+    if (p.phase == "score") run.used = run.config->samples();
     if (!terminal_ || p.rank != 0) return;
     constexpr int width = 20;
-    const double share = double(used_) / double(config_->samples());
+    const double share = double(run.used) / double(run.config->samples());
     const int full = std::min(width, int(share * width));
     std::string bar;
     for (int i = 0; i < width; ++i) bar += i < full ? "█" : "░";
-    std::string line = fmt::format("{} {} {:3.0f} %", head(), bar, 100 * share);
+    std::string line = fmt::format("{} {} {:3.0f} %", head(number), bar, 100 * share);
     if (p.phase == "train" && p.seconds > 0)
-      line += fmt::format("  {:.0f} samples/s  loss {:.3f}", double(used_) / p.seconds, p.loss);
+      line += fmt::format("  {:.0f} samples/s  loss {:.3f}", double(run.used) / p.seconds, p.loss);
     if (p.phase == "load" || p.phase == "score") line += p.phase == "load" ? "  loading" : "  scoring";
     fmt::print(stderr, "\r\033[K{}{}", line, left());
     std::fflush(stderr);
   }
 
-  void end(const std::string& outcome, const std::string& detail) {
+  void end(std::size_t number, const std::string& outcome, const std::string& detail) {
+    const std::string name = head(number);
+    const std::int64_t samples = active_.at(number).config->samples();
+    active_.erase(number);
     if (outcome == "ok" || outcome == "diverged")
-      done_ += config_->samples();
+      done_ += samples;
     else
-      samples_ -= config_->samples();  // says nothing about the time that the others take
-    used_ = 0;
+      samples_ -= samples;  // says nothing about the time that the others take
     if (terminal_) fmt::print(stderr, "\r\033[K");
-    fmt::print(stderr, "{} {}{}{}\n", head(), outcome, detail.empty() ? "" : ": " + detail, left());
+    fmt::print(stderr, "{} {}{}{}\n", name, outcome, detail.empty() ? "" : ": " + detail, left());
   }
 
  private:
-  std::string head() const {
-    return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}{}", number_, std::to_string(runs_).size(),
-                       runs_, config_->strategy->name, config_->workers(),
-                       config_->workers() == 1 ? " " : "s", config_->seed(), variant(experiment_, *config_));
+  struct Active {
+    const RunConfig* config = nullptr;
+    std::int64_t used = 0;
+  };
+  std::string head(std::size_t number) const {
+    const RunConfig& config = *active_.at(number).config;
+    return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}{}", number, std::to_string(runs_).size(), runs_,
+                       config.strategy->name, config.workers(), config.workers() == 1 ? " " : "s",
+                       config.seed(), variant(experiment_, config));
   }
   std::string left() const {
-    const double done = double(done_ + (number_ ? used_ : 0)),
+    std::int64_t used = 0;
+    for (const auto& [number, run] : active_) used += run.used;
+    const double done = double(done_ + used),
                  elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
     if (done <= 0 || elapsed < 3 || done >= double(samples_)) return "";
     return fmt::format("  (about {} left)", duration(elapsed / done * (double(samples_) - done)));
   }
   const Experiment& experiment_;
-  std::size_t runs_, number_ = 0;
-  std::int64_t samples_, done_ = 0, used_ = 0;
+  std::size_t runs_;
+  std::int64_t samples_, done_ = 0;
   bool terminal_;
-  const RunConfig* config_ = nullptr;
-  Progress last_;
+  std::map<std::size_t, Active> active_;  // by number
   Clock::time_point begun_ = Clock::now();
 };
 
@@ -254,15 +262,16 @@ int sweep(const SweepOptions& options) {
     throw std::runtime_error(fmt::format("{}: {}; results need a folder that can be written to (-o)",
                                          out.string(), failed.message()));
   const FolderLock lock(out);
+  const auto result_of = [&](const RunConfig& config) { return out / (config.name() + ".h5"); };
 
   record_interrupted(out, experiment);
   // What is there already: finished runs are skipped, failed ones are tried again.
-  const std::string here = RunResult::origin_of(provenance_here(), "mpi");
+  const std::string here = RunResult::origin_of(provenance_here());
   std::vector<const RunConfig*> todo;
   std::map<const RunConfig*, std::string> history;
   std::vector<std::string> stale;
   for (const RunConfig& config : experiment.runs) {
-    const fs::path result = out / (config.name() + ".h5");
+    const fs::path result = result_of(config);
     if (!fs::exists(result)) {
       todo.push_back(&config);
       continue;
@@ -299,14 +308,21 @@ int sweep(const SweepOptions& options) {
   std::int64_t samples = 0;
   for (const RunConfig* config : todo) samples += config->samples();
   Display display(experiment, todo.size(), samples);
-  for (std::size_t i = 0; i < todo.size() && !interrupted; ++i) {
-    const RunConfig& config = *todo[i];
-    const fs::path result = out / (config.name() + ".h5");
-    create_record(part_of(result), config, history[&config]);
-    display.start(i + 1, config);
-    const LaunchEnd end = launch(
-        config, {fs::read_symlink("/proc/self/exe"), part_of(result), options.data_dir, options.launcher},
-        [&](const Progress& p) { display.update(p); }, interrupted);
+  // Real runs one at a time, for they share the cores; simulated ones, whose time is virtual, one per core.
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  std::map<std::size_t, Launch> running;  // by index in `todo`
+  const auto start = [&](std::size_t i) {
+    const fs::path part = part_of(result_of(*todo[i]));
+    create_record(part, *todo[i], history[todo[i]]);
+    display.start(i + 1, *todo[i]);
+    running.emplace(std::piecewise_construct, std::forward_as_tuple(i),
+                    std::forward_as_tuple(*todo[i],
+                                          LaunchOptions{fs::read_symlink("/proc/self/exe"), part,
+                                                        options.data_dir, options.launcher},
+                                          [&display, i](const Progress& p) { display.update(i + 1, p); }));
+  };
+  const auto finish = [&](std::size_t i, const LaunchEnd& end) {
+    const fs::path result = result_of(*todo[i]);
     std::string outcome = end.kind == LaunchEnd::Kind::timeout ? "timeout" : "error", detail = end.reason;
     if (end.kind == LaunchEnd::Kind::finished) {
       const RunResult made = read_result(part_of(result));
@@ -314,16 +330,28 @@ int sweep(const SweepOptions& options) {
       detail = made.outcome == "running" ? "the job ended without a result" : made.detail;
     }
     if (!finish_record(result, outcome, detail)) {
-      create_record(part_of(result), config, history[&config]);
+      create_record(part_of(result), *todo[i], history[todo[i]]);
       finish_record(result, outcome, detail);
     }
-    display.end(outcome, detail);
+    display.end(i + 1, outcome, detail);
+  };
+  for (std::size_t next = 0; !running.empty() || (next < todo.size() && !interrupted);) {
+    while (next < todo.size() && !interrupted &&
+           (running.empty() ||
+            (running.size() < cores && todo[next]->simulated() && todo[running.begin()->first]->simulated())))
+      start(next++);
+    for (auto run = running.begin(); run != running.end();) {
+      const std::size_t i = run->first;
+      const auto end = run->second.watch(interrupted, int(100 / running.size()));
+      run = end ? running.erase(run) : std::next(run);
+      if (end) finish(i, *end);
+    }
   }
 
   std::vector<RunResult> runs;
   bool good = true;
   for (const RunConfig& config : experiment.runs) {
-    const fs::path result = out / (config.name() + ".h5");
+    const fs::path result = result_of(config);
     if (!fs::exists(result)) {
       good = false;
       continue;

@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", metavar="X", type=fraction,
                         help="test accuracy to reach, as a fraction (default: the experiment's)")
     parser.add_argument("--allow-mixed", action="store_true",
-                        help="plot runs of different commits, build flags, engines or classes of host together")
+                        help="plot runs of different commits, build flags or classes of host together")
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"{options.folder}: not a folder")

@@ -29,7 +29,7 @@ OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
 # (those that harness/run_config.cpp calls policy).
 NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
-                 "snapshot_memory_mib"}
+                 "snapshot_memory_mib", "cluster.title"}
 
 
 class ResultError(Exception):
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What must agree between runs that are compared. A failed run may lack some of it."""
+        """What must agree between runs that are compared, and the engine. A failed run may lack some of it."""
         commit, dirty, compiler, kind, flags, cpu, cores = (
             self.provenance.get(key) for key in ("commit", "dirty", "compiler", "build_type", "flags", "cpu", "cores"))
         known = {"commit": commit and commit[:12] + (" with changes" if dirty == "true" else ""),
@@ -314,26 +314,40 @@ def in_order(variants: Iterable[Variant]) -> list[Variant]:
 
 
 def labels(variants: list[Variant]) -> dict[Variant, str]:
-    """Names for people: the strategy and those of its settings that differ within the list."""
-    values: dict[tuple[str, str], set] = {}
-    sizes = Counter(variant.strategy for variant in variants)
-    for variant in variants:
-        for key, value in variant.settings:
-            values.setdefault((variant.strategy, key), set()).add(value)
-    seen = Counter((v.strategy, key) for v in variants for key, _ in v.settings)
+    """Names for people: the strategy, whether its time is virtual, and those of its settings that differ among the
+    variants of that kind."""
+    values: dict[tuple, set] = {}
+    sizes, seen = Counter(), Counter()
 
-    def swept(strategy: str, key: str) -> bool:
-        return len(values[strategy, key]) > 1 or seen[strategy, key] < sizes[strategy]
+    def kind(variant: Variant, key: str) -> tuple:
+        """The variants among which a setting may differ: of a strategy and engine (a cluster's: and cluster)."""
+        settings = dict(variant.settings)
+        own = key.startswith("cluster.") and key != "cluster.name"
+        return variant.strategy, settings.get("engine"), settings.get("cluster.name") if own else None
+
+    for variant in variants:
+        for group in {kind(variant, ""), kind(variant, "cluster.")}:
+            sizes[group] += 1
+        for key, value in variant.settings:
+            values.setdefault((kind(variant, key), key), set()).add(value)
+            seen[kind(variant, key), key] += 1
+
+    def swept(variant: Variant, key: str) -> bool:
+        group = kind(variant, key)
+        return len(values[group, key]) > 1 or seen[group, key] < sizes[group]
+
+    def name(variant: Variant) -> str:
+        return variant.strategy + (" (simulated)" if dict(variant.settings).get("engine") == "simulated" else "")
 
     def shown(value) -> str:
         text = f"{value:g}" if isinstance(value, float) else str(value)
         return text.lower() if isinstance(value, bool) else text
 
     def short(key: str) -> str:
-        return key.removeprefix("strategy.").removeprefix("optimizer.")
+        return key.removeprefix("strategy.").removeprefix("optimizer.").removesuffix(".name")
 
-    return {v: ", ".join([v.strategy] + [f"{short(key)} {shown(value)}" for key, value in v.settings
-                                         if swept(v.strategy, key)]) for v in variants}
+    return {v: ", ".join([name(v)] + [f"{short(key)} {shown(value)}" for key, value in v.settings if swept(v, key)])
+            for v in variants}
 
 
 def count(n: int, noun: str) -> str:
@@ -363,7 +377,7 @@ def load(folder: Path, target: float | None = None, allow_mixed: bool = False) -
         inside = sorted({path.parent.name for path in folder.glob("*/*.h5")})
         hint = f"\nThere are some in {', '.join(str(folder / name) for name in inside)}." if inside else ""
         raise ResultError("\n".join([f"{folder}: no result file (.h5) that can be read.{hint}", *problems]))
-    mixed = {what: counts for what, counts in results.identities().items() if len(counts) > 1}
+    mixed = {what: counts for what, counts in results.identities().items() if len(counts) > 1 and what != "engine"}
     if mixed and not allow_mixed:
         lines = [f"  {what}: " + ", ".join(f"{value} ({count(n, 'run')})" for value, n in counts.most_common())
                  for what, counts in mixed.items()]

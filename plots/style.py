@@ -118,7 +118,8 @@ def host_of(results: Results) -> str:
     seeds_text = count(seeds[-1], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     parts = [f"commit {' and '.join(found['commit'])}",
              " and ".join(re.sub(r"\s+(?=,)|(?<=\s)\s+", "", host) for host in hosts),
-             f"engine {' and '.join(found['engine'])}", seeds_text]
+             "engine " + " and ".join(engine + " (seconds are virtual)" * (engine == "simulated")
+                                      for engine in sorted(found["engine"])), seeds_text]
     return "  ·  ".join(parts)
 
 

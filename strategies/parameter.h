@@ -42,6 +42,7 @@ class Settings {
   const std::string& text(const std::string& name) const;
   const std::map<std::string, Value>& values() const { return values_; }
   void set(const std::string& name, Value value) { values_[name] = std::move(value); }
+  void drop(const std::string& name) { values_.erase(name); }
 
  private:
   std::map<std::string, Value> values_;

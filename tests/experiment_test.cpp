@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 
+#include "harness/cluster.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -46,6 +47,7 @@ RunConfig run_of(const std::string& text, const Lines& overrides = {}) {
 std::string key_list() {
   Lines names;
   for (const RunKey& k : run_keys()) names.push_back(k.name);
+  for (const Parameter& p : host_keys()) names.push_back("cluster.hosts.NAME." + p.name);
   return fmt::to_string(fmt::join(names, ", "));
 }
 
@@ -129,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:1:9: model: unknown value \"vgg\" (allowed: softmax, mlp, dnn, lenet, cifar_quick, "
                 "resnet20)"},
         Mistake{"engine = 'simgrid'\n[strategy.sync]",
-                "x.toml:1:10: engine: unknown value \"simgrid\" (allowed: mpi)"},
+                "x.toml:1:10: engine: unknown value \"simgrid\" (allowed: mpi, simulated)"},
         Mistake{
             "[strategy.averaging]\nstate = 'averge'",
             "x.toml:2:9: strategy.averaging.state: unknown value \"averge\", did you mean average? (allowed: "
@@ -361,6 +363,7 @@ TEST(Experiment, DefaultsAreThoseOfTheTable) {
   const RunConfig run = run_of("[strategy.sync]");
   for (const RunKey& key : run_keys()) {
     if (key.name == "device" || key.name == "data_order" || key.name == "normalise") continue;  // resolved
+    if (key.name.starts_with("cluster.")) continue;  // of simulated runs
     EXPECT_EQ(run.settings.values().at(key.name), key.fallback) << key.name;
     EXPECT_EQ(run.data_order(), "global");
   }
@@ -643,8 +646,9 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
   const std::string text = "[strategy.downpour]";
   std::set<std::string> ids;
   for (const RunKey& key : run_keys()) {
-    if (key.policy || key.name == "engine" || key.name == "device" || key.name == "precision")
-      continue;  // as many values as there are, or as this host has
+    if (key.policy || key.name == "engine" || key.name == "device" || key.name == "precision" ||
+        key.name.starts_with("cluster."))
+      continue;  // as many values as there are, or as this host has; simulated runs
     ASSERT_TRUE(cases.contains(key.name)) << "no case for " << key.name;
     const Case& c = cases.at(key.name);
     Lines both = c.base;
@@ -669,7 +673,7 @@ TEST(Run, IdentityDoesNotDependOnPolicy) {
   const RunConfig plain = run_of("[strategy.bmuf]");
   std::set<std::string> texts;
   for (const RunKey& key : run_keys()) {
-    if (!key.policy) continue;
+    if (!key.policy || key.name.starts_with("cluster.")) continue;
     const std::string value = key.name == "title" ? "another" : key.name == "target" ? "0.5" : "77";
     const RunConfig other = run_of("[strategy.bmuf]", {key.name + "=" + value});
     EXPECT_EQ(other.canonical(), plain.canonical()) << key.name;
@@ -891,6 +895,7 @@ TEST(Parameter, TablesAreSound) {
     EXPECT_TRUE(keys.insert(key.name).second) << key.name;
     sound(key);
   }
+  for (const Parameter& key : host_keys()) sound(key);
   for (const StrategyEntry* strategy : all_strategies()) {
     std::set<std::string> own{"optimizer", "synthetic"};
     for (const Parameter& p : strategy->parameters) {

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "harness/experiment.h"
+#include "models/network.h"
+#include "strategies/simulation.h"
+
+namespace dsgd {
+
+// The keys of a modelled cluster: those that every one has, and those of each of its kinds of hosts, whose
+// full names are "cluster.hosts.NAME.KEY" and "cluster.hosts.NAME.seconds.MODEL.MINIBATCH".
+const std::vector<Parameter>& cluster_keys();
+const std::vector<Parameter>& host_keys();
+const Parameter* find_host_key(const std::string& full);  // null: there is none
+bool holds_host_keys(const std::string& table);           // "cluster.hosts", "cluster.hosts.NAME", ...
+std::string hosts_of(const std::string& full);            // NAME; empty: no host's key
+
+// The cluster of a simulated run: hosts behind one switch, and where the run's ranks sit.
+class Cluster {
+ public:
+  struct Hosts {  // of one kind
+    std::string name;
+    int count = 0, slots = 0;       // hosts, and the workers that each has room for
+    double speed = 0;               // flop/s that a worker's gradients reach
+    std::map<int, double> seconds;  // of a gradient of the run's model, by minibatch; takes precedence
+    Platform::Host link;
+  };
+  explicit Cluster(const RunConfig& config);
+
+  // Why the run cannot have this cluster. `keys`: the likely cause first.
+  struct Fault {
+    std::vector<std::string> keys;
+    std::string what;
+  };
+  const std::vector<Fault>& faults() const { return faults_; }
+
+  // Without faults.
+  const Hosts& hosts(int rank) const { return hosts_[kind_.at(rank)]; }
+  const std::vector<int>& seats() const { return seats_; }  // of ranks: indices of platform().hosts
+  const Platform& platform() const { return platform_; }
+
+ private:
+  void seat(int workers, int servers, bool servers_apart, const std::string& server_hosts);
+  std::vector<Hosts> hosts_;  // by name
+  std::vector<int> seats_, kind_;
+  Platform platform_;
+  std::vector<Fault> faults_;
+};
+
+// What one rank of a simulated run charges its clock for, in seconds. The same seed gives the same seconds.
+class Charges {
+ public:
+  Charges(const RunConfig& config, const Cluster& cluster, const Network& network, int rank);
+  double gradient(int samples);                 // and the worker's own update
+  double update(std::size_t parameters) const;  // a server's, for one arrival
+  double round() const { return round_; }       // a synchronisation of the workers, besides its messages
+ private:
+  double planned(int samples) const;
+  const Cluster::Hosts& hosts_;
+  double flops_, jitter_, share_, slowdown_, rate_, round_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace dsgd

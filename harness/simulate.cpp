@@ -1,0 +1,31 @@
+// dsgd-sim: one simulated run, all of its ranks in this process. Started by dsgd:
+//   dsgd-sim PLAN PART [DATA_DIR]
+
+#include <fmt/format.h>
+
+#include <csignal>
+#include <fstream>
+#include <sstream>
+
+#include "harness/launch.h"
+#include "harness/run.h"
+
+int main(int argc, char** argv) {
+  using namespace dsgd;
+  try {
+    if (argc < 3)
+      throw std::runtime_error("started by `dsgd run` and `dsgd sweep` with engine = \"simulated\"");
+    die_with_parent(SIGKILL);
+    std::ifstream in(argv[1]);
+    std::stringstream text;
+    text << in.rdbuf();
+    const RunConfig config = parse_run(text.str());
+    Process process(config, argc > 3 ? argv[3] : "", 0);
+    const Cluster cluster(config);
+    Simulation simulation(cluster.platform());
+    simulation.run(cluster.seats(), [&](int) { run_rank(config, argv[2], process, cluster); });
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "dsgd: {}\n", e.what());
+    return 2;
+  }
+}

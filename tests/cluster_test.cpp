@@ -1,0 +1,275 @@
+// Modelled clusters: what is read, where ranks sit, what they charge.
+
+#include "harness/cluster.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+namespace dsgd {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+// A cluster's file in a folder of its own.
+class File {
+ public:
+  explicit File(const std::string& text) {
+    std::string name = (std::filesystem::temp_directory_path() / "dsgd-XXXXXX").string();
+    folder_ = mkdtemp(name.data());
+    std::ofstream(path()) << text;
+  }
+  ~File() { std::filesystem::remove_all(folder_); }
+  std::string path() const { return folder_ + "/c.toml"; }
+
+ private:
+  std::string folder_;
+};
+
+constexpr const char* two_kinds =
+    "title = 'two kinds'\n"
+    "[hosts.fast]\ncount = 2\nslots = 2\nspeed = 1e12\nefficiency = 0.5\nbandwidth = 1e9\nlatency = 1e-6\n"
+    "[hosts.slow]\ncount = 4\nspeed = 1e11\n";
+
+Experiment read(const std::string& keys, const File& file, const Lines& overrides = {},
+                const std::string& strategy = "sync") {
+  return parse_experiment(
+      "engine = 'simulated'\n" + keys + "\ncluster.name = '" + file.path() + "'\n[strategy." + strategy + "]",
+      "x.toml", overrides);
+}
+RunConfig run_of(const std::string& keys, const File& file, const Lines& overrides = {},
+                 const std::string& strategy = "sync") {
+  const Experiment experiment = read(keys, file, overrides, strategy);
+  EXPECT_EQ(experiment.runs.size(), 1u);
+  return experiment.runs.front();
+}
+Lines problems(const std::string& keys, const File& file, const std::string& strategy = "sync") {
+  try {
+    read(keys, file, {}, strategy);
+  } catch (const ConfigError& e) {
+    return e.problems();
+  }
+  return {};
+}
+
+TEST(Keys, ComeFromTheFileAndGiveWayToTheExperiment) {
+  const File file(two_kinds);
+  const Settings settings =
+      run_of("cluster.hosts.fast.speed = 2e12\ncluster.round = 3", file, {"cluster.jitter=0.5"}).settings;
+  EXPECT_EQ(settings.text("cluster.title"), "two kinds");
+  EXPECT_EQ(settings.number("cluster.hosts.fast.speed"), 2e12);
+  EXPECT_EQ(settings.number("cluster.hosts.fast.efficiency"), 0.5);
+  EXPECT_EQ(settings.number("cluster.hosts.slow.efficiency"), 1);  // default
+  EXPECT_EQ(settings.integer("cluster.hosts.slow.count"), 4);
+  EXPECT_EQ(settings.number("cluster.round"), 3);
+  EXPECT_EQ(settings.number("cluster.jitter"), 0.5);
+}
+
+TEST(Keys, AreAxes) {
+  const File slow(two_kinds), other("[hosts.a]\nspeed = 1\n");
+  EXPECT_EQ(
+      read("cluster.straggler.slowdown = [1, 2, 4]\ncluster.hosts.slow.count = [4, 5]", slow).runs.size(),
+      6u);
+  const Experiment both = parse_experiment(
+      "engine = 'simulated'\ncluster = ['" + slow.path() + "', '" + other.path() + "']\n[strategy.sync]",
+      "x");
+  ASSERT_EQ(both.runs.size(), 2u);
+  EXPECT_TRUE(both.runs[1].settings.values().contains("cluster.hosts.a.speed"));
+  EXPECT_FALSE(both.runs[1].settings.values().contains("cluster.hosts.slow.speed"));
+}
+
+TEST(Keys, AreTheIdentityOfSimulatedRunsAlone) {
+  const File file(two_kinds), copied(two_kinds), changed(std::string(two_kinds) + "bandwidth = 1e7\n");
+  const RunConfig run = run_of("", file);
+  EXPECT_EQ(run.id(), run_of("", copied).id());
+  EXPECT_EQ(run.id(), run_of("", file, {"cluster.title=other"}).id());
+  EXPECT_NE(run.id(), run_of("", changed).id());
+  for (const char* key : {"cluster.jitter=0.1", "cluster.hosts.slow.latency=1", "cluster.round=1",
+                          "cluster.hosts.slow.seconds.lenet.32=1", "cluster.memory.bandwidth=1e9"})
+    EXPECT_NE(run.id(), run_of("", file, {key}).id()) << key;
+  EXPECT_NE(run.id(), run_of("", file, {"engine=mpi"}).id());
+  EXPECT_EQ(run_of("", file, {"engine=mpi"}).id(),
+            run_of("", changed, {"engine=mpi", "cluster.round=9"}).id());
+  const RunConfig real = run_of("", file, {"engine=mpi"});
+  for (const auto& [key, value] : real.settings.values()) EXPECT_FALSE(key.starts_with("cluster")) << key;
+}
+
+TEST(Keys, ReadBackWithoutTheFile) {
+  std::string text, id;
+  {
+    const File file(two_kinds);
+    const RunConfig run = run_of("cluster.hosts.slow.seconds.lenet.32 = 0.25", file);
+    text = run.text();
+    id = run.id();
+  }
+  const RunConfig again = parse_run(text);
+  EXPECT_EQ(again.text(), text);
+  EXPECT_EQ(again.id(), id);
+  EXPECT_EQ(again.settings.text("cluster.title"), "two kinds");
+  EXPECT_EQ(again.settings.number("cluster.hosts.slow.seconds.lenet.32"), 0.25);
+}
+
+TEST(Mistakes, AreNamedWithPlaceAndRemedy) {
+  const auto in_file = [](const std::string& text, const std::string& keys = "",
+                          const std::string& strategy = "sync") {
+    const File file(text);
+    Lines found = problems(keys, file, strategy);
+    for (std::string& line : found)
+      for (std::size_t at; (at = line.find(file.path())) != std::string::npos;)
+        line.replace(at, file.path().size(), "c.toml");
+    return found;
+  };
+  const std::string good = two_kinds;
+  EXPECT_EQ(in_file(good), Lines{});
+  EXPECT_EQ(in_file("[hosts.a]\nspeed = 0"),
+            Lines{"c.toml:2:1: hosts.a.speed: hosts a have no speed, and no seconds for lenet (allowed: "
+                  "hosts.a.speed above 0, or hosts.a.seconds.lenet.MINIBATCH)"});
+  EXPECT_EQ(
+      in_file("[hosts.a]\nspeed = 1e9", "cluster.hosts.a.speed = 0"),
+      Lines{"x.toml:2:25: cluster.hosts.a.speed: hosts a have no speed, and no seconds for lenet (allowed: "
+            "hosts.a.speed above 0, or hosts.a.seconds.lenet.MINIBATCH)"});
+  EXPECT_EQ(in_file("[hosts.a]\nspeed = 1\nbandwidth = 0"),
+            Lines{"c.toml:3:13: hosts.a.bandwidth: 0 is out of range (allowed: numbers from 1 up)"});
+  EXPECT_EQ(in_file("[hosts.a]\nsped = 1"),
+            Lines{"c.toml:2:1: hosts.a.sped: unknown key, did you mean hosts.NAME.speed?"});
+  EXPECT_EQ(in_file("[hosts.a]\nseconds.lenet.none = 1").size(), 1u);
+  EXPECT_EQ(in_file("[hosts.a]\nseconds.vgg.32 = 1").size(), 1u);
+  EXPECT_EQ(in_file("[hosts.a]\nspeed = [1, 2]"),
+            Lines{"c.toml:2:13: hosts.a.speed: a cluster has one value of each key (allowed: arrays in "
+                  "experiments)"});
+  EXPECT_EQ(in_file("[hosts.a"), Lines{"c.toml:1:9: syntax: Error while parsing table header: encountered "
+                                       "end-of-file (allowed: TOML, text in quotes)"});
+  EXPECT_EQ(in_file("jitter = 0.1"),
+            Lines{"x.toml:3:16: cluster.name: the cluster has no hosts (allowed: a table hosts.NAME)"});
+  EXPECT_EQ(in_file(good, "cluster.hosts.slwo.count = 3"),
+            Lines{"x.toml:2:28: cluster.hosts.slwo.count: c.toml has no hosts \"slwo\", did you mean slow? "
+                  "(allowed: fast, slow)"});
+  EXPECT_EQ(in_file(good, "cluster.server.hosts = 'none'"),
+            Lines{"x.toml:2:24: cluster.server.hosts: unknown hosts \"none\" (allowed: fast, slow)"});
+  EXPECT_EQ(
+      in_file(good, "workers = 9"),
+      Lines{"x.toml:2:11: workers: 9 workers and 0 servers do not fit the cluster, which has room for 8 "
+            "workers (allowed: fewer ranks, more hosts.fast.count or slots, or server.placement = "
+            "\"worker\")"});
+  EXPECT_EQ(
+      in_file("[hosts.a]\nspeed = 1", "", "downpour"),
+      Lines{"x.toml:3:16: cluster.name: 1 worker and 1 server do not fit the cluster, which has room for 0 "
+            "workers beside them (allowed: fewer ranks, more hosts.a.count or slots, or server.placement = "
+            "\"worker\")"});
+}
+
+TEST(Mistakes, OfANameListWhatThereIs) {
+  try {
+    parse_experiment("engine = 'simulated'\ncluster = 'ethernet-2g'\n[strategy.sync]", "x.toml");
+    FAIL() << "accepted";
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(
+        std::string(e.what()).find("x.toml:2:11: cluster: ethernet-2g: no such file or shipped cluster, did "
+                                   "you mean ethernet-1g?"),
+        0u)
+        << e.what();
+  }
+}
+
+TEST(Shipped, AllCanBeUsedByEveryModelAndStrategy) {
+  EXPECT_GE(shipped_clusters().size(), 5u);
+  for (const auto& file : shipped_clusters())
+    for (const ModelEntry& model : all_models())
+      for (const StrategyEntry* strategy : all_strategies()) {
+        const RunConfig run =
+            parse_run("engine = 'simulated'\ncluster = '" + file.string() + "'\nmodel = '" + model.name +
+                      "'\nworkers = 4\n" + (model.name.starts_with("cifar") ? "dataset = 'cifar10'\n" : "") +
+                      "[strategy." + strategy->name + "]");
+        EXPECT_FALSE(run.settings.text("cluster.title").empty()) << file;
+        EXPECT_EQ(Cluster(run).seats().size(), std::size_t(run.ranks()));
+      }
+}
+
+TEST(Seats, FillHostsAndKeepTheMix) {
+  const File file(two_kinds);  // room for 2 x 2 and 4 x 1 workers
+  const Cluster cluster(run_of("workers = 6", file));
+  std::string kinds;
+  for (int rank = 0; rank < 6; ++rank) kinds += cluster.hosts(rank).name[0];
+  EXPECT_EQ(kinds, "fsfsfs");
+  EXPECT_EQ(cluster.seats(), (std::vector<int>{0, 1, 0, 2, 3, 4}));  // two on a fast host
+  EXPECT_EQ(cluster.platform().hosts.size(), 5u);
+  EXPECT_EQ(cluster.platform().hosts[0].bandwidth, 1e9);
+  EXPECT_EQ(cluster.platform().hosts[1].bandwidth, 125e6);
+}
+
+TEST(Seats, OfServers) {
+  const File file(two_kinds);
+  const Lines own{"workers=2", "servers=2"},
+      beside{"workers=2", "servers=2", "cluster.server.placement=worker"};
+  const Cluster apart(run_of("cluster.server.hosts = 'slow'", file, own, "downpour"));
+  EXPECT_EQ(apart.seats(), (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(apart.hosts(3).name, "slow");
+  EXPECT_EQ(Cluster(run_of("", file, beside, "downpour")).seats(), (std::vector<int>{0, 1, 0, 1}));
+}
+
+// Seconds of `count` gradients.
+std::vector<double> charged(const RunConfig& run, int rank, int count, int samples = 32) {
+  const Cluster cluster(run);
+  const Network lenet = find_model("lenet")->make({1, 28, 28}, 10);
+  Charges charges(run, cluster, lenet, rank);
+  std::vector<double> seconds;
+  for (int i = 0; i < count; ++i) seconds.push_back(charges.gradient(samples));
+  return seconds;
+}
+
+TEST(Charge, IsFlopsOverSpeedOrWhatIsGiven) {
+  const File file(two_kinds);
+  const double flops = flops_per_sample(find_model("lenet")->make({1, 28, 28}, 10));
+  const RunConfig run = run_of("workers = 2", file);
+  EXPECT_DOUBLE_EQ(charged(run, 0, 1)[0], 32 * flops / (1e12 * 0.5));
+  EXPECT_DOUBLE_EQ(charged(run, 1, 1)[0], 32 * flops / 1e11);
+  EXPECT_EQ(charged(run, 1, 1, 0)[0], 0);
+  const RunConfig given = run_of(
+      "cluster.hosts.fast.seconds.lenet.16 = 1\ncluster.hosts.fast.seconds.lenet.64 = 2\n"
+      "cluster.hosts.fast.seconds.mlp.32 = 77",
+      file);
+  const std::pair<int, double> expected[] = {{8, 0.5}, {16, 1}, {40, 1.5}, {64, 2}, {96, 3}};
+  for (const auto& [samples, seconds] : expected)
+    EXPECT_DOUBLE_EQ(charged(given, 0, 1, samples)[0], seconds) << samples;
+}
+
+TEST(Charge, JitterHasMeanOneAndTheSeedDecidesIt) {
+  const File file("[hosts.a]\ncount = 8\nseconds.lenet.32 = 1");
+  const Lines jitter{"cluster.jitter=0.5"}, other{"cluster.jitter=0.5", "seed=2"};
+  const auto seconds = charged(run_of("workers = 2", file, jitter), 0, 20000);
+  double sum = 0, logs = 0;
+  for (const double s : seconds) sum += s, logs += std::pow(std::log(s) + 0.125, 2);
+  EXPECT_NEAR(sum / 20000, 1, 0.02);  // five standard errors
+  EXPECT_NEAR(std::sqrt(logs / 20000), 0.5, 0.0125);
+  EXPECT_EQ(seconds, charged(run_of("workers = 2", file, jitter), 0, 20000));
+  EXPECT_NE(seconds, charged(run_of("workers = 2", file, jitter), 1, 20000));
+  EXPECT_NE(seconds, charged(run_of("workers = 2", file, other), 0, 20000));
+}
+
+TEST(Charge, StragglersAreSlow) {
+  const File file("[hosts.a]\ncount = 8\nseconds.lenet.32 = 1\n[straggler]\nslowdown = 4\n");
+  const auto mean = [](const std::vector<double>& seconds) {
+    double sum = 0;
+    for (const double s : seconds) sum += s;
+    return sum / double(seconds.size());
+  };
+  EXPECT_EQ(mean(charged(run_of("workers = 3", file), 0, 100)), 4);  // all, always
+  const RunConfig last = run_of("workers = 3\ncluster.straggler.workers = 1", file);
+  EXPECT_EQ(mean(charged(last, 1, 100)), 1);
+  EXPECT_EQ(mean(charged(last, 2, 100)), 4);
+  EXPECT_NEAR(mean(charged(run_of("cluster.straggler.share = 0.25", file), 0, 20000)), 1.75, 0.05);
+}
+
+TEST(Charge, OfServersAndRounds) {
+  const File file("round = 2\n[server]\nrate = 1e6\n[hosts.a]\ncount = 8\nspeed = 1e9");
+  const RunConfig run = run_of("", file, {}, "downpour");
+  const Cluster cluster(run);
+  const Charges charges(run, cluster, find_model("lenet")->make({1, 28, 28}, 10), 1);
+  EXPECT_DOUBLE_EQ(charges.update(500000), 0.5);
+  EXPECT_EQ(charges.round(), 2);
+}
+
+}  // namespace
+}  // namespace dsgd

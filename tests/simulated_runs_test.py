@@ -1,0 +1,273 @@
+#!/usr/bin/python3
+"""Simulated runs, as a user makes them: the same results to the last bit, today and against the transcripts in tests/golden.
+
+    DSGD_BUILD=build /usr/bin/python3 tests/simulated_runs_test.py -v
+    DSGD_BUILD=build /usr/bin/python3 tests/simulated_runs_test.py --regenerate     # writes the transcripts anew
+"""
+import contextlib
+import glob
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import h5py
+
+BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
+DSGD, SIM = f"{BUILD}/dsgd", f"{BUILD}/dsgd-sim"
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
+PATIENCE = 240  # seconds
+
+# Every number of the cluster takes part. A gradient takes about as long as its messages.
+TINY = """
+title = "Tiny"
+engine = "simulated"
+device = "reference"
+dataset = "synthetic"
+model = "softmax"
+synthetic.shape = "1x8x8"
+synthetic.train = 500
+synthetic.test = 101
+workers = 3
+servers = 2
+minibatch = 10
+samples = 1205
+snapshots = 3
+optimizer.learning_rate = 0.05
+
+[cluster]
+name = ""
+backbone.latency = 1e-5
+backbone.bandwidth = 4e6
+jitter = 0.2
+straggler.workers = 2
+straggler.share = 0.25
+straggler.slowdown = 3
+server.rate = 1e6
+server.hosts = "fast"
+round = 2e-4
+[cluster.hosts.fast]
+count = 4
+speed = 1e8
+efficiency = 0.25
+bandwidth = 1e7
+latency = 2e-5
+[cluster.hosts.slow]
+count = 2
+seconds.softmax.10 = 2e-3
+bandwidth = 2e6
+latency = 5e-5
+"""
+DATES = ("started", "ended")
+
+
+def dsgd(*words, code=0):
+    done = subprocess.run([DSGD, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode != code:
+        raise AssertionError(f"exit code {done.returncode}, not {code}: dsgd {' '.join(words)}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def strategies():
+    return re.findall(r"^  (\w+) ", dsgd("list", "strategies").stdout, re.M)
+
+
+def everything(path):
+    """All attributes and tables of a result, dates apart."""
+    found = {}
+    with h5py.File(path) as file:
+        def add(name, place):
+            for key, value in place.attrs.items():
+                if key not in DATES:
+                    found[name, key] = str(value)
+            if isinstance(place, h5py.Dataset):
+                found[name, "rows"] = place[()].tobytes()
+        add("/", file)
+        file.visititems(add)
+    return found
+
+
+def transcript(path):
+    with h5py.File(path) as file:
+        result, lines = file["result"].attrs, []
+        for row in file["snapshots"]:
+            lines.append(f"{row['used']} samples  {row['seconds']:.12g} s  version {row['version_min']} to {row['version_max']}"
+                         f"  test loss {row['test_loss']:.9g}  correct {row['test_correct']}")
+        for row in file["ranks"]:
+            lines.append(f"rank {row['rank']}  {row['steps']} steps  {row['samples']} samples  compute {row['compute_s']:.12g} s"
+                         f"  sent {row['bytes_sent']} bytes in {row['messages']} messages")
+        if "staleness" in file:
+            lines.append("staleness " + "  ".join(f"{s['shard']}:{s['tau']}:{s['count']}" for s in file["staleness"]))
+        lines.append(f"{result['seconds']:.12g} s  loss {result['first_loss']:.9g} to {result['last_loss']:.9g}")
+        lines.append(f"weights {result['weights_sha256']}")
+    return "\n".join(lines) + "\n"
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="dsgd-")
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def sweep(self, text, out="out", code=0, options=()):
+        """The results by name, and what was printed."""
+        with open(f"{self.folder}/x.toml", "w") as f:
+            f.write(text)
+        done = dsgd("sweep", f"{self.folder}/x.toml", "-o", f"{self.folder}/{out}", *options, code=code)
+        folder = f"{self.folder}/{out}"
+        return {name.rsplit("-", 1)[0]: f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".h5")}, done
+
+    def result(self, path, key):
+        with h5py.File(path) as file:
+            return file["result"].attrs[key]
+
+
+class Golden(Case):
+    def test_transcripts(self):
+        """Where these differ for a good reason, --regenerate and say the reason in the commit."""
+        names = strategies()
+        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in names))
+        for name in names:
+            with self.subTest(name):
+                with open(f"{GOLDEN}/{name}.txt") as f:
+                    self.assertEqual(f.read(), transcript(results[f"{name}-3w-seed1"]))
+
+    def regenerate(self):
+        os.makedirs(GOLDEN, exist_ok=True)
+        names = strategies()
+        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in names))
+        for name in names:
+            with open(f"{GOLDEN}/{name}.txt", "w") as f:
+                f.write(transcript(results[f"{name}-3w-seed1"]))
+
+
+class Repeating(Case):
+    def test_the_same_seed_gives_the_same_file(self):
+        text = TINY + "".join(f"[strategy.{name}]\n" for name in strategies())
+        first, second = (self.sweep(text, out)[0] for out in ("a", "b"))
+        self.assertEqual(first.keys(), second.keys())
+        for name in first:
+            with self.subTest(name):
+                one, other = everything(first[name]), everything(second[name])
+                self.assertGreater(len(one), 60)
+                self.assertEqual([place for place in one if one[place] != other.get(place)], [])
+                self.assertEqual(one.keys(), other.keys())
+
+    def test_another_seed_gives_other_seconds_and_weights(self):
+        results, _ = self.sweep(TINY + "[strategy.downpour]\nseed = [1, 2]\n")
+        one, other = results.values()
+        for key in ("seconds", "weights_sha256"):
+            self.assertNotEqual(self.result(one, key), self.result(other, key))
+
+
+class Engines(Case):
+    # Two workers: a sum of two is the same in whatever order.
+    BOTH = TINY.replace('engine = "simulated"', 'engine = ["mpi", "simulated"]').replace("workers = 3", "workers = [1, 2]")
+
+    def test_lock_step_strategies_end_with_the_same_weights(self):
+        results, done = self.sweep(self.BOTH + "[strategy.sync]\n[strategy.averaging]\n[strategy.bmuf]\n")
+        self.assertEqual(len(re.findall(r"\.h5$", "\n".join(os.listdir(f"{self.folder}/out")), re.M)), 12)
+        hashes = {}
+        for name in os.listdir(f"{self.folder}/out"):
+            if name.endswith(".h5"):
+                with h5py.File(f"{self.folder}/out/{name}") as file:
+                    key = name.rsplit("-", 1)[0]
+                    hashes.setdefault(key, {})[file.attrs["engine"]] = file["result"].attrs["weights_sha256"]
+        for key, by_engine in hashes.items():
+            self.assertEqual(by_engine["mpi"], by_engine["simulated"], key)
+        self.assertRegex(done.stdout, r"(?m)^sync +1 .*\n(.*\n)*sync \(simulated\) +1 ")
+        self.assertRegex(done.stdout, r"(?m)^simulated: seconds are virtual")
+        for line in done.stdout.splitlines():
+            if line.startswith("sync"):
+                self.assertIn("1 (base)" if re.search(r" 1 +\d", line) else "weak", line)
+
+
+class TimeModel(Case):
+    # Messages take no time to speak of.
+    FAST = TINY.split("[cluster]")[0].replace("train = 500", "train = 600").replace("samples = 1205", "samples = 1200") + """
+[cluster]
+name = ""
+[cluster.hosts.a]
+count = 8
+bandwidth = 1e15
+latency = 0
+seconds.softmax.10 = 1
+"""
+
+    def test_a_straggler_holds_up_lock_step_but_not_servers(self):
+        text = self.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
+        results, _ = self.sweep(text + "[strategy.sync]\n[strategy.downpour]\nservers = 1\n")
+        self.assertAlmostEqual(self.result(results["sync-3w-seed1"], "seconds"), 1200 / 30 * 4, delta=0.01)
+        # 1 + 1 + 1/4 minibatches a second; the last one may be the straggler's
+        self.assertAlmostEqual(self.result(results["downpour-3w-seed1"], "seconds"), 120 / 2.25, delta=4)
+
+    def test_rounds_cost_what_the_cluster_says(self):
+        text = self.FAST.replace("[cluster.hosts.a]", "round = 10\n[cluster.hosts.a]")
+        results, _ = self.sweep(text + "[strategy.averaging]\ntau = 4\n")
+        self.assertAlmostEqual(self.result(results["averaging-3w-seed1"], "seconds"), 40 + 10 * 10, delta=0.01)
+
+
+class Failures(Case):
+    ENDLESS = TINY.replace("samples = 1205", "samples = 1000000000")
+
+    def simulation(self):
+        """The process of the simulation whose results go to the folder."""
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            with contextlib.suppress(OSError), open(path) as f:
+                words = f.read().split("\0")
+                if words[0] == SIM and any(word.startswith(self.folder) for word in words):
+                    return int(path.split("/")[2])
+        return None
+
+    def test_a_killed_simulation_is_an_error(self):
+        with open(f"{self.folder}/x.toml", "w") as f:
+            f.write(self.ENDLESS + "[strategy.sync]\n")
+        sweep = subprocess.Popen([DSGD, "sweep", f"{self.folder}/x.toml", "-o", f"{self.folder}/out"], stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True)
+        victim, begun = None, time.time()
+        while victim is None and time.time() - begun < 60:
+            time.sleep(0.2)
+            victim = self.simulation()
+        os.kill(victim, signal.SIGKILL)
+        output, _ = sweep.communicate(timeout=60)
+        self.assertEqual(sweep.returncode, 1, output)
+        self.assertIn("error: dsgd-sim was ended by signal 9", output)
+
+    def test_a_limit_ends_it(self):
+        _, done = self.sweep(self.ENDLESS + "[strategy.downpour]\n", code=1, options=["--set", "time_limit=3"])
+        self.assertRegex(done.stderr, r"timeout: not done after 3 s \(time_limit\); rank 0 was last heard in phase train at \d+ samples")
+
+    def test_mistakes_are_found_before_anything_runs(self):
+        for change, message in {
+            "workers = 40": "40 workers and 0 servers do not fit the cluster, which has room for 6 workers",
+            "cluster.hosts.fast.speed = 0": "hosts fast have no speed",
+            "cluster.hosts.fast.bandwidth = 0": "0 is out of range",
+            "cluster.server.hosts = 'x'": 'unknown hosts "x" (allowed: fast, slow)',
+            "cluster.jiter = 1": "did you mean cluster.jitter?",
+        }.items():
+            key, _, value = change.partition(" = ")
+            with open(f"{self.folder}/x.toml", "w") as f:
+                f.write(TINY + "[strategy.sync]\n")
+            done = dsgd("sweep", f"{self.folder}/x.toml", "-o", f"{self.folder}/out", "--set", f"{key}={value}", code=2)
+            self.assertIn(message, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertFalse(os.path.exists(f"{self.folder}/out"))
+
+
+def setUpModule():
+    if not os.path.exists(SIM):
+        raise unittest.SkipTest("built without SimGrid (Debian: libsimgrid-dev)")
+
+
+if __name__ == "__main__":
+    if "--regenerate" in sys.argv:
+        case = Golden("regenerate")
+        case.setUp()
+        case.regenerate()
+        case.doCleanups()
+    else:
+        unittest.main()
