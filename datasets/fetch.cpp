@@ -209,16 +209,24 @@ std::string sha256_text(const std::string& text) {
   return sum.hex();
 }
 
-fs::path cache_folder() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && cache[0] == '/')
-    return fs::path(cache) / "dsgd";
+namespace {
+
+// dsgd's own in a user's folder of this kind; empty without a home.
+fs::path own_folder(const char* variable, const char* in_home) {
+  if (const char* folder = std::getenv(variable); folder && folder[0] == '/')
+    return fs::path(folder) / "dsgd";
   const char* home = std::getenv("HOME");
   if (!home || home[0] != '/') {
     const passwd* user = getpwuid(getuid());
     home = user ? user->pw_dir : nullptr;
   }
-  return home && home[0] == '/' ? fs::path(home) / ".cache/dsgd" : fs::path();
+  return home && home[0] == '/' ? fs::path(home) / in_home / "dsgd" : fs::path();
 }
+
+}  // namespace
+
+fs::path cache_folder() { return own_folder("XDG_CACHE_HOME", ".cache"); }
+fs::path config_folder() { return own_folder("XDG_CONFIG_HOME", ".config"); }
 
 FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
   FileCheck check{file.name, FileCheck::State::missing, find_file(folder, file.name), ""};

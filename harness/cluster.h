@@ -28,6 +28,7 @@ class Cluster {
     int count = 0, slots = 0;       // hosts, and the workers that each has room for
     double speed = 0;               // flop/s that a worker's gradients reach
     std::map<int, double> seconds;  // of a gradient of the run's model, by minibatch; takes precedence
+    std::string names;              // in a platform's file
     Platform::Host link;
   };
   explicit Cluster(const RunConfig& config);

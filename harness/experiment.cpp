@@ -11,6 +11,7 @@
 #include <fstream>
 #include <set>
 
+#include "datasets/fetch.h"
 #include "harness/cluster.h"
 #include "harness/record.h"
 #include "models/device.h"
@@ -28,6 +29,7 @@ namespace fs = std::filesystem;
 constexpr std::size_t most_runs = 10000;
 // toml++ recurses into every part of a dotted key, without a limit; this much text fits the stack.
 constexpr std::size_t most_bytes = 32 << 10;
+constexpr std::size_t most_platform = 16 << 20;
 constexpr std::size_t most_values = 1 << 20;  // in a synthetic image: every model's size then fits an int
 
 using Names = std::vector<std::string>;
@@ -85,6 +87,7 @@ struct Scope {
 
 // What a cluster's file says.
 struct ClusterFile {
+  fs::path folder;
   Scope scope{.cluster = true};
   bool good = true;
 };
@@ -179,17 +182,21 @@ bool mistaken(const std::vector<Choice>& choices) {
   return std::any_of(choices.begin(), choices.end(), [](const Choice& c) { return c.axis->values.empty(); });
 }
 
+std::vector<fs::path> toml_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(folder, none))
+    if (entry.path().extension() == ".toml") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 std::vector<fs::path> shipped(const char* what) {
   std::error_code none;
   const fs::path program = fs::read_symlink("/proc/self/exe", none);
   const fs::path installed = program.parent_path().parent_path() / "share/dsgd" / what;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(
-           fs::is_directory(installed, none) ? installed : fs::path(DSGD_SOURCE_DIR) / "harness" / what,
-           none))
-    if (entry.path().extension() == ".toml") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
+  return toml_files(fs::is_directory(installed, none) ? installed
+                                                      : fs::path(DSGD_SOURCE_DIR) / "harness" / what);
 }
 
 Names names_of(const std::vector<fs::path>& files) {
@@ -209,7 +216,7 @@ fs::path find_shipped(const std::string& name, const std::vector<fs::path>& file
                    did_you_mean(name, names_of(files)), listed(names_of(files)))});
 }
 
-std::string read_file(const fs::path& file, const std::string& allowed_files) {
+std::string read_file(const fs::path& file, const std::string& allowed_files, std::size_t most = most_bytes) {
   const auto fail = [&](const char* why) {
     throw ConfigError(
         {fmt::format("{}: cannot be read: {} (allowed: {})", file.string(), why, allowed_files)});
@@ -218,7 +225,7 @@ std::string read_file(const fs::path& file, const std::string& allowed_files) {
   if (fs::is_directory(file, none)) fail("it is a folder");
   std::ifstream in(file, std::ios::binary);
   if (!in) fail(std::strerror(errno));
-  std::string text(most_bytes + 1, '\0');
+  std::string text(most + 1, '\0');
   in.read(text.data(), std::streamsize(text.size()));
   if (in.bad()) fail(std::strerror(errno));
   text.resize(std::size_t(in.gcount()));
@@ -500,8 +507,9 @@ const ClusterFile& Reader::cluster_file(const std::string& name, const Choice* c
   if (!fresh) return file;
   const std::size_t reading = source_, problems = problems_.size();
   try {
-    const fs::path path = find_shipped(name, shipped_clusters(), "cluster");
+    const fs::path path = find_shipped(name, known_clusters(), "cluster");
     const std::string text = read_file(path, "a TOML file, or one of `dsgd list clusters`");
+    file.folder = path.parent_path();
     source_ = sources_.size();
     sources_.push_back(path.string());
     read_table(parse(text), "", file.scope);
@@ -526,9 +534,11 @@ bool Reader::complete_cluster(RunConfig& run, const std::vector<Choice>& said) {
   };
   const std::string name = run.settings.text("cluster.name");
   std::set<std::string> hosts, in_file;
+  fs::path folder;  // of a platform's file
   if (!name.empty()) {
     const ClusterFile& file = cluster_file(name, find("cluster.name"));
     if (!file.good) return false;
+    if (!find("cluster.platform")) folder = file.folder;
     for (const auto& [key, axis] : file.scope.axes) {
       if (!find("cluster." + key)) run.settings.set("cluster." + key, axis.values.front());
       in_file.insert(hosts_of("cluster." + key));
@@ -550,6 +560,26 @@ bool Reader::complete_cluster(RunConfig& run, const std::vector<Choice>& said) {
       if (const std::string key = "cluster.hosts." + own + "." + p.name;
           find_host_key(key) && !run.settings.values().contains(key))
         run.settings.set(key, p.fallback);
+  if (const std::string platform = run.settings.text("cluster.platform"); good && !platform.empty()) {
+    const fs::path file = fs::absolute(folder / platform);
+    run.settings.set("cluster.platform", file.string());
+    const std::string wanted = run.settings.text("cluster.platform_sha256");
+    std::string problem_of_file;
+    try {
+      const std::string found = sha256_text(read_file(file, "a SimGrid platform", most_platform));
+      if (!wanted.empty() && wanted != found)
+        problem_of_file = fmt::format("{} has the SHA-256 {} (allowed: {})", file.string(), found, wanted);
+      run.settings.set("cluster.platform_sha256", found);
+    } catch (const ConfigError& e) {
+      problem_of_file = e.what();
+    }
+    if (!problem_of_file.empty()) {
+      good = false;
+      const Choice* cause = find("cluster.platform");
+      problem(cause ? cause->place() : clusters_[name].scope.axes.at("platform").place, "cluster.platform",
+              problem_of_file);
+    }
+  }
   return good;
 }
 
@@ -713,6 +743,11 @@ fs::path find_experiment(const std::string& name) {
   return find_shipped(name, shipped_experiments(), "experiment");
 }
 std::vector<fs::path> shipped_experiments() { return shipped("experiments"); }
-std::vector<fs::path> shipped_clusters() { return shipped("clusters"); }
+std::vector<fs::path> known_clusters() {
+  std::vector<fs::path> files = toml_files(config_folder() / "clusters");
+  const std::vector<fs::path> others = shipped("clusters");
+  files.insert(files.end(), others.begin(), others.end());
+  return files;
+}
 
 }  // namespace dsgd

@@ -342,6 +342,24 @@ class Launch::State {
   std::vector<std::string> errors_;
 };
 
+std::string check_platform(const RunConfig& config, const fs::path& program) {
+  std::string plan = (fs::temp_directory_path() / "dsgd-plan-XXXXXX").string();
+  const int file = mkstemp(plan.data());
+  const std::string text = config.text();
+  const bool written = file >= 0 && ::write(file, text.data(), text.size()) == ssize_t(text.size());
+  if (file < 0 || !written) throw std::runtime_error(fmt::format("{}: {}", plan, std::strerror(errno)));
+  ::close(file);
+  Job job({program.parent_path() / "dsgd-sim", "--check", plan}, fs::path());
+  std::vector<std::string> errors;
+  const auto read = [&](const std::string& line, bool is_error) {
+    if (is_error) errors.push_back(line);
+  };
+  while (!job.ended()) job.poll_output(read, 100);
+  job.poll_output(read, 100);
+  fs::remove(plan);
+  return job.status() == 0 ? "" : cause("dsgd-sim", errors, job.status());
+}
+
 Launch::Launch(const RunConfig& config, const LaunchOptions& options,
                std::function<void(const Progress&)> progress)
     : state_(std::make_unique<State>(config, options, std::move(progress))) {}

@@ -43,6 +43,9 @@ class Launch {
   std::unique_ptr<State> state_;
 };
 
+// Why the platform of a simulated run cannot be used, in one sentence; empty: it can.
+std::string check_platform(const RunConfig& config, const std::filesystem::path& program);
+
 // In a rank: end when the process that started it does.
 void die_with_parent(int signal);
 

@@ -52,7 +52,7 @@ int list(const std::string& what) {
       fmt::print("  {:<16} {:>4} runs  {}\n", file.stem().string(), e.runs.size(), e.title);
     }
   if (what == "clusters")
-    for (const auto& file : shipped_clusters()) {
+    for (const auto& file : known_clusters()) {
       const RunConfig run = parse_run(
           fmt::format("engine = \"simulated\"\ncluster = {}\n[strategy.sync]", to_string(file.string())));
       fmt::print("  {:<16} {}\n", file.stem().string(), run.settings.text("cluster.title"));

@@ -113,7 +113,8 @@ const std::vector<RunKey>& run_keys() {
   };
   static const std::vector<RunKey> keys = [] {
     std::vector<RunKey> all = own;
-    for (const Parameter& key : cluster_keys()) all.push_back({key, key.name == "cluster.title"});
+    for (const Parameter& key : cluster_keys())
+      all.push_back({key, key.name == "cluster.title" || key.name == "cluster.platform"});
     return all;
   }();
   return keys;

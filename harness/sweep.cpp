@@ -152,7 +152,8 @@ class Estimate {
                             std::to_string(config.minibatch());
     const auto [at, fresh] = gradient_.try_emplace(key, 0);
     if (fresh) at->second = measure(config, samples);
-    const int parallel = std::min(config.workers(), int(std::thread::hardware_concurrency()));
+    const int parallel =
+        config.simulated() ? 1 : std::min(config.workers(), int(std::thread::hardware_concurrency()));
     return double(config.samples()) / config.minibatch() * at->second / parallel + 1.5;  // start and scoring
   }
 
@@ -192,7 +193,7 @@ void print_plan(const Experiment& experiment, const fs::path& out) {
              "MB sent/worker");
   for (const RunConfig& config : experiment.runs) {
     const double seconds = estimate.seconds(config);
-    total += seconds;
+    total += config.simulated() ? seconds / std::max(1u, std::thread::hardware_concurrency()) : seconds;
     const DatasetEntry* entry = find_dataset(config.settings.text("dataset"));
     const bool made = entry->files.empty();
     const std::size_t n = parameters(find_model(config.settings.text("model"))
@@ -237,6 +238,24 @@ std::string attempt(const RunResult& run) {
                      run.detail);
 }
 
+// SimGrid alone can tell whether a platform's file has hosts and routes.
+void check_platforms(const Experiment& experiment) {
+  std::set<std::string> seen;
+  std::vector<std::string> problems;
+  for (const RunConfig& config : experiment.runs) {
+    if (!config.simulated() || config.settings.text("cluster.platform").empty()) continue;
+    std::string key = fmt::format("{} {}", config.workers(), config.servers());
+    for (const auto& [name, value] : config.settings.values())
+      if (name.starts_with("cluster.")) key += fmt::format(" {}={}", name, to_string(value));
+    if (!seen.insert(key).second) continue;
+    if (const std::string why = check_platform(config, fs::read_symlink("/proc/self/exe")); !why.empty())
+      problems.push_back(why);
+  }
+  std::sort(problems.begin(), problems.end());
+  problems.erase(std::unique(problems.begin(), problems.end()), problems.end());
+  if (!problems.empty()) throw ConfigError(problems);
+}
+
 }  // namespace
 
 int sweep(const SweepOptions& options) {
@@ -247,6 +266,7 @@ int sweep(const SweepOptions& options) {
         fmt::format("{} is {} runs, not one: use `dsgd sweep`, or narrow it with --set (for example --set "
                     "workers=1 --set seed=1)",
                     file.string(), experiment.runs.size()));
+  check_platforms(experiment);
   const fs::path out = options.out.empty() ? fs::path("out") / file.stem() : options.out;
   if (options.dry_run) {
     print_plan(experiment, out);

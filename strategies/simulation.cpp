@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <simgrid/s4u.hpp>
+#include <stdexcept>
 
 namespace simgrid::smpi::colls {
 void set_collectives();  // exported, but in no header: makes the choice of smpi/coll-selector
@@ -38,6 +39,8 @@ struct Simulation::Engine {
                                 "smpi/bw-factor:0:1", "smpi/lat-factor:0:1"})
       sg::Engine::set_config(std::string(setting));
   }
+  void build(const Platform& platform);
+  void load(const Platform& platform);
   void start() {
     SMPI_init();
     // As Open MPI over TCP: its algorithms, and up to 64 KiB travel before the receiver asks for them.
@@ -52,7 +55,7 @@ struct Simulation::Engine {
   int jobs = 0;
 };
 
-Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engine>()) {
+void Simulation::Engine::build(const Platform& platform) {
   auto* const zone = sg::create_star_zone("cluster");
   sg::Link* backbone = nullptr;
   if (platform.backbone_bandwidth > 0 || platform.backbone_latency > 0) {
@@ -64,7 +67,7 @@ Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engi
             ->seal();
   }
   for (const Platform::Host& host : platform.hosts) {
-    const std::string number = std::to_string(engine_->hosts.size());
+    const std::string number = std::to_string(hosts.size());
     sg::Host* const made = zone->create_host("host-" + number, 1)->seal();  // time is charged in seconds
     const auto* const link =
         zone->create_split_duplex_link("link-" + number, host.bandwidth)->set_latency(host.latency)->seal();
@@ -76,9 +79,43 @@ Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engi
                                    ->seal();
     zone->add_route(made->get_netpoint(), made->get_netpoint(), nullptr, nullptr, {sg::LinkInRoute(memory)},
                     false);
-    engine_->hosts.push_back(made);
+    hosts.push_back(made);
   }
   zone->seal();
+}
+
+void Simulation::Engine::load(const Platform& platform) {
+  const auto fail = [&](const std::string& what) {
+    throw std::runtime_error(fmt::format("{}: {}", platform.file, what));
+  };
+  try {
+    engine->load_platform(platform.file);
+  } catch (const std::exception& e) {
+    fail(fmt::format("is no SimGrid platform: {}", e.what()));
+  }
+  for (const Platform::Host& host : platform.hosts) {
+    hosts.push_back(sg::Host::by_name_or_null(host.name));
+    if (!hosts.back()) fail(fmt::format("has no host \"{}\"", host.name));
+  }
+  for (const sg::Host* from : hosts)
+    for (const sg::Host* to : hosts) {
+      std::vector<sg::Link*> links;
+      double latency = 0;
+      try {
+        if (from != to) from->route_to(to, links, &latency);
+      } catch (const std::exception&) {
+        links.clear();
+      }
+      if (from != to && links.empty())
+        fail(fmt::format("has no route from {} to {}", from->get_cname(), to->get_cname()));
+    }
+}
+
+Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engine>()) {
+  if (platform.file.empty())
+    engine_->build(platform);
+  else
+    engine_->load(platform);
   engine_->start();
 }
 

@@ -11,9 +11,12 @@ namespace dsgd {
 // of the switch, and its bytes at the least bandwidth on its way; who uses a link at the same time shares it.
 struct Platform {
   struct Host {
-    double bandwidth, latency;  // of its link to the switch: bytes/s each way, seconds
+    double bandwidth = 0, latency = 0;  // of its link to the switch: bytes/s each way, seconds
+    std::string name;                   // in `file`
   };
   std::vector<Host> hosts;
+  std::string file;  // SimGrid's XML, whose hosts and routes are used in place of all numbers here; or none
+
   double backbone_bandwidth = 0, backbone_latency = 0;      // of the switch; no bandwidth: it does not limit
   double memory_bandwidth = 10e9, memory_latency = 0.5e-6;  // between ranks of one host
 };
@@ -22,7 +25,7 @@ struct Platform {
 // until it waits in a verb of its World. One simulation at a time in a process.
 class Simulation {
  public:
-  explicit Simulation(const Platform& platform);
+  explicit Simulation(const Platform& platform);  // throws std::runtime_error: a file without hosts or routes
   ~Simulation();
   // Runs `rank(r)`, which may open a World, as rank r on the host hosts[r]; returns when all ranks have. Ends
   // the process with exit code 1, and one line on stderr, when a rank throws or all wait for ever. May be

@@ -48,7 +48,7 @@ void on_ranks(const Fits& fits, const std::function<void()>& body) {
 
 int main(int argc, char** argv) {
   using namespace dsgd;
-  Simulation simulation({.hosts = std::vector<Platform::Host>(test::most_ranks, {125e6, 25e-6})});
+  Simulation simulation({.hosts = std::vector<Platform::Host>(test::most_ranks, {125e6, 25e-6, {}})});
   test::simulation = &simulation;
   testing::InitGoogleTest(&argc, argv);
   GTEST_FLAG_SET(catch_exceptions, false);

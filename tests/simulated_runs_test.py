@@ -211,6 +211,52 @@ seconds.softmax.10 = 1
         self.assertAlmostEqual(self.result(results["averaging-3w-seed1"], "seconds"), 40 + 10 * 10, delta=0.01)
 
 
+class Platforms(Case):
+    XML = """<?xml version='1.0'?>
+<!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">
+<platform version="4.1">
+  <zone id="all" routing="Full">
+    <host id="n0" speed="1Gf"/> <host id="n1" speed="1Gf"/> <host id="n2" speed="1Gf"/>
+    <link id="a" bandwidth="1MBps" latency="10ms"/> <link id="b" bandwidth="1MBps" latency="10ms"/>
+    <route src="n0" dst="n1"><link_ctn id="a"/></route>
+    <route src="n0" dst="n2"><link_ctn id="b"/></route>
+    <route src="n1" dst="n2"><link_ctn id="a"/><link_ctn id="b"/></route>
+  </zone>
+</platform>
+"""
+    CLUSTER = 'title = "three"\nplatform = "p.xml"\n[hosts.n]\ncount = 3\nspeed = 1e9\nnames = "n{}"\n'
+
+    def experiment(self, xml=XML, cluster=CLUSTER, keys=""):
+        with open(f"{self.folder}/p.xml", "w") as f:
+            f.write(xml)
+        with open(f"{self.folder}/c.toml", "w") as f:
+            f.write(cluster)
+        return TINY.split("[cluster]")[0] + f'cluster = "{self.folder}/c.toml"\n{keys}[strategy.sync]\n'
+
+    def test_of_simgrid(self):
+        results, _ = self.sweep(self.experiment())
+        (path,) = results.values()
+        # 520 floats with minibatch 10 are less than the latencies of the shortest way to add up three
+        self.assertGreater(self.result(path, "seconds"), 41 * 2 * 0.01)
+        with h5py.File(path) as file:
+            self.assertEqual(len(file["config"].attrs["cluster.platform_sha256"]), 64)
+
+    def test_that_cannot_be_used(self):
+        for xml, cluster, words in (
+                (self.XML.replace('<route src="n0" dst="n2"><link_ctn id="b"/></route>', ""), self.CLUSTER, "no route from n0 to n2"),
+                (self.XML.replace('id="n2" speed', 'id="m2" speed').replace('"n2"', '"m2"'), self.CLUSTER, 'has no host "n2"'),
+                ("<platform", self.CLUSTER, "is no SimGrid platform"),
+                (self.XML, self.CLUSTER.replace("p.xml", "q.xml"), "q.xml: cannot be read"),
+                (self.XML, self.CLUSTER.replace('names = "n{}"', ""), "which of the platform's hosts are the 3 of n?")):
+            with self.subTest(words):
+                with open(f"{self.folder}/x.toml", "w") as f:
+                    f.write(self.experiment(xml, cluster))
+                done = dsgd("sweep", f"{self.folder}/x.toml", "-o", f"{self.folder}/out", code=2)
+                self.assertIn(words, done.stderr)
+                self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+                self.assertFalse(os.path.exists(f"{self.folder}/out"))
+
+
 class Failures(Case):
     ENDLESS = TINY.replace("samples = 1205", "samples = 1000000000")
 

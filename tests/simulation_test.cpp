@@ -24,8 +24,8 @@ Simulation& simulation() {
                       .memory_bandwidth = memory_rate,
                       .memory_latency = memory_latency};
     for (int host = 0; host < 10; ++host)
-      platform.hosts.push_back(host < 5 ? Platform::Host{slow_rate, slow_latency}
-                                        : Platform::Host{fast_rate, fast_latency});
+      platform.hosts.push_back(host < 5 ? Platform::Host{slow_rate, slow_latency, {}}
+                                        : Platform::Host{fast_rate, fast_latency, {}});
     return Simulation(platform);
   }();
   return only;
