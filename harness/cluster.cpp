@@ -13,6 +13,7 @@ namespace {
 
 constexpr double any = std::numeric_limits<double>::infinity();
 const std::string prefix = "cluster.hosts.";
+constexpr const char* in_names = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
 
 std::vector<std::string> parts_of(const std::string& key) {
   std::vector<std::string> parts{""};
@@ -85,12 +86,13 @@ const std::vector<Parameter>& host_keys() {
 const Parameter* find_host_key(const std::string& full) {
   if (!full.starts_with(prefix)) return nullptr;
   const auto parts = parts_of(full);  // cluster hosts NAME KEY...
+  if (parts[2].empty() || parts[2].find_first_not_of(in_names) != std::string::npos) return nullptr;
   if (parts.size() == 6 && parts[3] == "seconds") {
     const bool digits = !parts[5].empty() && parts[5].size() < 9 && parts[5][0] != '0' &&
                         parts[5].find_first_not_of("0123456789") == std::string::npos;
     return digits && find_model(parts[4]) ? &host_keys().back() : nullptr;
   }
-  if (parts.size() == 4 && !parts[2].empty())
+  if (parts.size() == 4)
     for (const Parameter& key : host_keys())
       if (key.name == parts[3]) return &key;
   return nullptr;

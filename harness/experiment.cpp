@@ -263,6 +263,7 @@ class Reader {
   void expand(const Scope& scope, std::vector<RunConfig>& runs);
   const ClusterFile& cluster_file(const std::string& name, const Choice* cause);
   bool complete_cluster(RunConfig& run, const std::vector<Choice>& choices);
+  bool identify_platform(RunConfig& run, const fs::path& folder, const Place& at);
   void check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& choices);
 
   std::vector<std::string> sources_;
@@ -533,6 +534,10 @@ bool Reader::complete_cluster(RunConfig& run, const std::vector<Choice>& said) {
     return found == said.end() ? nullptr : &*found;
   };
   const std::string name = run.settings.text("cluster.name");
+  const auto in_file_place = [&](const char* key) {
+    const auto& axes = clusters_[name].scope.axes;
+    return axes.contains(key) ? axes.at(key).place : Place{};
+  };
   std::set<std::string> hosts, in_file;
   fs::path folder;  // of a platform's file
   if (!name.empty()) {
@@ -560,27 +565,27 @@ bool Reader::complete_cluster(RunConfig& run, const std::vector<Choice>& said) {
       if (const std::string key = "cluster.hosts." + own + "." + p.name;
           find_host_key(key) && !run.settings.values().contains(key))
         run.settings.set(key, p.fallback);
-  if (const std::string platform = run.settings.text("cluster.platform"); good && !platform.empty()) {
-    const fs::path file = fs::absolute(folder / platform);
+  const Choice* const platform = find("cluster.platform");
+  return good && identify_platform(run, folder, platform ? platform->place() : in_file_place("platform"));
+}
+
+// A platform's file by its content, wherever it lies.
+bool Reader::identify_platform(RunConfig& run, const fs::path& folder, const Place& at) {
+  const std::string& platform = run.settings.text("cluster.platform");
+  if (platform.empty()) return true;
+  const fs::path file = fs::absolute(folder / platform);
+  try {
+    const std::string wanted = run.settings.text("cluster.platform_sha256"),
+                      found = sha256_text(read_file(file, "a SimGrid platform", most_platform));
+    if (!wanted.empty() && wanted != found)
+      throw ConfigError({fmt::format("{} has the SHA-256 {} (allowed: {})", file.string(), found, wanted)});
     run.settings.set("cluster.platform", file.string());
-    const std::string wanted = run.settings.text("cluster.platform_sha256");
-    std::string problem_of_file;
-    try {
-      const std::string found = sha256_text(read_file(file, "a SimGrid platform", most_platform));
-      if (!wanted.empty() && wanted != found)
-        problem_of_file = fmt::format("{} has the SHA-256 {} (allowed: {})", file.string(), found, wanted);
-      run.settings.set("cluster.platform_sha256", found);
-    } catch (const ConfigError& e) {
-      problem_of_file = e.what();
-    }
-    if (!problem_of_file.empty()) {
-      good = false;
-      const Choice* cause = find("cluster.platform");
-      problem(cause ? cause->place() : clusters_[name].scope.axes.at("platform").place, "cluster.platform",
-              problem_of_file);
-    }
+    run.settings.set("cluster.platform_sha256", found);
+    return true;
+  } catch (const ConfigError& e) {
+    problem(at, "cluster.platform", e.what());
+    return false;
   }
-  return good;
 }
 
 // What is wrong between keys. A key that was mistaken itself is no cause for more complaints.

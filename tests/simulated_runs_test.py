@@ -129,7 +129,8 @@ class Case(unittest.TestCase):
 class Golden(Case):
     def test_transcripts(self):
         """Where these differ for a good reason, --regenerate and say the reason in the commit."""
-        names = strategies()
+        names = [name.removesuffix(".txt") for name in sorted(os.listdir(GOLDEN))]
+        self.assertGreaterEqual(len(names), 5)
         results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in names))
         for name in names:
             with self.subTest(name):
