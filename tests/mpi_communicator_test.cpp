@@ -17,7 +17,7 @@
 namespace dsgd::test {
 namespace {
 
-bool fits(const Shape&) { return true; }
+bool fits(const Shape& shape) { return shape.workers < 16 || shape.servers == 0; }  // once is enough
 constexpr std::size_t sizes[] = {0, 1, 2, 3, 1000, 100003};
 
 // 1 + 2 + ... + workers
