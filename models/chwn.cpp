@@ -2,11 +2,36 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "models/chwn_vectors.h"
 
 namespace dsgd {
+
+Instructions instructions() {
+  static const Instructions widest = [] {
+    const auto allowed = [] {
+      const char* limit = std::getenv("DSGD_INSTRUCTIONS");
+      const std::string name = limit ? limit : "avx512";
+      if (name == "avx512") return Instructions::avx512;
+      if (name == "avx2") return Instructions::avx2;
+      if (name == "generic") return Instructions::generic;
+      throw std::invalid_argument("DSGD_INSTRUCTIONS is \"" + name + "\" (allowed: avx512, avx2, generic)");
+    }();
+    auto present = Instructions::generic;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) present = Instructions::avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+      present = Instructions::avx512;
+#endif
+    return std::min(allowed, present);
+  }();
+  return widest;
+}
+
 namespace {
 
 // Distances in floats.

@@ -82,6 +82,6 @@ struct ChwnShortcut {
   void backward(const float* dy, float* dearlier) const;
 };
 
-const char* chwn_instructions();  // the widest that this processor has: avx512, avx2 or generic
+const char* chwn_instructions();  // what the kernels use: avx512, avx2 or generic
 
 }  // namespace dsgd

@@ -20,13 +20,12 @@
 
 namespace dsgd {
 
-#if defined(__x86_64__)
-inline bool has_avx512() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"); }
-inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#else
-inline bool has_avx512() { return false; }
-inline bool has_avx2() { return false; }
-#endif
+// The widest that this processor has and the environment variable DSGD_INSTRUCTIONS allows. Throws
+// std::invalid_argument where that names none of them.
+enum class Instructions { generic, avx2, avx512 };
+Instructions instructions();
+inline bool has_avx512() { return instructions() >= Instructions::avx512; }
+inline bool has_avx2() { return instructions() >= Instructions::avx2; }
 
 constexpr int vector_width = 16;  // floats in a vector
 typedef float Floats __attribute__((vector_size(64), may_alias));

@@ -18,6 +18,9 @@ LIMIT = 600  # seconds a program
 WORLDS = [(workers, servers, 0) for servers in (0, 1, 2) for workers in (1, 2, 3, 4)] + [
     (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 0, 2), (4, 0, 2), (5, 0, 3), (1, 1, 1), (2, 1, 2), (3, 1, 2), (1, 2, 2), (2, 2, 1)]
 
+# Our own kernels have a copy for each instruction set; the widest is tested with everything else.
+KERNELS = {"winograd_test": "*", "layers_test": "Layers/OnDevice.AgreesWithTheReference/onednn_*2:-*lenet*:*cifar*:*resnet*:*mlp*:*dnn_?2"}
+
 
 def mpirun(ranks):
     crowded = ranks > (os.cpu_count() or 1)
@@ -41,6 +44,9 @@ def programs(build):
                 yield f"{name}-{workers}w{servers}s{hosts}", command, "gtest"
         else:
             yield name, [program], "gtest"
+            for instructions in ("avx2", "generic") if name in KERNELS else ():
+                command = ["env", f"DSGD_INSTRUCTIONS={instructions}", program, f"--gtest_filter={KERNELS[name]}"]
+                yield f"{name}-{instructions}", command, "gtest"
     for name in sorted(os.listdir(f"{ROOT}/tests")):
         if name.endswith("_test.py"):
             yield name, [PYTHON, f"tests/{name}", "-v"], "unittest"
