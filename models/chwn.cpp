@@ -44,19 +44,19 @@ struct Strides {
   std::ptrdiff_t row, plane, out_row, out_plane;  // of the padded input and of the output before the max-pool
 };
 
-// acc[f][v] = b[f] + sum over the taps of w[f][tap] * x, one output pixel of F filters and V*16 samples.
-template <int F, int V>
+// acc[f][v] = b[f] + sum over the taps of w[f][tap] * x, one output pixel of F filters and V*width samples.
+template <int width, int F, int V>
 DSGD_INLINE inline void convolve(const ChwnConv& k, const Strides& s, const float* x, const float* w,
-                                 const float* b, Floats (&acc)[F][V]) {
+                                 const float* b, FloatsOf<width> (&acc)[F][V]) {
   for (int f = 0; f < F; ++f)
-    for (int v = 0; v < V; ++v) acc[f][v] = Floats{} + b[f];
+    for (int v = 0; v < V; ++v) acc[f][v] = FloatsOf<width>{} + b[f];
   const std::ptrdiff_t taps = k.taps();
   for (int c = 0; c < k.channels; ++c) {
     for (int i = 0; i < k.kernel; ++i) {
       const float* from = x + c * s.plane + i * s.row;
       for (int j = 0; j < k.kernel; ++j, ++w, from += k.lanes) {
-        Floats xs[V];
-        for (int v = 0; v < V; ++v) xs[v] = load(from + v * vector_width);
+        FloatsOf<width> xs[V];
+        for (int v = 0; v < V; ++v) xs[v] = load<width>(from + v * width);
         for (int f = 0; f < F; ++f) {
           const float a = w[f * taps];
           for (int v = 0; v < V; ++v) acc[f][v] += a * xs[v];
@@ -66,23 +66,23 @@ DSGD_INLINE inline void convolve(const ChwnConv& k, const Strides& s, const floa
   }
 }
 
-template <int F_most, int V>
+template <int width, int F_most, int V>
 DSGD_INLINE inline void forward_plain(const ChwnConv& k, const float* x, const float* w, const float* b,
                                       float* y) {
   const Strides s(k);
   in_parts<F_most>(k.filters, [&](int first, auto F) DSGD_INLINE {
     for (int r = 0; r < k.rows(); ++r) {
       for (int c = 0; c < k.columns(); ++c) {
-        for (int n = 0; n < k.lanes; n += V * vector_width) {
-          Floats acc[F][V];
-          convolve<F, V>(k, s, x + r * k.stride * s.row + std::ptrdiff_t(c) * k.stride * k.lanes + n,
-                         w + first * k.taps(), b + first, acc);
+        for (int n = 0; n < k.lanes; n += V * width) {
+          FloatsOf<width> acc[F][V];
+          convolve<width, F, V>(k, s, x + r * k.stride * s.row + std::ptrdiff_t(c) * k.stride * k.lanes + n,
+                                w + first * k.taps(), b + first, acc);
           float* to = y + first * s.out_plane + r * s.out_row + std::ptrdiff_t(c) * k.lanes + n;
           for (int f = 0; f < F; ++f) {
             for (int v = 0; v < V; ++v) {
               // What is not a number gets on.
-              if (k.relu) acc[f][v] = acc[f][v] <= 0.0f ? Floats{} : acc[f][v];
-              store(to + f * s.out_plane + v * vector_width, acc[f][v]);
+              if (k.relu) acc[f][v] = acc[f][v] <= 0.0f ? FloatsOf<width>{} : acc[f][v];
+              store<width>(to + f * s.out_plane + v * width, acc[f][v]);
             }
           }
         }
@@ -92,13 +92,15 @@ DSGD_INLINE inline void forward_plain(const ChwnConv& k, const float* x, const f
 }
 
 // One more value of a window: the first of equal ones stays; what is not a number gets on.
-DSGD_INLINE inline void larger(Floats value, int place, Floats& best, Ints& winner) {
+template <int width>
+DSGD_INLINE inline void larger(FloatsOf<width> value, int place, FloatsOf<width>& best,
+                               IntsOf<width>& winner) {
   const auto keep = value <= best;
   best = keep ? best : value;
-  winner = keep ? winner : Ints{} + place;
+  winner = keep ? winner : IntsOf<width>{} + place;
 }
 
-template <int F_most, int V>
+template <int width, int F_most, int V>
 DSGD_INLINE inline void forward_pooled(const ChwnConv& k, const float* x, const float* w, const float* b,
                                        float* y, std::uint8_t* winners) {
   const Strides s(k);
@@ -106,29 +108,29 @@ DSGD_INLINE inline void forward_pooled(const ChwnConv& k, const float* x, const 
   in_parts<F_most>(k.filters, [&](int first, auto F) DSGD_INLINE {
     for (int r = 0; r < rows; ++r) {
       for (int c = 0; c < columns; ++c) {
-        for (int n = 0; n < k.lanes; n += V * vector_width) {
-          Floats best[F][V];
-          Ints winner[F][V];
+        for (int n = 0; n < k.lanes; n += V * width) {
+          FloatsOf<width> best[F][V];
+          IntsOf<width> winner[F][V];
           for (int f = 0; f < F; ++f) {
             for (int v = 0; v < V; ++v) {
-              best[f][v] = Floats{} - (k.relu ? 0 : INFINITY);
-              winner[f][v] = Ints{} + ChwnConv::none;
+              best[f][v] = FloatsOf<width>{} - (k.relu ? 0 : INFINITY);
+              winner[f][v] = IntsOf<width>{} + ChwnConv::none;
             }
           }
           for (int place = 0; place < k.pool * k.pool; ++place) {
             const int i = (r * k.pool + place / k.pool) * k.stride,
                       j = (c * k.pool + place % k.pool) * k.stride;
-            Floats acc[F][V];
-            convolve<F, V>(k, s, x + i * s.row + std::ptrdiff_t(j) * k.lanes + n, w + first * k.taps(),
-                           b + first, acc);
+            FloatsOf<width> acc[F][V];
+            convolve<width, F, V>(k, s, x + i * s.row + std::ptrdiff_t(j) * k.lanes + n, w + first * k.taps(),
+                                  b + first, acc);
             for (int f = 0; f < F; ++f)
-              for (int v = 0; v < V; ++v) larger(acc[f][v], place, best[f][v], winner[f][v]);
+              for (int v = 0; v < V; ++v) larger<width>(acc[f][v], place, best[f][v], winner[f][v]);
           }
           for (int f = 0; f < F; ++f) {
             const std::ptrdiff_t to = (std::ptrdiff_t(first + f) * rows + r) * columns + c;
             for (int v = 0; v < V; ++v) {
-              store(y + to * k.lanes + n + v * vector_width, best[f][v]);
-              store(winners + to * k.lanes + n + v * vector_width, winner[f][v]);
+              store<width>(y + to * k.lanes + n + v * width, best[f][v]);
+              store<width>(winners + to * k.lanes + n + v * width, winner[f][v]);
             }
           }
         }
@@ -139,20 +141,21 @@ DSGD_INLINE inline void forward_pooled(const ChwnConv& k, const float* x, const 
 
 // Rows [first, last) of the pooled gradients of one filter go to the places of the winners; d: the first of
 // their rows before the max-pool.
+template <int width>
 DSGD_INLINE inline void spread_rows(const ChwnConv& k, int first, int last, const float* dy,
                                     const std::uint8_t* winners, float* d) {
   const int columns = k.columns() / k.pool;
   const std::ptrdiff_t lanes = k.lanes, row = k.columns() * lanes;
   for (int r = first; r < last; ++r) {
     for (int c = 0; c < columns; ++c) {
-      for (int n = 0; n < k.lanes; n += vector_width) {
+      for (int n = 0; n < k.lanes; n += width) {
         const std::ptrdiff_t from = (std::ptrdiff_t(r) * columns + c) * lanes + n;
-        const Floats value = load(dy + from);
-        const Ints winner = load(winners + from);
+        const FloatsOf<width> value = load<width>(dy + from);
+        const IntsOf<width> winner = load<width>(winners + from);
         float* to = d + (r - first) * k.pool * row + c * k.pool * lanes + n;
         for (int i = 0; i < k.pool; ++i)
           for (int j = 0; j < k.pool; ++j)
-            store(to + i * row + j * lanes, winner == i * k.pool + j ? value : Floats{});
+            store<width>(to + i * row + j * lanes, winner == i * k.pool + j ? value : FloatsOf<width>{});
       }
     }
   }
@@ -172,22 +175,22 @@ std::ptrdiff_t band_plane(const ChwnConv& k) {
 }
 
 // sums[o][j] += d[o] * x[j] over a band of rows, for the taps J of one kernel row; the last band writes dw.
-template <int O, int J>
+template <int width, int O, int J>
 DSGD_INLINE inline void correlate(const ChwnConv& k, const Strides& s, int rows, const float* x,
-                                  const float* d, std::ptrdiff_t d_plane, bool begin, bool end, Floats* sums,
-                                  float* dw) {
-  Floats acc[O][J];
+                                  const float* d, std::ptrdiff_t d_plane, bool begin, bool end,
+                                  FloatsOf<width>* sums, float* dw) {
+  FloatsOf<width> acc[O][J];
   for (int o = 0; o < O; ++o)
-    for (int j = 0; j < J; ++j) acc[o][j] = begin ? Floats{} : sums[o * J + j];
+    for (int j = 0; j < J; ++j) acc[o][j] = begin ? FloatsOf<width>{} : sums[o * J + j];
   for (int r = 0; r < rows; ++r) {
     const float* xs = x + r * k.stride * s.row;
     const float* ds = d + r * s.out_row;
     for (int c = 0; c < k.columns(); ++c, xs += k.stride * k.lanes, ds += k.lanes) {
-      for (int n = 0; n < k.lanes; n += vector_width) {
-        Floats value[J];
-        for (int j = 0; j < J; ++j) value[j] = load(xs + j * k.lanes + n);
+      for (int n = 0; n < k.lanes; n += width) {
+        FloatsOf<width> value[J];
+        for (int j = 0; j < J; ++j) value[j] = load<width>(xs + j * k.lanes + n);
         for (int o = 0; o < O; ++o) {
-          const Floats a = load(ds + o * d_plane + n);
+          const FloatsOf<width> a = load<width>(ds + o * d_plane + n);
           for (int j = 0; j < J; ++j) acc[o][j] += a * value[j];
         }
       }
@@ -197,14 +200,14 @@ DSGD_INLINE inline void correlate(const ChwnConv& k, const Strides& s, int rows,
   for (int o = 0; o < O; ++o) {
     for (int j = 0; j < J; ++j) {
       if (end)
-        dw[o * taps + j] = sum(acc[o][j]);
+        dw[o * taps + j] = sum<width>(acc[o][j]);
       else
         sums[o * J + j] = acc[o][j];
     }
   }
 }
 
-template <int O_part, int J_most>
+template <int width, int O_part, int J_most>
 DSGD_INLINE inline void weights_of(const ChwnConv& k, const float* x, const float* dy,
                                    const std::uint8_t* winners, float* dw, float* db, float* scratch) {
   const Strides s(k);
@@ -213,50 +216,50 @@ DSGD_INLINE inline void weights_of(const ChwnConv& k, const float* x, const floa
                        dy_row = pooled ? std::ptrdiff_t(k.columns() / k.pool) * k.lanes : s.out_row,
                        dy_plane = pooled ? k.rows() / k.pool * dy_row : s.out_plane;
   const int used_rows = k.rows() / k.pool * k.pool, band = band_rows(k);
-  Floats* const sums = reinterpret_cast<Floats*>(scratch);
+  FloatsOf<width>* const sums = reinterpret_cast<FloatsOf<width>*>(scratch);
   float* const d = scratch + taps * O_most * vector_width;
   const std::ptrdiff_t d_plane = band_plane(k);
   if (pooled) std::memset(d, 0, O_most * d_plane * sizeof(float));  // what lies in no window
   in_parts<O_part>(k.filters, [&](int first, auto O) DSGD_INLINE {
-    Floats bias[O] = {};
+    FloatsOf<width> bias[O] = {};
     for (int r = 0; r < used_rows; r += band) {
       const int rows = std::min(band, used_rows - r);
       for (int o = 0; o < O; ++o) {
         float* const to = d + o * d_plane;
         const float* const from = dy + (first + o) * dy_plane;
         if (pooled)
-          spread_rows(k, r / k.pool, (r + rows) / k.pool, from, winners + (first + o) * dy_plane, to);
+          spread_rows<width>(k, r / k.pool, (r + rows) / k.pool, from, winners + (first + o) * dy_plane, to);
         else
           std::memcpy(to, from + r * s.out_row, rows * s.out_row * sizeof(float));
-        for (std::ptrdiff_t e = 0; e < rows * s.out_row; e += vector_width) bias[o] += load(to + e);
+        for (std::ptrdiff_t e = 0; e < rows * s.out_row; e += width) bias[o] += load<width>(to + e);
       }
       const float* from = x + r * k.stride * s.row;
       std::ptrdiff_t tap = 0;
       for (int c = 0; c < k.channels; ++c) {
         for (int i = 0; i < k.kernel; ++i, tap += k.kernel) {
           in_parts<J_most>(k.kernel, [&](int j, auto J) DSGD_INLINE {
-            correlate<O, J>(k, s, rows, from + c * s.plane + i * s.row + std::ptrdiff_t(j) * k.lanes, d,
-                            d_plane, r == 0, r + rows == used_rows, sums + (tap + j) * O,
-                            dw + first * taps + tap + j);
+            correlate<width, O, J>(k, s, rows, from + c * s.plane + i * s.row + std::ptrdiff_t(j) * k.lanes,
+                                   d, d_plane, r == 0, r + rows == used_rows, sums + (tap + j) * O,
+                                   dw + first * taps + tap + j);
           });
         }
       }
     }
-    for (int o = 0; o < O; ++o) db[first + o] = sum(bias[o]);
+    for (int o = 0; o < O; ++o) db[first + o] = sum<width>(bias[o]);
   });
 }
 
-template <int C_most, int V>
+template <int width, int C_most, int V>
 DSGD_INLINE inline void data_of(const ChwnConv& k, const float* w, const float* d, float* dx) {
   const Strides s(k);
   const std::ptrdiff_t plane = std::ptrdiff_t(k.height) * k.width * k.lanes;
   in_parts<C_most>(k.channels, [&](int first, auto C) DSGD_INLINE {
     for (int h = 0; h < k.height; ++h) {
       for (int l = 0; l < k.width; ++l) {
-        for (int n = 0; n < k.lanes; n += V * vector_width) {
-          Floats acc[C][V];
+        for (int n = 0; n < k.lanes; n += V * width) {
+          FloatsOf<width> acc[C][V];
           for (auto& a : acc)
-            for (auto& v : a) v = Floats{};
+            for (auto& v : a) v = FloatsOf<width>{};
           // The outputs (r, q) that this pixel has gone into by tap (i, j).
           for (int i = (h + k.pad) % k.stride; i < k.kernel; i += k.stride) {
             const int r = (h + k.pad - i) / k.stride;
@@ -267,8 +270,8 @@ DSGD_INLINE inline void data_of(const ChwnConv& k, const float* w, const float* 
               const float* ds = d + r * s.out_row + std::ptrdiff_t(q) * k.lanes + n;
               const float* ws = w + std::ptrdiff_t(i * k.kernel + j) * k.filters * k.channels + first;
               for (int o = 0; o < k.filters; ++o, ds += s.out_plane, ws += k.channels) {
-                Floats value[V];
-                for (int v = 0; v < V; ++v) value[v] = load(ds + v * vector_width);
+                FloatsOf<width> value[V];
+                for (int v = 0; v < V; ++v) value[v] = load<width>(ds + v * width);
                 for (int c = 0; c < C; ++c) {
                   const float a = ws[c];
                   for (int v = 0; v < V; ++v) acc[c][v] += a * value[v];
@@ -278,7 +281,7 @@ DSGD_INLINE inline void data_of(const ChwnConv& k, const float* w, const float* 
           }
           float* to = dx + first * plane + (std::ptrdiff_t(h) * k.width + l) * k.lanes + n;
           for (int c = 0; c < C; ++c)
-            for (int v = 0; v < V; ++v) store(to + c * plane + v * vector_width, acc[c][v]);
+            for (int v = 0; v < V; ++v) store<width>(to + c * plane + v * width, acc[c][v]);
         }
       }
     }
@@ -286,8 +289,8 @@ DSGD_INLINE inline void data_of(const ChwnConv& k, const float* w, const float* 
 }
 
 // begin(output) -> state, then each(state, place in the window, input) for what lies in it, then end(state,
-// output), for 16 samples of every output.
-template <class Begin, class Each, class End>
+// output), for `width` samples of every output.
+template <int width, class Begin, class Each, class End>
 DSGD_INLINE inline void windows(const ChwnPool& k, Begin begin, Each each, End end) {
   const std::ptrdiff_t lanes = k.lanes;
   for (int c = 0; c < k.channels; ++c) {
@@ -298,7 +301,7 @@ DSGD_INLINE inline void windows(const ChwnPool& k, Begin begin, Each each, End e
         const std::ptrdiff_t out = ((std::ptrdiff_t(c) * k.rows + r) * k.columns + q) * lanes;
         const std::ptrdiff_t in =
             ((std::ptrdiff_t(c) * k.height + r * k.stride) * k.width + q * k.stride) * lanes;
-        for (int n = 0; n < k.lanes; n += vector_width) {
+        for (int n = 0; n < k.lanes; n += width) {
           auto state = begin(out + n, i_end * j_end);
           for (int i = 0; i < i_end; ++i)
             for (int j = 0; j < j_end; ++j)
@@ -309,77 +312,84 @@ DSGD_INLINE inline void windows(const ChwnPool& k, Begin begin, Each each, End e
     }
   }
 }
+template <int width>
 DSGD_INLINE inline void max_forward_of(const ChwnPool& k, const float* x, float* y, std::uint8_t* winners) {
   struct Best {
-    Floats value;
-    Ints winner;
+    FloatsOf<width> value;
+    IntsOf<width> winner;
   };
-  windows(
+  windows<width>(
       k,
       [](std::ptrdiff_t, int) DSGD_INLINE {
-        return Best{Floats{} - INFINITY, Ints{}};
+        return Best{FloatsOf<width>{} - INFINITY, IntsOf<width>{}};
       },
       [&](Best& b, int place, std::ptrdiff_t at)
-          DSGD_INLINE { larger(load(x + at), place, b.value, b.winner); },
+          DSGD_INLINE { larger<width>(load<width>(x + at), place, b.value, b.winner); },
       [&](Best& b, std::ptrdiff_t to) DSGD_INLINE {
-        store(y + to, b.value);
-        store(winners + to, b.winner);
+        store<width>(y + to, b.value);
+        store<width>(winners + to, b.winner);
       });
 }
+template <int width>
 DSGD_INLINE inline void max_backward_of(const ChwnPool& k, const float* dy, const std::uint8_t* winners,
                                         float* dx) {
   std::memset(dx, 0, std::size_t(k.channels) * k.height * k.width * k.lanes * sizeof(float));
   struct Won {
-    Floats d;
-    Ints winner;
+    FloatsOf<width> d;
+    IntsOf<width> winner;
   };
-  windows(
+  windows<width>(
       k,
       [&](std::ptrdiff_t from, int) DSGD_INLINE {
-        return Won{load(dy + from), load(winners + from)};
+        return Won{load<width>(dy + from), load<width>(winners + from)};
       },
-      [&](const Won& won, int place, std::ptrdiff_t at)
-          DSGD_INLINE { store(dx + at, load(dx + at) + (won.winner == place ? won.d : Floats{})); },
+      [&](const Won& won, int place, std::ptrdiff_t at) DSGD_INLINE {
+        store<width>(dx + at, load<width>(dx + at) + (won.winner == place ? won.d : FloatsOf<width>{}));
+      },
       [](const Won&, std::ptrdiff_t) DSGD_INLINE {});
 }
+template <int width>
 DSGD_INLINE inline void mean_forward_of(const ChwnPool& k, const float* x, float* y) {
   struct Sum {
-    Floats total;
+    FloatsOf<width> total;
     float share;
   };
-  windows(
+  windows<width>(
       k,
       [](std::ptrdiff_t, int count) DSGD_INLINE {
-        return Sum{Floats{}, 1 / float(count)};
+        return Sum{FloatsOf<width>{}, 1 / float(count)};
       },
-      [&](Sum& s, int, std::ptrdiff_t at) DSGD_INLINE { s.total += load(x + at); },
-      [&](const Sum& s, std::ptrdiff_t to) DSGD_INLINE { store(y + to, s.share * s.total); });
+      [&](Sum& s, int, std::ptrdiff_t at) DSGD_INLINE { s.total += load<width>(x + at); },
+      [&](const Sum& s, std::ptrdiff_t to) DSGD_INLINE { store<width>(y + to, s.share * s.total); });
 }
+template <int width>
 DSGD_INLINE inline void mean_backward_of(const ChwnPool& k, const float* dy, float* dx) {
   std::memset(dx, 0, std::size_t(k.channels) * k.height * k.width * k.lanes * sizeof(float));
-  windows(
+  windows<width>(
       k,
       [&](std::ptrdiff_t from, int count)
-          DSGD_INLINE { return Floats(load(dy + from) * (1 / float(count))); },
-      [&](const Floats& d, int, std::ptrdiff_t at) DSGD_INLINE { store(dx + at, load(dx + at) + d); },
-      [](const Floats&, std::ptrdiff_t) DSGD_INLINE {});
+          DSGD_INLINE { return FloatsOf<width>(load<width>(dy + from) * (1 / float(count))); },
+      [&](const FloatsOf<width>& d, int, std::ptrdiff_t at)
+          DSGD_INLINE { store<width>(dx + at, load<width>(dx + at) + d); },
+      [](const FloatsOf<width>&, std::ptrdiff_t) DSGD_INLINE {});
 }
 
-template <int F_most, int V>
+template <int width, int F_most, int V>
 DSGD_INLINE inline void forward_of(const ChwnConv& k, const float* x, const float* w, const float* b,
                                    float* y, std::uint8_t* winners) {
   if (k.pool > 1)
-    forward_pooled<F_most, V>(k, x, w, b, y, winners);
+    forward_pooled<width, F_most, V>(k, x, w, b, y, winners);
   else
-    forward_plain<F_most, V>(k, x, w, b, y);
+    forward_plain<width, F_most, V>(k, x, w, b, y);
 }
 
+template <int width>
 DSGD_INLINE inline void spread_of(const ChwnConv& k, const float* dy, const std::uint8_t* winners, float* d) {
   const int rows = k.rows() / k.pool, columns = k.columns() / k.pool;
   for (int f = 0; f < k.filters; ++f) {
     const std::ptrdiff_t from = std::ptrdiff_t(f) * rows * columns * k.lanes;
-    spread_rows(k, 0, rows, dy + from, winners + from,
-                d + std::ptrdiff_t(f) * k.rows() * k.columns() * k.lanes);
+    spread_rows<width>(k, 0, rows, dy + from, winners + from,
+                       d + std::ptrdiff_t(f) * k.rows() * k.columns() * k.lanes);
   }
 }
 
@@ -546,24 +556,27 @@ struct Kernels {
   void (*shortcut_backward)(const ChwnShortcut&, const float*, float*);
 };
 
-// F filters (or channels) by V vectors of samples; F1 by one; O filters by J taps of a row, O3 by 3.
-#define DSGD_KERNELS(name, target, F, V, F1, O, J, O3)                                    \
-  Kernels {                                                                               \
-    name, V *vector_width, DSGD_COMPILED(target, forward_of<F, V>),                       \
-        DSGD_COMPILED(target, forward_of<F1, 1>), DSGD_COMPILED(target, data_of<F, V>),   \
-        DSGD_COMPILED(target, data_of<F1, 1>), DSGD_COMPILED(target, weights_of<O, J>),   \
-        DSGD_COMPILED(target, weights_of<O3, 3>), DSGD_COMPILED(target, spread_of),       \
-        DSGD_COMPILED(target, max_forward_of), DSGD_COMPILED(target, max_backward_of),    \
-        DSGD_COMPILED(target, mean_forward_of), DSGD_COMPILED(target, mean_backward_of),  \
-        DSGD_COMPILED(target, norm_forward), DSGD_COMPILED(target, norm_backward),        \
-        DSGD_COMPILED(target, shortcut_forward), DSGD_COMPILED(target, shortcut_backward) \
+// In vectors of `width` samples: F filters (or channels) by V vectors; F1 by 16 samples; O filters by J taps
+// of a row, O3 by 3.
+#define DSGD_KERNELS(name, target, width, F, V, F1, O, J, O3)                                            \
+  Kernels {                                                                                              \
+    name, V *width, DSGD_COMPILED(target, forward_of<width, F, V>),                                      \
+        DSGD_COMPILED(target, forward_of<width, F1, vector_width / width>),                              \
+        DSGD_COMPILED(target, data_of<width, F, V>),                                                     \
+        DSGD_COMPILED(target, data_of<width, F1, vector_width / width>),                                 \
+        DSGD_COMPILED(target, weights_of<width, O, J>), DSGD_COMPILED(target, weights_of<width, O3, 3>), \
+        DSGD_COMPILED(target, spread_of<width>), DSGD_COMPILED(target, max_forward_of<width>),           \
+        DSGD_COMPILED(target, max_backward_of<width>), DSGD_COMPILED(target, mean_forward_of<width>),    \
+        DSGD_COMPILED(target, mean_backward_of<width>), DSGD_COMPILED(target, norm_forward),             \
+        DSGD_COMPILED(target, norm_backward), DSGD_COMPILED(target, shortcut_forward),                   \
+        DSGD_COMPILED(target, shortcut_backward)                                                         \
   }
 
 const Kernels& kernels() {
   static const Kernels best = [] {
-    if (has_avx512()) return DSGD_KERNELS("avx512", DSGD_AVX512, 12, 2, 12, 5, 5, 8);
-    if (has_avx2()) return DSGD_KERNELS("avx2", DSGD_AVX2, 6, 1, 6, 2, 3, 2);
-    return DSGD_KERNELS("generic", , 3, 1, 3, 1, 3, 1);
+    if (has_avx512()) return DSGD_KERNELS("avx512", DSGD_AVX512, 16, 12, 2, 12, 5, 5, 8);
+    if (has_avx2()) return DSGD_KERNELS("avx2", DSGD_AVX2, 8, 6, 2, 6, 4, 3, 4);
+    return DSGD_KERNELS("generic", , 4, 2, 4, 2, 3, 3, 3);
   }();
   return best;
 }

@@ -27,26 +27,52 @@ Instructions instructions();
 inline bool has_avx512() { return instructions() >= Instructions::avx512; }
 inline bool has_avx2() { return instructions() >= Instructions::avx2; }
 
-constexpr int vector_width = 16;  // floats in a vector
-typedef float Floats __attribute__((vector_size(64), may_alias));
-typedef std::int32_t Ints __attribute__((vector_size(64), may_alias));
-typedef std::uint8_t Bytes __attribute__((vector_size(16), may_alias));
+constexpr int vector_width = 16;  // floats that every kernel may take at a time
 
-DSGD_INLINE inline Floats load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
-DSGD_INLINE inline void store(float* to, Floats v) { *reinterpret_cast<Floats*>(to) = v; }
-DSGD_INLINE inline Ints load(const std::uint8_t* from) {
-  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(from), Ints);
+// Vectors of so many numbers. Accumulators must be of the instruction set's own width: GCC keeps wider ones
+// in memory.
+template <int width>
+struct Vectors {
+  typedef float Floats __attribute__((vector_size(4 * width), may_alias));
+  typedef std::int32_t Ints __attribute__((vector_size(4 * width), may_alias));
+  typedef std::uint8_t Bytes __attribute__((vector_size(width), may_alias));
+};
+template <int width>
+using FloatsOf = typename Vectors<width>::Floats;
+template <int width>
+using IntsOf = typename Vectors<width>::Ints;
+typedef FloatsOf<vector_width> Floats;
+typedef IntsOf<vector_width> Ints;
+
+template <int width = vector_width>
+DSGD_INLINE inline FloatsOf<width> load(const float* from) {
+  return *reinterpret_cast<const FloatsOf<width>*>(from);
 }
-DSGD_INLINE inline void store(std::uint8_t* to, Ints v) {
+template <int width = vector_width>
+DSGD_INLINE inline void store(float* to, FloatsOf<width> v) {
+  *reinterpret_cast<FloatsOf<width>*>(to) = v;
+}
+template <int width = vector_width>
+DSGD_INLINE inline IntsOf<width> load(const std::uint8_t* from) {
+  return __builtin_convertvector(*reinterpret_cast<const typename Vectors<width>::Bytes*>(from),
+                                 IntsOf<width>);
+}
+template <int width = vector_width>
+DSGD_INLINE inline void store(std::uint8_t* to, IntsOf<width> v) {
+  using Bytes = typename Vectors<width>::Bytes;
   *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(v, Bytes);
 }
-DSGD_INLINE inline float sum(Floats v) {
-  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  const auto four =
-      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
-  return two[0] + two[1];
+template <int width>
+DSGD_INLINE inline float sum(FloatsOf<width> v) {
+  if constexpr (width == 2) {
+    return v[0] + v[1];
+  } else {
+    return [&]<int... n>(std::integer_sequence<int, n...>) DSGD_INLINE {
+      return sum<width / 2>(__builtin_shufflevector(v, v, n...) +
+                            __builtin_shufflevector(v, v, (width / 2 + n)...));
+    }
+    (std::make_integer_sequence<int, width / 2>());
+  }
 }
 
 // f(first, count) over [0, total) in parts of nearly equal size, at most `most`; count is known when

@@ -8,21 +8,19 @@
 namespace dsgd {
 namespace {
 
-typedef float Unaligned __attribute__((vector_size(64), may_alias, aligned(4)));
-
 constexpr int line = 16;  // floats in a cache line
 // What streams in from memory is asked for one part ahead, into the second-level cache.
 DSGD_INLINE inline void prefetch(const float* from) { __builtin_prefetch(from, 0, 2); }
 
 // acc[u][v] += sum over [i, end) of w[u][i] * x[i]
-template <int U, int V>
+template <int width, int U, int V>
 DSGD_INLINE inline void add_products(const float* w, std::ptrdiff_t inputs, std::ptrdiff_t i,
                                      std::ptrdiff_t end, const float* x, std::ptrdiff_t lanes,
-                                     Floats (&acc)[U][V]) {
+                                     FloatsOf<width> (&acc)[U][V]) {
 #pragma GCC unroll 4
   for (; i < end; ++i) {
-    Floats xs[V];
-    for (int v = 0; v < V; ++v) xs[v] = load(x + i * lanes + v * vector_width);
+    FloatsOf<width> xs[V];
+    for (int v = 0; v < V; ++v) xs[v] = load<width>(x + i * lanes + v * width);
     for (int u = 0; u < U; ++u) {
       const float a = w[u * inputs + i];
       for (int v = 0; v < V; ++v) acc[u][v] += a * xs[v];
@@ -31,27 +29,27 @@ DSGD_INLINE inline void add_products(const float* w, std::ptrdiff_t inputs, std:
 }
 
 // U units by V vectors of samples at a time.
-template <int U_most, int V>
+template <int width, int U_most, int V>
 DSGD_INLINE inline void forward_of(const DenseProducts& k, const float* x, const float* w, const float* b,
                                    float* y) {
   const std::ptrdiff_t inputs = k.inputs, lanes = k.lanes, whole_lines = inputs / line * line;
   in_parts<U_most>(k.units, [&](int first, auto U) DSGD_INLINE {
     const float* ws = w + first * inputs;
-    for (std::ptrdiff_t n = 0; n < lanes; n += V * vector_width) {
-      Floats acc[U][V];
+    for (std::ptrdiff_t n = 0; n < lanes; n += V * width) {
+      FloatsOf<width> acc[U][V];
       for (int u = 0; u < U; ++u)
-        for (int v = 0; v < V; ++v) acc[u][v] = Floats{} + b[first + u];
+        for (int v = 0; v < V; ++v) acc[u][v] = FloatsOf<width>{} + b[first + u];
       for (std::ptrdiff_t i = 0; i < whole_lines; i += line) {
         if (n == 0)
           for (int u = 0; u < U; ++u) prefetch(ws + (U + u) * inputs + i);
-        add_products<U, V>(ws, inputs, i, i + line, x + n, lanes, acc);
+        add_products<width, U, V>(ws, inputs, i, i + line, x + n, lanes, acc);
       }
-      add_products<U, V>(ws, inputs, whole_lines, inputs, x + n, lanes, acc);
+      add_products<width, U, V>(ws, inputs, whole_lines, inputs, x + n, lanes, acc);
       for (int u = 0; u < U; ++u) {
         for (int v = 0; v < V; ++v) {
           // What is not a number gets on.
-          if (k.relu) acc[u][v] = acc[u][v] <= 0.0f ? Floats{} : acc[u][v];
-          store(y + (first + u) * lanes + n + v * vector_width, acc[u][v]);
+          if (k.relu) acc[u][v] = acc[u][v] <= 0.0f ? FloatsOf<width>{} : acc[u][v];
+          store<width>(y + (first + u) * lanes + n + v * width, acc[u][v]);
         }
       }
     }
@@ -59,20 +57,21 @@ DSGD_INLINE inline void forward_of(const DenseProducts& k, const float* x, const
 }
 
 // U units by V vectors of inputs at a time.
-template <int U_most, int V>
+template <int width, int U_most, int V>
 DSGD_INLINE inline void weights_of(const DenseProducts& k, const float* rows, const float* dy, float* dw,
                                    float* db) {
+  typedef float Unaligned __attribute__((vector_size(4 * width), may_alias, aligned(4)));
   const std::ptrdiff_t inputs = k.inputs, lanes = k.lanes;
   in_parts<U_most>(k.units, [&](int first, auto U) DSGD_INLINE {
     const float* from = dy + first * lanes;
-    for (std::ptrdiff_t next = 0; next < inputs; next += V * vector_width) {
-      const std::ptrdiff_t i = std::min(next, inputs - V * vector_width);  // the last does some twice
-      Floats acc[U][V] = {};
+    for (std::ptrdiff_t next = 0; next < inputs; next += V * width) {
+      const std::ptrdiff_t i = std::min(next, inputs - V * width);  // the last does some twice
+      FloatsOf<width> acc[U][V] = {};
 #pragma GCC unroll 4
       for (std::ptrdiff_t n = 0; n < lanes; ++n) {
-        Floats xs[V];
+        FloatsOf<width> xs[V];
         for (int v = 0; v < V; ++v)
-          xs[v] = *reinterpret_cast<const Unaligned*>(rows + n * inputs + i + v * vector_width);
+          xs[v] = *reinterpret_cast<const Unaligned*>(rows + n * inputs + i + v * width);
         for (int u = 0; u < U; ++u) {
           const float a = from[u * lanes + n];
           for (int v = 0; v < V; ++v) acc[u][v] += a * xs[v];
@@ -80,50 +79,50 @@ DSGD_INLINE inline void weights_of(const DenseProducts& k, const float* rows, co
       }
       for (int u = 0; u < U; ++u)
         for (int v = 0; v < V; ++v)
-          *reinterpret_cast<Unaligned*>(dw + (first + u) * inputs + i + v * vector_width) = acc[u][v];
+          *reinterpret_cast<Unaligned*>(dw + (first + u) * inputs + i + v * width) = acc[u][v];
     }
     for (int u = 0; u < U; ++u) {
-      Floats total = {};
-      for (std::ptrdiff_t n = 0; n < lanes; n += vector_width) total += load(from + u * lanes + n);
-      db[first + u] = sum(total);
+      FloatsOf<width> total = {};
+      for (std::ptrdiff_t n = 0; n < lanes; n += width) total += load<width>(from + u * lanes + n);
+      db[first + u] = sum<width>(total);
     }
   });
 }
 
 // I inputs by V vectors of samples at a time, in blocks of units: those are rows of w, and what I inputs
 // leave of a cache line is still there when it is its turn.
-template <int I_most, int V>
+template <int width, int I_most, int V>
 DSGD_INLINE inline void data_of(const DenseProducts& k, const float* w, const float* dy, float* dx) {
   constexpr int block = 64;
   const std::ptrdiff_t inputs = k.inputs, lanes = k.lanes;
   for (int begin = 0; begin < k.units; begin += block) {
     const int end = std::min(begin + block, k.units);
     in_parts<I_most>(k.inputs, [&](int first, auto I) DSGD_INLINE {
-      for (std::ptrdiff_t n = 0; n < lanes; n += V * vector_width) {
+      for (std::ptrdiff_t n = 0; n < lanes; n += V * width) {
         float* const to = dx + first * lanes + n;
-        Floats acc[I][V];
+        FloatsOf<width> acc[I][V];
         for (int i = 0; i < I; ++i)
           for (int v = 0; v < V; ++v)
-            acc[i][v] = begin == 0 ? Floats{} : load(to + i * lanes + v * vector_width);
+            acc[i][v] = begin == 0 ? FloatsOf<width>{} : load<width>(to + i * lanes + v * width);
 #pragma GCC unroll 4
         for (std::ptrdiff_t u = begin; u < end; ++u) {
           const float* ws = w + u * inputs + first;
           if (n == 0) prefetch(ws + block * inputs);
-          Floats ds[V];
-          for (int v = 0; v < V; ++v) ds[v] = load(dy + u * lanes + n + v * vector_width);
+          FloatsOf<width> ds[V];
+          for (int v = 0; v < V; ++v) ds[v] = load<width>(dy + u * lanes + n + v * width);
           for (int i = 0; i < I; ++i) {
             const float a = ws[i];
             for (int v = 0; v < V; ++v) acc[i][v] += a * ds[v];
           }
         }
         for (int i = 0; i < I; ++i)
-          for (int v = 0; v < V; ++v) store(to + i * lanes + v * vector_width, acc[i][v]);
+          for (int v = 0; v < V; ++v) store<width>(to + i * lanes + v * width, acc[i][v]);
       }
     });
   }
 }
 
-// By how many vectors of samples (or of inputs) a kernel takes at a time: 1, a few, and more.
+// By how many samples (or inputs) a kernel takes at a time: 16, some, and more.
 constexpr int widths = 3;
 struct Kernels {
   int samples[widths], inputs[widths - 1];
@@ -132,22 +131,24 @@ struct Kernels {
   void (*weights[widths - 1])(const DenseProducts&, const float*, const float*, float*, float*);
 };
 
-// A by one vector, B by V, C by W; of the weights' gradient D by one, E by X.
-#define DSGD_KERNELS(target, A, B, V, C, W, D, E, X)                                        \
-  Kernels {                                                                                 \
-    {vector_width, V * vector_width, W * vector_width}, {vector_width, X * vector_width},   \
-        {DSGD_COMPILED(target, forward_of<A, 1>), DSGD_COMPILED(target, forward_of<B, V>),  \
-         DSGD_COMPILED(target, forward_of<C, W>)},                                          \
-        {DSGD_COMPILED(target, data_of<A, 1>), DSGD_COMPILED(target, data_of<B, V>),        \
-         DSGD_COMPILED(target, data_of<C, W>)},                                             \
-        {DSGD_COMPILED(target, weights_of<D, 1>), DSGD_COMPILED(target, weights_of<E, X>)}, \
+// In vectors of `width` floats: A by 16 floats, B by V vectors, C by W; of the weights' gradient D by 16
+// floats, E by X vectors.
+#define DSGD_KERNELS(target, width, A, B, V, C, W, D, E, X)                                               \
+  Kernels {                                                                                               \
+    {vector_width, V * width, W * width}, {vector_width, X * width},                                      \
+        {DSGD_COMPILED(target, forward_of<width, A, vector_width / width>),                               \
+         DSGD_COMPILED(target, forward_of<width, B, V>), DSGD_COMPILED(target, forward_of<width, C, W>)}, \
+        {DSGD_COMPILED(target, data_of<width, A, vector_width / width>),                                  \
+         DSGD_COMPILED(target, data_of<width, B, V>), DSGD_COMPILED(target, data_of<width, C, W>)},       \
+        {DSGD_COMPILED(target, weights_of<width, D, vector_width / width>),                               \
+         DSGD_COMPILED(target, weights_of<width, E, X>)},                                                 \
   }
 
 const Kernels& kernels() {
   static const Kernels best = [] {
-    if (has_avx512()) return DSGD_KERNELS(DSGD_AVX512, 12, 12, 2, 6, 4, 12, 8, 3);
-    if (has_avx2()) return DSGD_KERNELS(DSGD_AVX2, 6, 6, 1, 6, 1, 6, 6, 1);
-    return DSGD_KERNELS(, 3, 3, 1, 3, 1, 3, 3, 1);
+    if (has_avx512()) return DSGD_KERNELS(DSGD_AVX512, 16, 12, 12, 2, 6, 4, 12, 8, 3);
+    if (has_avx2()) return DSGD_KERNELS(DSGD_AVX2, 8, 6, 6, 2, 6, 2, 6, 6, 2);
+    return DSGD_KERNELS(, 4, 2, 2, 4, 2, 4, 2, 2, 4);
   }();
   return best;
 }

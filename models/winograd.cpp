@@ -237,15 +237,12 @@ DSGD_INLINE inline void transform_kernels(const WinogradConv& k, bool turned, co
 }
 
 // c[row][n] = (add ? c : 0) + sum over depth of a[row][k] * b[k][n] for so many rows and columns. Steps are
-// distances in floats; rows of a are a_row apart. By V vectors of `width` floats, those of the instruction
-// set: accumulators that it has to split are kept in memory.
+// distances in floats; rows of a are a_row apart. By V vectors of `width` floats.
 template <int width, int R_most, int V, int a_row>
 DSGD_INLINE inline void multiply(int rows, int depth, int columns, const float* a, std::ptrdiff_t a_step,
                                  const float* b, std::ptrdiff_t b_step, float* c, std::ptrdiff_t c_row,
                                  bool add) {
-  typedef float Native __attribute__((vector_size(width * sizeof(float)), may_alias));
-  const auto at = [](const float* from, int n)
-                      DSGD_INLINE { return reinterpret_cast<Native*>(const_cast<float*>(from)) + n; };
+  using Native = FloatsOf<width>;
   in_parts<R_most>(rows, [&](int first, auto R) DSGD_INLINE {
     for (int column = 0; column < columns; column += V * width) {
       Native acc[R][V];
@@ -255,7 +252,7 @@ DSGD_INLINE inline void multiply(int rows, int depth, int columns, const float* 
       const float* bs = b + column;
       for (int k = 0; k < depth; ++k, as += a_step, bs += b_step) {
         Native value[V];
-        for (int n = 0; n < V; ++n) value[n] = *at(bs, n);
+        for (int n = 0; n < V; ++n) value[n] = load<width>(bs + n * width);
         for (int r = 0; r < R; ++r) {
           const float factor = as[r * a_row];
           for (int n = 0; n < V; ++n) acc[r][n] += factor * value[n];
@@ -263,7 +260,8 @@ DSGD_INLINE inline void multiply(int rows, int depth, int columns, const float* 
       }
       for (int r = 0; r < R; ++r) {
         float* const to = c + (first + r) * c_row + column;
-        for (int n = 0; n < V; ++n) *at(to, n) = add ? *at(to, n) + acc[r][n] : acc[r][n];
+        for (int n = 0; n < V; ++n)
+          store<width>(to + n * width, add ? load<width>(to + n * width) + acc[r][n] : acc[r][n]);
       }
     }
   });
