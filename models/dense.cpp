@@ -162,7 +162,7 @@ int of_samples(int lanes) {
 
 }  // namespace
 
-bool DenseProducts::faster() const { return has_avx512() && inputs >= vector_width; }
+bool DenseProducts::faster() const { return has_avx2() && inputs >= vector_width; }
 
 void DenseProducts::forward(const float* x, const float* w, const float* b, float* y) const {
   kernels().forward[of_samples(lanes)](*this, x, w, b, y);

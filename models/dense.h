@@ -9,7 +9,7 @@ struct DenseProducts {
   int lanes;          // a multiple of 16
   bool relu = false;  // after y = w x + b
 
-  bool faster() const;  // than oneDNN's matrix product; measured with AVX-512
+  bool faster() const;  // than oneDNN's matrix product; measured with AVX-512 and AVX2
   void forward(const float* x, const float* w, const float* b, float* y) const;
   // rows: x as {lanes, inputs}. dy: at the output before ReLU.
   void weights(const float* rows, const float* dy, float* dw, float* db) const;
