@@ -46,6 +46,8 @@ template <class... F>
 struct Overloaded : F... {  // std::visit(Overloaded{[](const Dense&) {}, [](const auto&) {}}, spec)
   using F::operator()...;
 };
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;          // clang before 17 does not find it
 std::string to_string(const LayerSpec& spec);  // "conv 5x5x20"
 
 // A feed-forward net that ends in softmax cross-entropy over its last layer's outputs, the logits.

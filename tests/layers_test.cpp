@@ -178,7 +178,8 @@ const std::vector<Case>& cases() {
         Relu{}, Conv2d{3, 3}},
        4,
        3},
-      {"resnet20_smooth", {3, 4, 4}, smooth_resnet20().layers, 4, 3, 2e-5},
+      // Rounding adds up over its layers.
+      {"resnet20_smooth", {3, 4, 4}, smooth_resnet20().layers, 4, 3, 3e-5},
       // Rounding moves some of its many activations across the kink.
       {"resnet20", {3, 8, 8}, find_model("resnet20")->make({3, 8, 8}, 10).layers, 4, 3, 2e-2},
       {"softmax", {1, 28, 28}, find_model("softmax")->make({1, 28, 28}, 10).layers, 2, 1},
@@ -421,7 +422,9 @@ TEST(Reference, AgreesWithFiniteDifferences) {
         {Conv2d{2, 3}, Relu{}, MaxPool{2, 2}, Conv2d{3, 3}, Relu{}, Dense{4}, Tanh{}, Dense{3}}},
        kinks},
   };
-  for (const auto& [example, h] : examples) {
+  for (const Example& each : examples) {
+    const Case& example = each.net;
+    const double h = each.h;
     SCOPED_TRACE(example.name);
     const Network net = example.net();
     const int n = 2;
