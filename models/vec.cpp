@@ -1,6 +1,10 @@
 #include "models/vec.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -95,15 +99,21 @@ DSGD_CLONES void magnitude_loop(float gamma, float epsilon, const float* __restr
   }
 }
 
+// Every step walks through all vectors: in huge pages it looks up a few addresses instead of thousands.
+constexpr std::size_t line = 64, huge_page = 2 << 20;  // bytes
+
 class HostSpace final : public Space {
  public:
   float* allocate(std::size_t n) const override {
-    const std::size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
-    auto* data = static_cast<float*>(::operator new(bytes ? bytes : 64, std::align_val_t(64)));
-    std::memset(data, 0, bytes);
-    return data;
+    const std::size_t bytes = std::max<std::size_t>(n * sizeof(float), 1);
+    const std::size_t unit = bytes < huge_page ? line : huge_page, rounded = (bytes + unit - 1) / unit * unit;
+    void* data = std::aligned_alloc(unit, rounded);
+    if (!data) throw std::bad_alloc();
+    if (unit == huge_page) madvise(data, rounded, MADV_HUGEPAGE);  // a wish
+    std::memset(data, 0, rounded);
+    return static_cast<float*>(data);
   }
-  void release(float* data) const override { ::operator delete(data, std::align_val_t(64)); }
+  void release(float* data) const override { std::free(data); }
   void fill(float a, float* y, std::size_t n) const override { fill_loop(a, y, n); }
   void copy(const float* x, float* y, std::size_t n) const override {
     if (n) std::memcpy(y, x, n * sizeof(float));

@@ -42,6 +42,10 @@ void* malloc(std::size_t size) {
   count(size, __builtin_return_address(0));
   return __libc_malloc(size);
 }
+void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  count(size, __builtin_return_address(0));
+  return __libc_memalign(alignment, size);
+}
 int posix_memalign(void** to, std::size_t alignment, std::size_t size) {
   count(size, __builtin_return_address(0));
   *to = __libc_memalign(alignment, size);
