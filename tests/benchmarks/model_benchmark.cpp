@@ -47,8 +47,8 @@ bool agrees(const Network& net, Device& device, int batch, const Samples& sample
   Model(net, device, batch).gradient(w, samples, ids, is);
   const auto reference = find_device("reference")->make();
   Model(net, *reference, 3).gradient(w, samples, ids, should);
-  // Rounding moves some activations of a deep network across ReLU's kink.
-  return distance(is, should) < (precision == Precision::bf16 ? 2e-2
+  // Rounding moves some activations across the kink of ReLU.
+  return distance(is, should) < (precision == Precision::bf16 ? 6e-2
                                  : normalised_channels(net)   ? 1e-2
                                                               : 1e-5);
 }
