@@ -406,7 +406,7 @@ class SweepOnRealImages(unittest.TestCase, RecordChecks):
             with self.subTest(name):
                 self.assert_consistent(r, test_count=10000)
                 self.assertEqual((0, 1), (r.result["sample_uses_min"], r.result["sample_uses_max"]))
-                self.assertEqual(4, len(r.groups["provenance"]["plan"].splitlines()))
+                self.assertEqual(4 + 1, len(r.groups["provenance"]["plan"].splitlines()))
 
     def test_all_start_from_the_same_weights(self):
         losses = [r.tables["snapshots"]["test_loss"][0] for r in self.records.values()]

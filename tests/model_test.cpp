@@ -397,7 +397,8 @@ TEST_P(OnDevice, PassesOnWhatIsNotANumber) {
 }
 
 // With our own kernels: the input and the logits' gradient come as rows, the logits leave so; a dense layer's
-// weights want its inputs as rows; a direct convolution hands back through kernels that are turned.
+// weights want its inputs as rows; a direct convolution hands back through kernels that are turned. A
+// convolution of oneDNN's has layouts of its own for its three operands and their gradients.
 TEST(Onednn, CopiesIntoAnotherLayoutOnlyWhatItMust) {
   const DeviceEntry* entry = find_device("onednn");
   if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
@@ -406,12 +407,16 @@ TEST(Onednn, CopiesIntoAnotherLayoutOnlyWhatItMust) {
     const auto plan = entry->make()->plan(net, 32);
     const auto lines = plan->implementations();
     if (lines.back().find("own kernel avx512") == std::string::npos) GTEST_SKIP() << "no AVX-512 here";
-    int expected = 3;
+    int expected = 3, foreign = 0;
     for (std::size_t k = 1; k < lines.size(); ++k) {
       expected += lines[k].starts_with("dense");
-      expected += lines[k].starts_with("conv") && lines[k].find("winograd") == std::string::npos;
+      if (!lines[k].starts_with("conv") || lines[k].find("winograd") != std::string::npos) continue;
+      const bool own = lines[k].find("own kernel") != std::string::npos;
+      expected += own ? 1 : 7;
+      foreign += !own;
     }
-    EXPECT_EQ(plan->reorders(), expected) << net.name;
+    EXPECT_LE(plan->reorders(), expected) << net.name;
+    EXPECT_TRUE(foreign || plan->reorders() == expected) << net.name;
   }
 }
 
