@@ -12,7 +12,7 @@ else
   root=$(mktemp -d)
   trap 'rm -rf "$root"' EXIT
 fi
-debootstrap --variant=minbase "${2:-bookworm}" "$root" http://deb.debian.org/debian >/dev/null
+debootstrap --variant=minbase "${2:-bookworm}" "$root" >/dev/null
 cp /etc/resolv.conf "$root/etc/"
 git clone -q . "$root/root/dsgd"
 
