@@ -16,7 +16,7 @@ class Shard;
 // What a rank has sent and received for its strategy, and the time that took. An all-reduce of n floats over
 // P workers counts as the 2*(P-1)/P*4n bytes that the best algorithm sends and receives per worker, whatever
 // algorithm ran; pushes, pulls and replies count as a header and their floats, whether these travel in the
-// message or in shared memory.
+// message or in shared memory. A byte string counts by its length, once for every other worker that gets it.
 struct Traffic {
   std::int64_t messages = 0;  // sent: one per collective, one per push, pull or reply and shard
   std::int64_t bytes_sent = 0, bytes_received = 0;
@@ -24,6 +24,8 @@ struct Traffic {
   double seconds = 0;                 // inside the communicator's verbs
   double waited = 0;                  // of these: blocked until a server's reply was there
 };
+
+using Bytes = std::vector<std::byte>;
 
 // The workers as equals. Every verb is collective: all workers call it, in the same order. Results are the
 // same bits on all of them and in every run: elements are added in rank order, ((v0 + v1) + v2) + ..., on
@@ -35,6 +37,11 @@ class Group {
   virtual int size() const = 0;
   void sum(Vec v) { reduce(1, v); }                      // v <- sum over the workers of v
   void mean(Vec v) { reduce(1.0f / float(size()), v); }  // v <- (1/P) sum over the workers of v
+  // Byte strings of any lengths, also none, in rank order: `message` of every worker, and what every worker
+  // had for this one in its `messages`, one for each. Throw std::length_error where a worker sends or gets
+  // more than 2 GB.
+  virtual std::vector<Bytes> all_gather(const Bytes& message) = 0;
+  virtual std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) = 0;
   // Collective: n zeros that live as long as the world. The workers of a host see each other's, so that verbs
   // work on them (or parts of them, the same on all workers) in place; other vectors are copied to and fro.
   virtual Vec vector(std::size_t n) = 0;

@@ -18,6 +18,8 @@ class MpiGroup final : public Group {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   Vec vector(std::size_t n) override;
+  std::vector<Bytes> all_gather(const Bytes& message) override;
+  std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
 
  private:
   static constexpr std::size_t portion = 1 << 16, cached = 1 << 12;  // floats
@@ -28,6 +30,10 @@ class MpiGroup final : public Group {
   };
 
   void reduce(float a, Vec v) override;
+  // The verbs that carry byte strings: `move` brings from every worker what has this length, one after the
+  // other, into a buffer.
+  template <typename Move>
+  std::vector<Bytes> collect(std::int64_t sent, const std::vector<std::int64_t>& lengths, Move move);
   // Collective: n zeros on every worker; where those of this host are.
   std::vector<float*> share(std::size_t n);
   // Elements [first, first + n) of all copies.

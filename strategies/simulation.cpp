@@ -44,10 +44,11 @@ struct Simulation::Engine {
   void start() {
     SMPI_init();
     // As Open MPI over TCP: its algorithms, and up to 64 KiB travel before the receiver asks for them. For
-    // short broadcasts, of which every new communicator makes one, SimGrid would take one of P*P messages.
+    // short broadcasts, of which every new communicator makes one, SimGrid would take one of P*P messages;
+    // and for MPI_Alltoallv one that needs a power of two.
     for (const char* setting :
-         {"smpi/coll-selector:ompi", "smpi/bcast:binomial_tree", "smpi/async-small-thresh:65536",
-          "smpi/simulate-computation:no", "smpi/wtime:0"})
+         {"smpi/coll-selector:ompi", "smpi/bcast:binomial_tree", "smpi/alltoallv:ompi_basic_linear",
+          "smpi/async-small-thresh:65536", "smpi/simulate-computation:no", "smpi/wtime:0"})
       sg::Engine::set_config(std::string(setting));
     simgrid::smpi::colls::set_collectives();
     sg::Engine::on_deadlock_cb([] { give_up("dsgd: all ranks wait for each other for ever"); });

@@ -212,6 +212,57 @@ TEST(Group, CountsWhatTheBestAllReduceSends) {
   }
 }
 
+// What worker `from` has for worker `to`: some of them nothing, none of them as much as another.
+Bytes message(int from, int to, std::size_t unit) {
+  Bytes bytes(from == to + 1 ? 0 : unit * std::size_t(from) + std::size_t(to));
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = std::byte((i + 7 * std::size_t(from) + 31 * std::size_t(to)) % 251);
+  return bytes;
+}
+
+TEST(Group, GathersByteStringsOfDifferentLengths) {
+  if (!world().is_worker()) return;
+  const int own = world().rank(), workers = world().workers();
+  for (const std::size_t unit : sizes) {
+    world().traffic() = {};
+    const auto all = world().group().all_gather(message(own, 0, unit));
+    ASSERT_EQ(all.size(), std::size_t(workers));
+    std::size_t received = 0;
+    for (int k = 0; k < workers; ++k) {
+      EXPECT_TRUE(all[k] == message(k, 0, unit)) << "from worker " << k << ", unit " << unit;
+      if (k != own) received += all[k].size();
+    }
+    EXPECT_EQ(world().traffic().bytes_sent, std::int64_t((workers - 1) * message(own, 0, unit).size()));
+    EXPECT_EQ(world().traffic().bytes_received, std::int64_t(received));
+    EXPECT_EQ(world().traffic().messages, workers > 1 ? 1 : 0);
+    EXPECT_EQ(world().traffic().synchronisations, 1);
+  }
+}
+
+TEST(Group, ExchangesByteStringsOfDifferentLengths) {
+  if (!world().is_worker()) return;
+  const int own = world().rank(), workers = world().workers();
+  for (const std::size_t unit : sizes) {
+    std::vector<Bytes> leaving;
+    std::size_t sent = 0, received = 0;
+    for (int k = 0; k < workers; ++k) {
+      leaving.push_back(message(own, k, unit));
+      if (k != own) sent += leaving[k].size();
+    }
+    world().traffic() = {};
+    const auto all = world().group().all_to_all(leaving);
+    ASSERT_EQ(all.size(), std::size_t(workers));
+    for (int k = 0; k < workers; ++k) {
+      EXPECT_TRUE(all[k] == message(k, own, unit)) << "from worker " << k << ", unit " << unit;
+      if (k != own) received += all[k].size();
+    }
+    EXPECT_EQ(world().traffic().bytes_sent, std::int64_t(sent));
+    EXPECT_EQ(world().traffic().bytes_received, std::int64_t(received));
+    EXPECT_EQ(world().traffic().messages, workers > 1 ? 1 : 0);
+    EXPECT_EQ(world().traffic().synchronisations, 1);
+  }
+}
+
 // A server that adds up what arrives.
 struct Adder final : Rule {
   void apply(Vec w, const Arrival& a, std::int64_t) override { axpy(a.scale, a.g, w); }
