@@ -70,7 +70,8 @@ Context context_of(const RunConfig& config, std::size_t parameters) {
           .workers = config.workers(),
           .servers = config.servers(),
           .minibatch = config.minibatch(),
-          .optimizer = config.optimizer()};
+          .optimizer = config.optimizer(),
+          .seed = config.seed()};
 }
 
 Facts effective_parameters(const RunConfig& config, std::size_t parameters) {

@@ -196,11 +196,13 @@ void print_plan(const Experiment& experiment, const fs::path& out) {
     total += config.simulated() ? seconds / std::max(1u, std::thread::hardware_concurrency()) : seconds;
     const DatasetEntry* entry = find_dataset(config.settings.text("dataset"));
     const bool made = entry->files.empty();
-    const std::size_t n = parameters(find_model(config.settings.text("model"))
-                                         ->make(made ? config.synthetic().shape : entry->shape,
-                                                made ? config.synthetic().classes : entry->classes));
+    const Network network = find_model(config.settings.text("model"))
+                                ->make(made ? config.synthetic().shape : entry->shape,
+                                       made ? config.synthetic().classes : entry->classes);
+    Context context = context_of(config, parameters(network));
+    context.optimizer.layers = extents(network);
     const std::int64_t steps = config.samples() / (std::int64_t(config.workers()) * config.minibatch());
-    const Cost cost = config.strategy->cost(config.strategy_settings, context_of(config, n), steps);
+    const Cost cost = config.strategy->cost(config.strategy_settings, context, steps);
     fmt::print("{:<52} {:>7} {:>7} {:>10} {:>9} {:>14.1f}\n", config.name(), config.workers(),
                config.servers(), config.samples(), duration(seconds), cost.bytes_sent / 1e6);
   }

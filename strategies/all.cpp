@@ -18,7 +18,14 @@ namespace dsgd {
   entry(easgd_sync) \
   entry(eamsgd_sync) \
   entry(slowmo) \
-  entry(diloco)
+  entry(diloco) \
+  entry(threshold) \
+  entry(topk) \
+  entry(qsgd) \
+  entry(signsgd) \
+  entry(ef_signsgd) \
+  entry(onebit) \
+  entry(powersgd)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -70,6 +70,7 @@ struct Context {
   std::size_t parameters = 0;
   int workers = 1, servers = 0, minibatch = 32;
   OptimizerSettings optimizer;
+  std::uint64_t seed = 1;  // of the run
 };
 
 // What one worker sends in `steps` steps: the formula that the counters are checked against.
@@ -95,6 +96,10 @@ struct StrategyEntry {
   std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
   std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
   bool own_models = false;                              // workers end apart; master() is the common model
+  int collectives = 1;                                  // over all workers at the end of a period
+  bool lossy = false;                                   // no settings make one worker serial SGD
+  bool cost_is_bound = false;   // messages depend on the data: `cost` is the most that their bytes can be
+  double conformance_rate = 1;  // times the tests' rates, where this one's mean something else
 };
 
 const std::vector<const StrategyEntry*>& all_strategies();

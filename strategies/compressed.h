@@ -1,0 +1,113 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "strategies/bits.h"
+#include "strategies/strategy.h"
+
+namespace dsgd {
+
+// What a worker sends in place of a vector p, C(p), and what stays behind for the next step.
+class Compressor {
+ public:
+  virtual ~Compressor() = default;
+  virtual void accumulate(ConstVec g, Vec p) { axpy(1, g, p); }            // p <- e + g
+  virtual Bytes encode(ConstVec p) = 0;                                    // C(p), as it travels
+  virtual void add(const Bytes& message, Vec y, float a = 1) const = 0;    // y <- y + a * C(p)
+  virtual void settle(const Bytes& own, Vec p) const { add(own, p, -1); }  // e <- p - C(p)
+  virtual void visit(State&, const std::string& /*name*/) {}
+};
+
+// Synchronous SGD in which workers send messages of a compressor. p_k, in units of the mean gradient, grows
+// by (P / sum_j b_j) * g_k, where b_j are the samples of worker j's minibatch. Either to everyone,
+//   g <- (1/P) * sum_k C(p_k)
+// or, where there is a compressor for the way back, "twice" (Seide et al. 2014): the vector is cut into P
+// slices of the same length, the last one filled up with zeros, and worker k, owner of the k-th, sends
+//   g[k] <- C'(q_k)   where q_k grows by (1/P) * sum_j C(p_j[k]).
+class Compressed final : public Strategy {
+ public:
+  using Made = std::unique_ptr<Compressor>;
+  Compressed(const Context& c, Made there, Made back = nullptr)
+      : group_(c.group),
+        optimizer_(c.optimizer, *c.space, c.parameters),
+        there_(std::move(there)),
+        back_(std::move(back)),
+        workers_(c.workers),
+        slice_(slice(c)),
+        p_(*c.space, back_ ? slice_ * c.workers : c.parameters),
+        sum_(*c.space, p_.size()),
+        q_(*c.space, back_ ? slice_ : 0) {}
+  static std::size_t slice(const Context& c) { return (c.parameters + c.workers - 1) / c.workers; }
+
+  bool step(Replica& r) override {
+    const Batch batch = r.next();
+    if (!batch) return false;
+    r.gradient(r.w, batch, r.g);
+    scale(float(double(workers_) / double(batch.global_count)), r.g);
+    there_->accumulate(r.g, p_.view().part(0, r.g.size));
+    fill(0, sum_);
+    back_ ? through_owners() : to_everyone();
+    optimizer_.step(r.w, sum_.view().part(0, r.w.size), back_ ? 1 : 1.0 / workers_, r.used);
+    return true;
+  }
+  void visit(State& state) override {
+    state.optimizer(optimizer_);
+    state.vector("p", p_);
+    there_->visit(state, "there");
+    if (!back_) return;
+    state.vector("q", q_);
+    back_->visit(state, "back");
+  }
+  Compressor& compressor() { return *there_; }
+  ConstVec residual() const { return p_; }
+
+ private:
+  void to_everyone() {
+    const Bytes own = there_->encode(p_);
+    there_->settle(own, p_);
+    for (const Bytes& message : group_->all_gather(own)) there_->add(message, sum_);
+  }
+  void through_owners() {
+    std::vector<Bytes> parts;
+    for (int k = 0; k < workers_; ++k) {
+      const Vec part = part_of(p_, k);
+      parts.push_back(there_->encode(part));
+      there_->settle(parts.back(), part);
+    }
+    const Vec owned = part_of(sum_, group_->rank());
+    for (const Bytes& message : group_->all_to_all(parts)) there_->add(message, owned);
+    scale(1.0f / float(workers_), owned);
+    back_->accumulate(owned, q_);
+    const Bytes own = back_->encode(q_);
+    back_->settle(own, q_);
+    fill(0, sum_);
+    const std::vector<Bytes> all = group_->all_gather(own);
+    for (int k = 0; k < workers_; ++k) back_->add(all[k], part_of(sum_, k));
+  }
+  Vec part_of(const Vector& v, int k) const { return v.view().part(k * slice_, slice_); }
+
+  Group* group_;
+  Optimizer optimizer_;
+  Made there_, back_;
+  int workers_;
+  std::size_t slice_;
+  Vector p_, sum_, q_;
+};
+
+// Of messages of so many bytes: to every other worker, and of the slices' both ways.
+inline Cost to_everyone_cost(const Context& c, std::size_t bytes) {
+  if (c.workers == 1) return {};
+  return {double(bytes) * (c.workers - 1), 1};
+}
+inline Cost through_owners_cost(const Context& c, std::size_t there, std::size_t back) {
+  return to_everyone_cost(c, there) + to_everyone_cost(c, back);
+}
+inline Facts every_step(const Settings&, const Context& c) {
+  return {{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
+}
+
+}  // namespace dsgd

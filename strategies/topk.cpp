@@ -1,0 +1,136 @@
+// Sparse gradients: the k = density * n largest elements, the rest later; with the momentum optimizers Deep
+// Gradient Compression (Lin, Han, Mao, Wang, Dally 2018). In every step, on every worker
+//   g <- g * min(1, clip / (sqrt(P) * |g|))                           local clipping
+//   u <- mu * u + g;   v <- v + u                                     momentum correction
+//        mu * (u + g)      v <- v + u + g                             (nesterov)
+//   mask = the k largest |v|;   send v * mask
+//   v <- v * !mask;   u <- u * !mask                                  momentum factor masking
+//   w <- w - alpha * (1/P) * sum over the messages
+// Momentum and Nesterov are the workers' then, before the selection, and what arrives is a step of plain SGD.
+// With the other optimizers v <- v + g, and their rule is applied to what arrives. During warmup_steps the
+// density falls from 1/4 to 1/16, 1/64, 1/256, in four equal parts (the paper: an epoch each). Of equal
+// elements the first ones are sent. k counts over the whole vector, not by layer; the paper finds it from a
+// sample.
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "strategies/compressed.h"
+
+namespace dsgd {
+namespace {
+
+using Optimization = OptimizerSettings::Rule;
+
+std::size_t elements(const Settings& s, std::size_t n, std::int64_t t) {  // k of step t
+  const std::int64_t warmup = s.integer("warmup_steps");
+  double density = s.number("density");
+  if (t < warmup) density = std::max(density, std::pow(0.25, double(1 + 4 * t / warmup)));
+  return std::clamp<std::size_t>(std::size_t(std::lround(density * double(n))), 1, n);
+}
+
+bool corrects(const Settings& s, const Context& c) {
+  return s.flag("momentum_correction") &&
+         (c.optimizer.rule == Optimization::momentum || c.optimizer.rule == Optimization::nesterov);
+}
+
+class TopK final : public Compressor {
+ public:
+  TopK(const Settings& s, const Context& c)
+      : settings_(s),
+        clip_(s.number("clip") / std::sqrt(double(c.workers))),
+        mu_(float(c.optimizer.momentum)),
+        nesterov_(c.optimizer.rule == Optimization::nesterov),
+        masking_(s.flag("masking")),
+        u_(*c.space, corrects(s, c) ? c.parameters : 0),
+        scaled_(*c.space, c.parameters) {}
+
+  void accumulate(ConstVec g, Vec v) override {
+    copy(g, scaled_);
+    const double length = clip_ > 0 ? std::sqrt(dot(g, g)) : 0;
+    if (length > clip_) scale(float(clip_ / length), scaled_);
+    if (u_.size()) {
+      if (nesterov_) axpy(1, scaled_, v);
+      if (nesterov_) axpy(1, scaled_, u_);
+      scale(mu_, u_);
+      if (!nesterov_) axpy(1, scaled_, u_);
+      axpy(1, u_, v);
+    } else {
+      axpy(1, scaled_, v);
+    }
+  }
+  Bytes encode(ConstVec v) override {
+    select(v, elements(settings_, v.size, t_++));
+    if (masking_ && u_.size())
+      for (const std::uint32_t i : indices_) u_.data()[i] = 0;
+    return Sparse::encode(v.size, indices_, [&](BitWriter& out, std::uint32_t i) { out.put(v.data[i]); });
+  }
+  void add(const Bytes& message, Vec y, float a) const override {
+    Sparse::decode(y.size, message, [&](BitReader& in, std::uint32_t i) { y.data[i] += a * in.number(); });
+  }
+  void visit(State& state, const std::string& name) override {
+    state.vector(name + " u", u_);
+    state.number(name + " steps", t_);
+  }
+
+ private:
+  void select(ConstVec v, std::size_t k) {
+    const auto magnitude = [&](std::size_t i) {  // ordered as |v_i|, and not-a-number above all
+      return std::bit_cast<std::uint32_t>(v.data[i]) & 0x7fffffff;
+    };
+    magnitudes_.resize(v.size);
+    for (std::size_t i = 0; i < v.size; ++i) magnitudes_[i] = magnitude(i);
+    const auto last = magnitudes_.begin() + std::ptrdiff_t(k - 1);
+    std::nth_element(magnitudes_.begin(), last, magnitudes_.end(), std::greater<>());
+    const std::uint32_t least = *last;
+    std::size_t equal = std::size_t(std::count(magnitudes_.begin(), last + 1, least));
+    indices_.clear();
+    for (std::size_t i = 0; i < v.size; ++i)
+      if (magnitude(i) > least || (magnitude(i) == least && equal > 0 && equal--))
+        indices_.push_back(std::uint32_t(i));
+  }
+
+  Settings settings_;
+  double clip_;
+  float mu_;
+  bool nesterov_, masking_;
+  Vector u_, scaled_;
+  std::int64_t t_ = 0;
+  std::vector<std::uint32_t> magnitudes_, indices_;
+};
+
+}  // namespace
+
+extern const StrategyEntry topk_entry{
+    .name = "topk",
+    .summary = "sync that sends the largest elements, the rest later (Deep Gradient Compression)",
+    .paper = "Lin, Han, Mao, Wang, Dally 2018",
+    .data_order = "global",
+    .parameters = {{"density", 0.001, "share of the elements that is sent", 1e-9, 1},
+                   {"momentum_correction", true, "momentum and nesterov before the selection, not after it"},
+                   {"masking", true, "zero the momentum of what is sent"},
+                   {"clip", 0.0, "largest norm of the mean gradient, workers clip at 1/sqrt(P) of it; 0: any",
+                    0, 1e30},
+                   {"warmup_steps", std::int64_t(0), "steps in which the density falls, from 1/4", 0, 1e9}},
+    .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
+      Context own = c;
+      if (corrects(s, c)) own.optimizer.rule = Optimization::sgd;
+      return std::make_unique<Compressed>(own, std::make_unique<TopK>(s, c));
+    },
+    .cost =
+        [](const Settings& s, const Context& c, std::int64_t steps) {
+          const auto of = [&](std::int64_t t) {
+            return to_everyone_cost(c, Sparse::at_most(c.parameters, elements(s, c.parameters, t), 32));
+          };
+          const std::int64_t warmup = std::min(steps, s.integer("warmup_steps"));
+          Cost cost = double(steps - warmup) * of(steps);
+          for (std::int64_t t = 0; t < warmup; ++t) cost = cost + of(t);
+          return cost;
+        },
+    .effective = every_step,
+    .conformance = {{"density", 0.2}, {"warmup_steps", std::int64_t(3)}},
+    .serial = {{"density", 1.0}},
+    .cost_is_bound = true};
+
+}  // namespace dsgd
