@@ -30,7 +30,9 @@ DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsg
 PATIENCE = 240  # seconds that any one command may take
 GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
 
-LOCK_STEP = ("sync", "averaging", "bmuf", "easgd_sync", "eamsgd_sync", "slowmo", "diloco")
+COMPRESSED = ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit", "powersgd")
+LOCK_STEP = ("sync", "averaging", "bmuf", "easgd_sync", "eamsgd_sync", "slowmo", "diloco", *COMPRESSED)
+SETTINGS = {"threshold": "tau = 0.05\n", "topk": "density = 0.1\n", "signsgd": "optimizer.learning_rate = 0.001\n", "diloco": "H = 10\n"}  # of strategies that need some
 SERVED = ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "easgd", "eamsgd")
 STRATEGIES = LOCK_STEP + SERVED
 QUICKSTART = ("sync", "averaging", "bmuf", "downpour", "staleness_aware")
@@ -482,8 +484,8 @@ class SmallSweep(Case, RecordChecks):
     """All strategies on a task of four whole epochs, with repeats and more servers than one."""
 
     TEXT = (SMALL + f"samples = {TRAIN * EPOCHS}\nworkers = [1, 2]\n"
-            + "".join(f"[strategy.{s}]\n" for s in STRATEGIES if s not in ("downpour", "diloco", "eamsgd", "eamsgd_sync"))
-            + "[strategy.downpour]\nservers = 2\n[strategy.diloco]\nH = 10\n"
+            + "".join(f"[strategy.{s}]\n{SETTINGS.get(s, '')}" for s in STRATEGIES if s not in ("downpour", "eamsgd", "eamsgd_sync"))
+            + "[strategy.downpour]\nservers = 2\n"
             + "".join(f"[strategy.{s}]\ndelta = 0.9\noptimizer.learning_rate = 0.01\n" for s in ("eamsgd", "eamsgd_sync")))
 
     def test_records(self):
@@ -550,7 +552,7 @@ optimizer.learning_rate = 0.02
 """
 
     def test_every_strategy_learns(self):
-        dsgd("sweep", self.experiment(self.TEXT + "workers = 2\n" + "".join(f"[strategy.{s}]\n" for s in STRATEGIES)), "-o", self.out)
+        dsgd("sweep", self.experiment(self.TEXT + "workers = 2\n" + "".join(f"[strategy.{s}]\n{SETTINGS.get(s, '')}" for s in STRATEGIES)), "-o", self.out)
         made = records(self.out)
         self.assertEqual(len(STRATEGIES), len(made))
         for name, r in made.items():
