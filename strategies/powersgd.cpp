@@ -1,8 +1,8 @@
 // PowerSGD (Vogels, Karimireddy, Jaggi 2019). For every matrix of weights, n x m, a product of n x r and r x
 // m travels, found by one step of a power iteration from the last step's Q. On worker k, with a residual e_k,
 //   M_k <- g_k + e_k
-//   P <- (1/P) * sum_k M_k * Q;   P <- orthonormalised columns of P
-//   Q <- (1/P) * sum_k M_k^T * P
+//   P <- mean over k of M_k * Q;   P <- orthonormalised columns of P
+//   Q <- mean over k of M_k^T * P
 //   M' <- P * Q^T;   e_k <- M_k - M'
 //   w <- w - alpha * M'      (or the optimizer's rule: momentum after the decompression)
 // Vectors (biases) travel as they are, with the P's. Kernels are matrices of a row for each output. A column
