@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -111,6 +112,16 @@ int rank_main(const std::string& plan, const std::string& part, const std::strin
   return 0;
 }
 
+// The simulation's program takes the place of this one.
+int replay(const std::string& file, bool anyway, const std::string& data_dir) {
+  setenv("OMP_NUM_THREADS", "1", 0);  // as in every rank
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "dsgd-sim";
+  execl(program.c_str(), program.c_str(), "--replay", file.c_str(), anyway ? "1" : "0", data_dir.c_str(),
+        nullptr);
+  throw std::runtime_error(fmt::format("{}: {}; replay needs a build with SimGrid (Debian: libsimgrid-dev)",
+                                       program, std::strerror(errno)));
+}
+
 // One line on what is wrong with the command line; CLI11 names no unknown command, and no near miss.
 std::string explain(const CLI::App& root, const CLI::ParseError& e, const std::vector<std::string>& words) {
   const CLI::App* app = &root;
@@ -193,7 +204,7 @@ int main(int argc, char** argv) {
 
   std::string folder, file, topic, name, url, plan, part, data_dir;
   double target = -1;
-  bool mixed = false, plan_only = false;
+  bool mixed = false, plan_only = false, anyway = false;
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
   table_command->add_option("folder", folder)->required();
   table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)")
@@ -212,6 +223,15 @@ int main(int argc, char** argv) {
   CLI::App* show_command = app.add_subcommand("show", "show one result file");
   show_command->add_option("file", file)->required();
   show_command->add_flag("--plan", plan_only, "only which implementation each layer got");
+  CLI::App* replay_command = app.add_subcommand(
+      "replay",
+      "make a run once more, every request to its servers in the recorded order, and compare the weights");
+  replay_command->add_option("file", file, "a result, of whatever engine")->required();
+  replay_command->add_flag("--anyway", anyway, "even where other weights are to be expected");
+  replay_command->add_option("--data-dir", data_dir, "where data sets are looked for first")
+      ->check(CLI::ExistingDirectory);
+  replay_command->footer(
+      "Exit code 0: the same weights, to the last bit; 1: others; 2: it cannot be replayed here.");
   CLI::App* data = app.add_subcommand("data", "get and check data sets");
   data->require_subcommand(1);
   CLI::App* fetch = data->add_subcommand("fetch", "get a data set by HTTPS, checked by SHA-256");
@@ -243,6 +263,7 @@ int main(int argc, char** argv) {
       if (*table_command) return print_table(folder, target, mixed);
       if (*list_command) return list(topic);
       if (*show_command) return show_file(file, plan_only);
+      if (*replay_command) return replay(file, anyway, data_dir);
       if (*fetch) {
         fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);
         return 0;

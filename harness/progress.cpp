@@ -37,6 +37,7 @@ void Reporter::phase(const std::string& name, double loss) {
 }
 
 void Reporter::write() const {
+  if (state_.rank == nobody) return;
   const std::string line = to_line(state_);
   [[maybe_unused]] const auto written = ::write(STDOUT_FILENO, line.data(), line.size());
 }

@@ -22,6 +22,7 @@ std::optional<Progress> parse_progress(const std::string& line);
 // Writes such lines, at most two a second (of real time) unless the phase changes.
 class Reporter {
  public:
+  static constexpr int nobody = -1;  // a rank that writes nothing
   explicit Reporter(int rank);
   void phase(const std::string& name, double loss = 0);
   void tell(std::int64_t used, double seconds, double loss) {

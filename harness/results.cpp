@@ -199,6 +199,11 @@ std::vector<StepRow> read_steps(const std::filesystem::path& path) {
   return h5::read_table<StepRow>(file, "steps");
 }
 
+std::vector<RequestRow> read_requests(const std::filesystem::path& path) {
+  const h5::Handle file = open_result(path);
+  return h5::read_table<RequestRow>(file, "requests");
+}
+
 ResultFolder read_folder(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder))
     throw std::runtime_error(

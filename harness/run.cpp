@@ -178,7 +178,7 @@ class Run {
     r.g = world_->group().vector(n_);
     copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
-    if (world_->rank() == 0) recorder_.emplace(part_);
+    if (world_->rank() == 0 && !part_.empty()) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
     world_->group().sum(r.g);  // zeros; connections are made
 
@@ -261,16 +261,29 @@ class Run {
       last_seconds_ = seconds();
       process_.reporter.tell(s.used(), last_seconds_, 0);
     };
+    const int number = world_->rank() - world_->workers();
+    if (!process_.replayed.empty()) shard.replayed = process_.replayed.at(number);
     start_clock();
     snapshots_->take({0, 0, 0}, shard.w());
     world_->serve(shard);
+    check_course(shard);
     snapshots_->finish({shard.used(), last_seconds_, shard.version()}, shard.w());
     used_ = shard.used();
     updates_ = shard.version();
     unapplied_ = shard.unapplied();
     for (std::size_t tau = 0; tau < shard.staleness().size(); ++tau)
-      if (const auto count = shard.staleness()[tau])
-        staleness_.push_back({std::int32_t(world_->rank() - world_->workers()), std::int64_t(tau), count});
+      if (const auto count = shard.staleness()[tau]) staleness_.push_back({number, std::int64_t(tau), count});
+    for (const Request& r : shard.requests)
+      requests_.push_back({number, r.worker, r.push, r.version, r.samples, r.position});
+  }
+
+  static void check_course(const Shard& shard) {
+    const auto& made = shard.requests;
+    const auto& planned = shard.replayed;
+    const auto at = std::mismatch(made.begin(), made.end(), planned.begin(), planned.end());
+    if (!planned.empty() && (at.first != made.end() || at.second != planned.end()))
+      throw std::runtime_error(fmt::format("left the recorded course at request {} of {}",
+                                           at.first - made.begin(), planned.size()));
   }
 
   // Batch norm's statistics of the weights process_.w, the same samples for every snapshot, minibatches
@@ -377,6 +390,7 @@ class Run {
     const auto ranks = gather_rows(*world_, std::vector{totals_});
     const auto steps = gather_rows(*world_, rows_);
     const auto staleness = gather_rows(*world_, staleness_);
+    const auto requests = gather_rows(*world_, requests_);
     if (!world_->simulated()) world_->sum(process_.uses);
     std::array<std::int64_t, 4> counts{};
     if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
@@ -384,18 +398,23 @@ class Run {
     world_->sum(counts);
     const std::string own_host = host_name();
     const auto host = world_->gather(std::as_bytes(std::span(own_host)));
-    if (world_->rank() > 0) return;
+    if (!recorder_) return;
 
     std::vector<RankRow> rank_rows;
     for (const auto& part : ranks) rank_rows.insert(rank_rows.end(), part.begin(), part.end());
     std::vector<StalenessRow> staleness_rows;
     for (const auto& part : staleness) staleness_rows.insert(staleness_rows.end(), part.begin(), part.end());
+    std::vector<RequestRow> request_rows;
+    for (const auto& part : requests) request_rows.insert(request_rows.end(), part.begin(), part.end());
     for (std::size_t r = 1; r < steps.size(); ++r) recorder_->steps(steps[r]);
 
     const hid_t file = recorder_->file();
     h5::write_table<SnapshotRow>(file, "snapshots", scored_);
     h5::write_table<RankRow>(file, "ranks", rank_rows);
-    if (config_.servers()) h5::write_table<StalenessRow>(file, "staleness", staleness_rows);
+    if (config_.servers()) {
+      h5::write_table<StalenessRow>(file, "staleness", staleness_rows);
+      h5::write_table<RequestRow>(file, "requests", request_rows);
+    }
 
     const h5::Handle effective = h5::group(file, "effective");
     for (const auto& [name, value] : effective_parameters(config_, n_)) h5::set(effective, name, value);
@@ -406,18 +425,12 @@ class Run {
       const std::string name(reinterpret_cast<const char*>(part.data()), part.size());
       if (hosts.find(name) == std::string::npos) hosts += (hosts.empty() ? "" : ", ") + name;
     }
-    std::string plan;
-    for (const std::string& line : process_.model.plan().implementations()) plan += line + "\n";
-    plan += fmt::format("one thread a rank; {} copies into another layout in a gradient of {} samples\n",
-                        process_.model.plan().reorders(), process_.model.plan().batch());
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
     h5::set(provenance, "host", hosts);
     h5::set(provenance, "mpi", world_->library());
     h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));
-    h5::set(provenance, "device_library", process_.device->library());
-    h5::set(provenance, "instruction_set", instruction_set());
-    h5::set(provenance, "plan", plan);
+    for (const auto& [key, value] : process_.provenance()) h5::set(provenance, key, value);
 
     const auto [least_used, most_used] = std::minmax_element(process_.uses.begin(), process_.uses.end());
     const auto [first_loss, last_loss] = losses(steps);
@@ -433,8 +446,7 @@ class Run {
     h5::set(result, "sample_uses_min", *least_used);
     h5::set(result, "sample_uses_max", *most_used);
     h5::set(result, "parameters", std::int64_t(n_));
-    h5::set(result, "weights_sha256",
-            sha256_text({reinterpret_cast<const char*>(process_.w.data()), n_ * sizeof(float)}));
+    h5::set(result, "weights_sha256", process_.weights_sha256());
     h5::set(result, "first_loss", first_loss);
     h5::set(result, "last_loss", last_loss);
 
@@ -482,6 +494,7 @@ class Run {
   std::vector<StepRow> rows_;
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
+  std::vector<RequestRow> requests_;
   RankRow totals_;
 };
 
@@ -534,6 +547,23 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
   gradient_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
+std::map<std::string, Value> Process::provenance() const {
+  std::string plan;
+  for (const std::string& line : model.plan().implementations()) plan += line + "\n";
+  plan += fmt::format("one thread a rank; {} copies into another layout in a gradient of {} samples\n",
+                      model.plan().reorders(), model.plan().batch());
+  return {{"device_library", device->library()},
+          {"instruction_set", instruction_set()},
+          {"threads", std::int64_t(1)},
+          {"plan", plan},
+          {"plan_sha256", sha256_text(plan)}};
+}
+
+std::string Process::weights_sha256() const {
+  const ConstVec all = w.view();
+  return sha256_text({reinterpret_cast<const char*>(all.data), all.size * sizeof(float)});
+}
+
 void run_rank(const RunConfig& config, const std::filesystem::path& part,
               const std::filesystem::path& data_dir) {
   in_world(config, [&](World& world) {
@@ -544,8 +574,8 @@ void run_rank(const RunConfig& config, const std::filesystem::path& part,
 }
 
 void run_rank(const RunConfig& config, const std::filesystem::path& part, Process& process,
-              const Cluster& cluster) {
-  in_world(config, [&](World& world) { Run(world, config, part, process, world.now(), &cluster)(); });
+              const Cluster* cluster) {
+  in_world(config, [&](World& world) { Run(world, config, part, process, world.now(), cluster)(); });
 }
 
 }  // namespace dsgd

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "harness/cluster.h"
@@ -20,10 +22,15 @@ struct Process {
   Dataset data;
   Network network;
   std::unique_ptr<Device> device;
-  Model model;                     // used once
-  Vector w;                        // before training; while snapshots are scored, those
-  double gradient_s = 0;           // real seconds of one minibatch
-  std::vector<std::int64_t> uses;  // of each training sample, by these ranks
+  Model model;                                 // used once
+  Vector w;                                    // before training; while snapshots are scored, those
+  double gradient_s = 0;                       // real seconds of one minibatch
+  std::vector<std::int64_t> uses;              // of each training sample, by these ranks
+  std::vector<std::vector<Request>> replayed;  // what each shard takes, in this order; empty: as it comes
+
+  // What bits depend on besides the configuration and the program: device library, instructions, plan.
+  std::map<std::string, Value> provenance() const;
+  std::string weights_sha256() const;
 };
 
 // One rank's part of a run: loads, plans, trains, scores; rank 0 fills the record. Every process tells its
@@ -31,8 +38,8 @@ struct Process {
 // ranks end.
 void run_rank(const RunConfig& config, const std::filesystem::path& part,
               const std::filesystem::path& data_dir);
-// The same for a simulated rank.
+// The same for a simulated rank. `part`: empty, no record is kept. `cluster`: null, computing takes no time.
 void run_rank(const RunConfig& config, const std::filesystem::path& part, Process& process,
-              const Cluster& cluster);
+              const Cluster* cluster);
 
 }  // namespace dsgd

@@ -105,4 +105,20 @@ struct StalenessRow {
   }
 };
 
+struct RequestRow {
+  std::int32_t shard = 0, worker = 0;
+  std::uint8_t push = 0;
+  std::int64_t version = 0, samples = 0, position = 0;
+  static h5::Handle type() {
+    return h5::RowType<RequestRow>()
+        .field("shard", offsetof(RequestRow, shard), H5T_NATIVE_INT32)
+        .field("worker", offsetof(RequestRow, worker), H5T_NATIVE_INT32)
+        .field("push", offsetof(RequestRow, push), H5T_NATIVE_UINT8)
+        .field("version", offsetof(RequestRow, version), H5T_NATIVE_INT64)
+        .field("samples", offsetof(RequestRow, samples), H5T_NATIVE_INT64)
+        .field("position", offsetof(RequestRow, position), H5T_NATIVE_INT64)
+        .done();
+  }
+};
+
 }  // namespace dsgd

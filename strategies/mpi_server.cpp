@@ -127,7 +127,7 @@ Service::Service(const Ranks& ranks, int workers, Shard& shard, Traffic& traffic
 
 void Service::run() {
   while (present_ > 0) {
-    incoming_.receive(MPI_ANY_SOURCE, request_tag);
+    incoming_.receive(source(), request_tag);
     {
       const Stopwatch waiting(traffic_.waited);
       ranks_.wait(incoming_.request, all_ring_);
@@ -139,6 +139,13 @@ void Service::run() {
   for (Client& client : clients_) client.reply.wait();
 }
 
+// A replay waits for the worker that was next, whoever else has sent something: MPI keeps what comes early,
+// and the order of what one worker sends.
+int Service::source() const {
+  const std::size_t taken = shard_.requests.size();
+  return taken < shard_.replayed.size() ? shard_.replayed[taken].worker : MPI_ANY_SOURCE;
+}
+
 void Service::serve(const Header& header) {
   Client& client = clients_[header.worker];
   switch (header.kind) {
@@ -148,6 +155,7 @@ void Service::serve(const Header& header) {
       break;
     case Kind::push:
       traffic_.bytes_received += std::int64_t(sizeof(Header) + size() * sizeof(float));
+      shard_.requests.push_back({header.worker, true, header.version, header.samples, 0});
       push(client, header);
       for (int k = 0; k < int(clients_.size()); ++k)
         if (clients_[k].held) answer(k);
@@ -155,6 +163,8 @@ void Service::serve(const Header& header) {
     case Kind::pull:
       traffic_.bytes_received += std::int64_t(sizeof(Header));
       client.held = header.samples;
+      client.request = shard_.requests.size();
+      shard_.requests.push_back({header.worker, false, 0, 0, 0});
       client.reply_slot = header.position;
       answer(header.worker);
       break;
@@ -181,6 +191,7 @@ void Service::answer(int worker) {
   const auto reply = shard_.pull(worker, client.held);
   if (!reply) return;
   client.held = 0;
+  shard_.requests[client.request] = {worker, false, reply->version, reply->granted, reply->position};
   Message& message = client.reply;
   message.wait();
   message.header() = {.kind = Kind::pull,

@@ -60,10 +60,12 @@ class Service {
     SharedMemory memory;
     Slots slots;
     std::int64_t reply_slot = 0;
-    std::int64_t held = 0;  // samples wanted by a pull that the rule holds back
+    std::int64_t held = 0;    // samples wanted by a pull that the rule holds back
+    std::size_t request = 0;  // that pull, in the shard's record
   };
   std::size_t size() const { return shard_.w().size; }
 
+  int source() const;  // of the next request
   void serve(const Header& header);
   void push(Client& client, const Header& header);
   void answer(int worker);

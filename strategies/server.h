@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "models/vec.h"
@@ -37,6 +38,16 @@ class Rule {
   virtual void visit(State&) {}
 };
 
+// What a worker sent to a shard.
+struct Request {
+  std::int32_t worker = 0;
+  bool push = false;          // or a pull
+  std::int64_t version = 0;   // push: of the shard, as the worker held it; pull: that it was answered with
+  std::int64_t samples = 0;   // push: made of; pull: granted, 0 once the budget is spent
+  std::int64_t position = 0;  // pull: of the granted portion
+  bool operator==(const Request&) const = default;
+};
+
 // One server's part of the flat vector, without any messages: the logic that a script of arrivals can test.
 class Shard {
  public:
@@ -66,6 +77,10 @@ class Shard {
   const Settings& settings() const { return settings_; }
   std::function<void(const Shard&)> updated;  // called after every update
   std::function<void(const Shard&)> arrived;  // called after every arrival
+
+  // What was taken from the workers, in that order: besides the configuration, all that decides w.
+  std::vector<Request> requests;
+  std::span<const Request> replayed;  // to be taken in this order; empty: as they come
 
  private:
   Settings settings_;

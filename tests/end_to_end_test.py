@@ -240,13 +240,14 @@ TABLES = {
               ("communication_s", "f8"), ("wait_s", "f8"), ("snapshot_s", "f8"), ("bytes_sent", "i8"), ("bytes_received", "i8"),
               ("messages", "i8"), ("synchronisations", "i8")],
     "staleness": [("shard", "i4"), ("tau", "i8"), ("count", "i8")],
+    "requests": [("shard", "i4"), ("worker", "i4"), ("push", "u1"), ("version", "i8"), ("samples", "i8"), ("position", "i8")],
 }
 TEXT, FLOAT, INTEGER = "text", "f8", "i8"
 ATTRIBUTES = {
     "/": {"schema": INTEGER, "name": TEXT, "id": TEXT, "title": TEXT, "outcome": TEXT, "outcome_detail": TEXT, "engine": TEXT},
     "provenance": {**dict.fromkeys(["commit", "dirty", "compiler", "build_type", "flags", "mpi", "hdf5", "device_library", "host",
-                                    "cpu", "instruction_set", "started", "ended", "plan"], TEXT),
-                   "cores": INTEGER, "ranks": INTEGER},
+                                    "cpu", "instruction_set", "started", "ended", "plan", "plan_sha256"], TEXT),
+                   "cores": INTEGER, "ranks": INTEGER, "threads": INTEGER},
     "result": {**dict.fromkeys(["seconds", "setup_s", "scoring_s", "first_loss", "last_loss"], FLOAT),
                **dict.fromkeys(["samples", "updates", "synchronisations", "unapplied_samples", "parameters", "sample_uses_min",
                                 "sample_uses_max"], INTEGER),
@@ -280,7 +281,7 @@ class RecordChecks:
             self.assertEqual(expected, {name: kind(t) for name, t in r.types[place].items() if name != "history"}, place)
         self.assertEqual({"config", "effective", "provenance", "result"}, set(r.groups))
         served = r.config["strategy"] in SERVED
-        self.assertEqual(set(TABLES) - (set() if served else {"staleness"}), set(r.tables))
+        self.assertEqual(set(TABLES) - (set() if served else {"staleness", "requests"}), set(r.tables))
         for name, table in r.tables.items():
             self.assertEqual({field: np.dtype(t) for field, t in TABLES[name]},
                              {field: table.dtype[field] for field in table.dtype.names}, name)
@@ -1046,7 +1047,7 @@ class Mistakes(Case):
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
 
     def test_options(self):
-        commands = "(allowed: run, sweep, table, list, show, data; dsgd --help explains them)"
+        commands = "(allowed: run, sweep, table, list, show, replay, data; dsgd --help explains them)"
         for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),
                               (["swep", "quickstart"], ["dsgd: swep: unknown command, did you mean sweep?", commands]),
                               (["--dry-run", "sweep"], "dsgd: --dry-run: unknown option (allowed: --help, --version"),

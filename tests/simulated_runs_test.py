@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zlib
 
 import h5py
 
@@ -185,6 +186,80 @@ class Engines(Case):
         for line in done.stdout.splitlines():
             if line.startswith("sync"):
                 self.assertIn("1 (base)" if re.search(r" 1 +\d", line) else "weak", line)
+
+
+def seal(path):
+    """Writes the first line that results/README.md describes."""
+    with open(path, "r+b") as file:
+        content = file.read()[64:]
+        file.seek(0)
+        file.write(b"%-63s\n" % (b"dsgd result, schema 1, crc32 %08x of %d bytes" % (zlib.crc32(content), len(content))))
+
+
+class Replays(Case):
+    REAL = TINY.split("[cluster]")[0].replace('engine = "simulated"', 'engine = "mpi"')
+    TWO_WORKERS = REAL.replace("workers = 3", "workers = 2").replace("servers = 2", "servers = 1")
+    TWO_SERVERS = REAL.replace("workers = 3", "workers = 1")
+    STRATEGIES = "[strategy.downpour]\nwarm_start = 100\n[strategy.staleness_aware]\nn = 2\n"
+
+    def assert_same_weights(self, path, *options):
+        done = dsgd("replay", path, *options)
+        weights = self.result(path, "weights_sha256")
+        self.assertRegex(done.stdout, f": the same weights\n  recorded {weights}\n  replayed {weights}\n$")
+        return done
+
+    def test_real_runs(self):
+        for text, servers, workers in (self.TWO_WORKERS, 1, {0, 1}), (self.TWO_SERVERS, 2, {0}):
+            results, _ = self.sweep(text + self.STRATEGIES, f"out-{servers}")
+            self.assertEqual(len(results), 2)
+            for name, path in results.items():
+                with self.subTest(name, servers=servers), h5py.File(path) as file:
+                    requests, staleness = file["requests"][:], file["staleness"][:]
+                    self.assertEqual(set(requests["shard"]), set(range(servers)))
+                    self.assertEqual(set(requests["worker"]), workers)
+                    self.assertEqual((requests["push"] == 1).sum(), staleness["count"].sum())
+                    first = requests[requests["shard"] == 0]  # of the servers, it keeps the budget
+                    for push in 0, 1:
+                        self.assertEqual(first[first["push"] == push]["samples"].sum(), 1205)
+                self.assert_same_weights(path)
+
+    def test_the_order_decides(self):
+        results, _ = self.sweep(self.TWO_WORKERS + self.STRATEGIES)
+        for name, path in results.items():
+            with self.subTest(name):
+                with h5py.File(path, "r+") as file:
+                    requests = file["requests"]
+                    at = next(i for i in range(len(requests) // 2, len(requests)) if requests[i]["worker"] != requests[i - 1]["worker"])
+                    requests[at], requests[at - 1] = requests[at - 1], requests[at]
+                seal(path)
+                done = dsgd("replay", path, code=1)
+                self.assertRegex(done.stdout + done.stderr, f": other weights|left the recorded course at request ({at - 1}|{at}) of")
+
+    def test_simulated_runs_of_every_strategy(self):
+        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in strategies()))
+        for name, path in results.items():
+            with self.subTest(name):
+                self.assert_same_weights(path)
+
+    def test_where_other_weights_are_to_be_expected(self):
+        results, _ = self.sweep(self.TWO_WORKERS + "[strategy.downpour]\n")
+        (path,) = results.values()
+        with h5py.File(path, "r+") as file:
+            file["provenance"].attrs["instruction_set"] = "sse9"
+            file["provenance"].attrs["plan_sha256"] = "0"
+        seal(path)
+        refused = dsgd("replay", path, code=2)
+        self.assertRegex(refused.stderr, r'instruction_set was "sse9" and is "\w+"; plan_sha256 was "0" and is "\w{64}"')
+        self.assertEqual((refused.stdout, len(refused.stderr.splitlines())), ("", 1))
+        self.assertIn("sse9", self.assert_same_weights(path, "--anyway").stderr)
+
+        results, _ = self.sweep(self.REAL + "[strategy.sync]\n")
+        self.assertIn("sums of its 3 workers", dsgd("replay", results["sync-3w-seed1"], code=2).stderr)
+
+    def test_what_cannot_be_replayed(self):
+        results, _ = self.sweep(Failures.ENDLESS + "[strategy.downpour]\n", code=1, options=["--set", "time_limit=2"])
+        (path,) = results.values()
+        self.assertIn("the run did not reach its end: not done after 2 s", dsgd("replay", path, code=2).stderr)
 
 
 class TimeModel(Case):
