@@ -19,6 +19,7 @@
 #include "harness/results.h"
 #include "harness/run.h"
 #include "harness/sweep.h"
+#include "harness/trace.h"
 #include "models/device.h"
 
 using namespace dsgd;
@@ -202,7 +203,7 @@ int main(int argc, char** argv) {
       "code 0: every run ended ok or diverged; 1: some did not; 2: mistakes in the experiment or its "
       "options.");
 
-  std::string folder, file, topic, name, url, plan, part, data_dir;
+  std::string folder, file, json, topic, name, url, plan, part, data_dir;
   double target = -1;
   bool mixed = false, plan_only = false, anyway = false;
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
@@ -232,6 +233,13 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingDirectory);
   replay_command->footer(
       "Exit code 0: the same weights, to the last bit; 1: others; 2: it cannot be replayed here.");
+  CLI::App* trace_command = app.add_subcommand(
+      "trace",
+      "write when the ranks of a run (trace = true) did what, for chrome://tracing or ui.perfetto.dev");
+  trace_command->add_option("file", file, "a result")->required();
+  trace_command->add_option("-o,--out", json, "where to write it (default: FILE.json)");
+  trace_command->footer(
+      "  dsgd run mine.toml -o out/mine --set trace=true\n  dsgd trace out/mine/NAME.h5 -o trace.json");
   CLI::App* data = app.add_subcommand("data", "get and check data sets");
   data->require_subcommand(1);
   CLI::App* fetch = data->add_subcommand("fetch", "get a data set by HTTPS, checked by SHA-256");
@@ -263,6 +271,11 @@ int main(int argc, char** argv) {
       if (*table_command) return print_table(folder, target, mixed);
       if (*list_command) return list(topic);
       if (*show_command) return show_file(file, plan_only);
+      if (*trace_command) {
+        write_trace(file, json.empty() ? std::filesystem::path(file).replace_extension(".json")
+                                       : std::filesystem::path(json));
+        return 0;
+      }
       if (*replay_command) return replay(file, anyway, data_dir);
       if (*fetch) {
         fetch_dataset(name, data_dir.empty() ? cache_folder() / name : std::filesystem::path(data_dir), url);

@@ -204,6 +204,11 @@ std::vector<RequestRow> read_requests(const std::filesystem::path& path) {
   return h5::read_table<RequestRow>(file, "requests");
 }
 
+std::vector<SpanRow> read_spans(const std::filesystem::path& path) {
+  const h5::Handle file = open_result(path);
+  return h5::read_table<SpanRow>(file, "spans");
+}
+
 ResultFolder read_folder(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder))
     throw std::runtime_error(

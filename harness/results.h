@@ -39,6 +39,7 @@ struct RunResult {
 RunResult read_result(const std::filesystem::path& file);  // throws std::runtime_error
 std::vector<StepRow> read_steps(const std::filesystem::path& file);
 std::vector<RequestRow> read_requests(const std::filesystem::path& file);
+std::vector<SpanRow> read_spans(const std::filesystem::path& file);
 
 struct ResultFolder {
   std::vector<RunResult> runs;          // sorted by name

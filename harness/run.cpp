@@ -57,16 +57,19 @@ class ModelReplica final : public Replica {
     const double start = world_.now();
     const Loss loss = model_.gradient(at, train_, of.ids, into, augmentation_);
     if (charges_) world_.charge(charges_->gradient(of.count()));
-    compute_s += world_.now() - start;
+    const Span span{start, world_.now()};
+    compute_s += span.end - span.begin;
+    if (spans) spans->push_back(span);
     loss_sum += loss.sum;
     samples += of.count();
     return loss.sum;
   }
 
   int minibatch = 0;
-  Batch batch;           // the last one
-  double compute_s = 0;  // of the current step
-  double loss_sum = 0;   // of the current step
+  Batch batch;                         // the last one
+  std::vector<Span>* spans = nullptr;  // of gradients
+  double compute_s = 0;                // of the current step
+  double loss_sum = 0;                 // of the current step
   std::int64_t samples = 0;
 
  private:
@@ -94,6 +97,13 @@ std::vector<std::vector<Row>> gather_rows(World& world, const std::vector<Row>& 
     if (!part.empty()) std::memcpy(result.back().data(), part.data(), part.size());
   }
   return result;
+}
+
+template <typename Row>
+std::vector<Row> joined(const std::vector<std::vector<Row>>& parts) {
+  std::vector<Row> all;
+  for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
 }
 
 std::string instruction_set() {
@@ -148,11 +158,16 @@ class Run {
 
  private:
   double seconds() const { return world_->now() - start_; }
+  bool traced() const { return config_.settings.flag("trace"); }
 
   // Everybody is ready: the clock starts.
   void start_clock() {
     world_->barrier();
     world_->traffic() = {};
+    if (traced()) {
+      world_->traffic().seconds.spans = &spans_[SpanRow::transfer];
+      world_->traffic().waited.spans = &spans_[SpanRow::wait];
+    }
     start_ = world_->now();
     setup_s_ = start_ - setup_start_;
     process_.reporter.phase("train", process_.gradient_s);
@@ -178,6 +193,7 @@ class Run {
     r.g = world_->group().vector(n_);
     copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
+    if (traced()) r.spans = &spans_[SpanRow::compute];
     if (world_->rank() == 0 && !part_.empty()) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
     world_->group().sum(r.g);  // zeros; connections are made
@@ -226,9 +242,9 @@ class Run {
 
   // What a simulated cluster takes for that besides messages.
   void synchronised(std::int64_t rounds) {
-    const double seconds = double(rounds) * charges_->round();
-    world_->charge(seconds);
-    world_->traffic().seconds += seconds;
+    const double begin = world_->now();
+    world_->charge(double(rounds) * charges_->round());
+    world_->traffic().seconds += Span{begin, world_->now()};
   }
 
   void snapshot(Strategy& strategy, ModelReplica& r) {
@@ -391,6 +407,11 @@ class Run {
     const auto steps = gather_rows(*world_, rows_);
     const auto staleness = gather_rows(*world_, staleness_);
     const auto requests = gather_rows(*world_, requests_);
+    std::vector<SpanRow> own_spans;
+    for (const auto kind : {SpanRow::compute, SpanRow::transfer, SpanRow::wait})
+      for (const Span& s : spans_[kind])
+        own_spans.push_back({world_->rank(), kind, s.begin - start_, s.end - start_});
+    const auto spans = gather_rows(*world_, own_spans);
     if (!world_->simulated()) world_->sum(process_.uses);
     std::array<std::int64_t, 4> counts{};
     if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
@@ -400,21 +421,16 @@ class Run {
     const auto host = world_->gather(std::as_bytes(std::span(own_host)));
     if (!recorder_) return;
 
-    std::vector<RankRow> rank_rows;
-    for (const auto& part : ranks) rank_rows.insert(rank_rows.end(), part.begin(), part.end());
-    std::vector<StalenessRow> staleness_rows;
-    for (const auto& part : staleness) staleness_rows.insert(staleness_rows.end(), part.begin(), part.end());
-    std::vector<RequestRow> request_rows;
-    for (const auto& part : requests) request_rows.insert(request_rows.end(), part.begin(), part.end());
     for (std::size_t r = 1; r < steps.size(); ++r) recorder_->steps(steps[r]);
 
     const hid_t file = recorder_->file();
     h5::write_table<SnapshotRow>(file, "snapshots", scored_);
-    h5::write_table<RankRow>(file, "ranks", rank_rows);
+    h5::write_table<RankRow>(file, "ranks", joined(ranks));
     if (config_.servers()) {
-      h5::write_table<StalenessRow>(file, "staleness", staleness_rows);
-      h5::write_table<RequestRow>(file, "requests", request_rows);
+      h5::write_table<StalenessRow>(file, "staleness", joined(staleness));
+      h5::write_table<RequestRow>(file, "requests", joined(requests));
     }
+    if (traced()) h5::write_table<SpanRow>(file, "spans", joined(spans));
 
     const h5::Handle effective = h5::group(file, "effective");
     for (const auto& [name, value] : effective_parameters(config_, n_)) h5::set(effective, name, value);
@@ -495,6 +511,7 @@ class Run {
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
   std::vector<RequestRow> requests_;
+  std::array<std::vector<Span>, 3> spans_;  // by SpanRow::Kind
   RankRow totals_;
 };
 

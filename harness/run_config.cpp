@@ -29,6 +29,7 @@ RunKey integer(const char* name, std::int64_t fallback, double min, double max, 
 RunKey number(const char* name, double fallback, double min, double max, const char* help) {
   return {{name, fallback, help, min, max, {}}};
 }
+RunKey flag(const char* name, bool fallback, const char* help) { return {{name, fallback, help}}; }
 RunKey policy(RunKey key) {
   key.policy = true;
   return key;
@@ -110,6 +111,7 @@ const std::vector<RunKey>& run_keys() {
       policy(number("stall_limit", 8, 1, 1e8, "seconds without progress after which a run is ended")),
       policy(number("setup_limit", 120, 1, 1e8, "seconds for start and loading")),
       policy(integer("snapshot_memory_mib", 1024, 0, 1e6, "MiB of snapshots in memory; more go to disk")),
+      policy(flag("trace", false, "records when ranks compute, transfer and wait (dsgd trace)")),
   };
   static const std::vector<RunKey> keys = [] {
     std::vector<RunKey> all = own;

@@ -121,4 +121,19 @@ struct RequestRow {
   }
 };
 
+struct SpanRow {
+  enum Kind : std::uint8_t { compute, transfer, wait };
+  std::int32_t rank = 0;
+  Kind kind = compute;
+  double begin = 0, end = 0;
+  static h5::Handle type() {
+    return h5::RowType<SpanRow>()
+        .field("rank", offsetof(SpanRow, rank), H5T_NATIVE_INT32)
+        .field("kind", offsetof(SpanRow, kind), H5T_NATIVE_UINT8)
+        .field("begin", offsetof(SpanRow, begin), H5T_NATIVE_DOUBLE)
+        .field("end", offsetof(SpanRow, end), H5T_NATIVE_DOUBLE)
+        .done();
+  }
+};
+
 }  // namespace dsgd

@@ -29,7 +29,7 @@ OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
 # (those that harness/run_config.cpp calls policy).
 NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
-                 "snapshot_memory_mib", "cluster.title"}
+                 "snapshot_memory_mib", "trace", "cluster.title"}
 
 
 class ResultError(Exception):

@@ -13,6 +13,25 @@ namespace dsgd {
 
 class Shard;
 
+struct Span {
+  double begin = 0, end = 0;  // of World::now()
+};
+
+// Seconds that something took, and when it did, for who wants to know.
+class Timer {
+ public:
+  operator double() const { return total_; }
+  void operator+=(double seconds) { total_ += seconds; }
+  void operator+=(const Span& span) {
+    total_ += span.end - span.begin;
+    if (spans) spans->push_back(span);
+  }
+  std::vector<Span>* spans = nullptr;
+
+ private:
+  double total_ = 0;
+};
+
 // What a rank has sent and received for its strategy, and the time that took. An all-reduce of n floats over
 // P workers counts as the 2*(P-1)/P*4n bytes that the best algorithm sends and receives per worker, whatever
 // algorithm ran; pushes, pulls and replies count as a header and their floats, whether these travel in the
@@ -21,8 +40,8 @@ struct Traffic {
   std::int64_t messages = 0;  // sent: one per collective, one per push, pull or reply and shard
   std::int64_t bytes_sent = 0, bytes_received = 0;
   std::int64_t synchronisations = 0;  // collectives over all workers
-  double seconds = 0;                 // inside the communicator's verbs
-  double waited = 0;                  // of these: blocked until a server's reply was there
+  Timer seconds;                      // inside the communicator's verbs
+  Timer waited;                       // of these: blocked until a server's reply was there
 };
 
 using Bytes = std::vector<std::byte>;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "models/vec.h"
+#include "strategies/communicator.h"
 #include "strategies/shared_memory.h"
 #include "strategies/wire.h"
 
@@ -135,15 +136,15 @@ class Message {
   Vector memory_;
 };
 
-// Adds the time of its life to a counter.
+// Adds the time of its life to a timer.
 class Stopwatch {
  public:
-  explicit Stopwatch(double& total) : total_(total), start_(MPI_Wtime()) {}
-  ~Stopwatch() { total_ += MPI_Wtime() - start_; }
+  explicit Stopwatch(Timer& timer) : timer_(timer), begin_(MPI_Wtime()) {}
+  ~Stopwatch() { timer_ += Span{begin_, MPI_Wtime()}; }
 
  private:
-  double& total_;
-  double start_;
+  Timer& timer_;
+  double begin_;
 };
 
 }  // namespace dsgd

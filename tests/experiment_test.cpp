@@ -674,13 +674,16 @@ TEST(Run, IdentityDoesNotDependOnPolicy) {
   std::set<std::string> texts;
   for (const RunKey& key : run_keys()) {
     if (!key.policy || key.name.starts_with("cluster.")) continue;
-    const std::string value = key.name == "title" ? "another" : key.name == "target" ? "0.5" : "77";
+    const std::string value = key.name == "title"    ? "another"
+                              : key.name == "target" ? "0.5"
+                              : key.name == "trace"  ? "true"
+                                                     : "77";
     const RunConfig other = run_of("[strategy.bmuf]", {key.name + "=" + value});
     EXPECT_EQ(other.canonical(), plain.canonical()) << key.name;
     EXPECT_NE(other.text(), plain.text()) << key.name;
     texts.insert(other.text());
   }
-  EXPECT_EQ(texts.size(), 6u);
+  EXPECT_EQ(texts.size(), 7u);
   EXPECT_EQ(plain.name(), "bmuf-1w-seed1-" + plain.id());
   EXPECT_EQ(plain.id().find_first_not_of("0123456789abcdef"), std::string::npos);
   EXPECT_EQ(plain.id().size(), 12u);

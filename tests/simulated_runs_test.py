@@ -6,6 +6,7 @@
 """
 import contextlib
 import glob
+import json
 import os
 import re
 import shutil
@@ -260,6 +261,55 @@ class Replays(Case):
         results, _ = self.sweep(Failures.ENDLESS + "[strategy.downpour]\n", code=1, options=["--set", "time_limit=2"])
         (path,) = results.values()
         self.assertIn("the run did not reach its end: not done after 2 s", dsgd("replay", path, code=2).stderr)
+
+
+class Traces(Case):
+    def test_spans_add_up_to_the_result(self):
+        real = Replays.REAL.replace("workers = 3", "workers = 2").replace("servers = 2", "servers = 1")
+        for engine, text in ("mpi", real), ("simulated", TINY):
+            results, _ = self.sweep(text + "[strategy.sync]\n[strategy.downpour]\n", engine, options=["--set", "trace=true"])
+            for name, path in results.items():
+                with self.subTest(name, engine=engine), h5py.File(path) as file:
+                    dsgd("trace", path, "-o", f"{self.folder}/trace.json")
+                    with open(f"{self.folder}/trace.json") as f:
+                        events = json.load(f)["traceEvents"]
+                    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+                    ranks = file["ranks"][:]
+                    self.assertEqual(sorted(names), list(ranks["rank"]))
+                    self.assertEqual("simulated" in events[0]["args"]["name"], engine == "simulated")
+                    limit = 1e6 * file["result"].attrs["seconds"]
+                    for row in ranks:
+                        own = [e for e in events if e["ph"] == "X" and e["tid"] == row["rank"]]
+                        seconds = {kind: sum(e["dur"] for e in own if e["name"] == kind) / 1e6 for kind in ("compute", "transfer", "wait")}
+                        server = bool(row["server"])
+                        self.assertEqual(names[row["rank"]].split()[0], "server" if server else "worker")
+                        self.assertEqual(seconds["compute"] == 0, server)
+                        self.assertAlmostEqual(seconds["compute"], row["compute_s"], delta=1e-3 + 1e-3 * row["compute_s"])
+                        if name.startswith("downpour"):
+                            self.assertAlmostEqual(seconds["wait"], row["wait_s"], delta=1e-3 + 1e-3 * row["wait_s"])
+                            whole = row["communication_s"] + (0 if server else row["wait_s"])  # a server waits between its transfers
+                            self.assertAlmostEqual(seconds["transfer"], whole, delta=1e-3 + 1e-3 * whole)
+                        computing = [e for e in own if e["name"] == "compute"]
+                        self.assertTrue(all(0 <= e["ts"] and e["ts"] + e["dur"] <= limit * 1.001 for e in computing))
+                        self.assertTrue(all(a["ts"] + a["dur"] <= b["ts"] + 1 for a, b in zip(computing, computing[1:])))
+
+    def test_nothing_is_recorded_by_default(self):
+        results, _ = self.sweep(TINY + "[strategy.downpour]\n")
+        (path,) = results.values()
+        with h5py.File(path) as file:
+            self.assertNotIn("spans", file)
+        self.assertIn("--set trace=true", dsgd("trace", path, code=2).stderr)
+
+    def test_in_lock_step_the_early_wait_for_the_last(self):
+        text = TimeModel.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
+        results, _ = self.sweep(text + "[strategy.sync]\n", options=["--set", "trace=true"])
+        (path,) = results.values()
+        dsgd("trace", path)
+        with open(path.replace(".h5", ".json")) as f:
+            events = json.load(f)["traceEvents"]
+        waited = sorted(sum(e["dur"] for e in events if e["name"] == "wait" and e["tid"] == r) / 1e6 for r in range(3))
+        for seconds, expected in zip(waited, (0, 120, 120)):  # 40 steps of 1 and 4 seconds
+            self.assertAlmostEqual(seconds, expected, delta=0.01)
 
 
 class TimeModel(Case):
