@@ -24,7 +24,8 @@ struct Job {
   std::string order;        // empty: as the strategy declares
   int minibatch = world_minibatch;
   std::function<std::unique_ptr<Rule>(std::unique_ptr<Rule>)>
-      wrap;  // what the servers run instead of the rule
+      wrap;                       // what the servers run instead of the rule
+  std::vector<Request> replayed;  // what this server takes, in this order; empty: as it comes
 
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
@@ -84,6 +85,7 @@ struct Outcome {
   std::vector<float> master;            // the model that the paper reports, on all ranks
   Traffic traffic;                      // of this rank
   std::vector<Served> servers;          // on all ranks
+  std::vector<Request> requests;        // that this server took
   double distance = 0;                  // of the master from the optimum
 };
 
@@ -115,7 +117,9 @@ Outcome run(const Job& job, Each each) {
     std::unique_ptr<Rule> rule = job.entry().make_rule(job.chosen(), job.context(own.count));
     if (job.wrap) rule = job.wrap(std::move(rule));
     Shard shard({world().workers(), job.minibatch, job.budget}, *rule, w);
+    shard.replayed = job.replayed;
     world().serve(shard);
+    outcome.requests = shard.requests;
     outcome.traffic = world().traffic();
     const auto& staleness = shard.staleness();
     const std::int64_t values[served_numbers] = {

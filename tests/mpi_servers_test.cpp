@@ -182,6 +182,28 @@ TEST(AnyOrder, SspBoundsTheStaleness) {
   }
 }
 
+// First one worker is slow, then another one.
+TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
+  for (const StrategyEntry* entry : all_strategies()) {
+    if (!entry->make_rule) continue;
+    Job job{.strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
+    const auto with_slow = [&](int rank) {
+      return run(job, [rank](Worker&) {
+        if (world().rank() != rank) return;
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+        world().charge(200e-6);
+      });
+    };
+    const Outcome first = with_slow(0);
+    job.replayed = first.requests;
+    const Outcome second = with_slow(world().workers() - 1);
+    EXPECT_EQ(second.master, first.master) << entry->name;
+    EXPECT_TRUE(second.requests == first.requests) << entry->name;
+    EXPECT_EQ(first.requests.empty(), world().is_worker()) << entry->name;
+    EXPECT_EQ(second.steps, first.steps) << entry->name;
+  }
+}
+
 TEST(AnyOrder, WorkersWithoutWorkLeave) {
   std::vector<std::string> served;
   for (const StrategyEntry* entry : all_strategies())
