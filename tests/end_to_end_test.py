@@ -32,7 +32,7 @@ GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
 
 COMPRESSED = ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit", "powersgd")
 LOCK_STEP = ("sync", "averaging", "bmuf", "easgd_sync", "eamsgd_sync", "slowmo", "diloco", *COMPRESSED)
-SETTINGS = {"threshold": "tau = 0.05\n", "topk": "density = 0.1\n", "signsgd": "optimizer.learning_rate = 0.001\n", "diloco": "H = 10\n"}  # of strategies that need some
+SETTINGS = {"threshold": "tau = 0.05\n", "topk": "density = 0.1\n", "signsgd": "optimizer.learning_rate = 0.001\n", "diloco": "H = 10\n", "fasgd": "optimizer.learning_rate = 0.002\n"}  # of strategies that need some
 SERVED = ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "easgd", "eamsgd")
 STRATEGIES = LOCK_STEP + SERVED
 QUICKSTART = ("sync", "averaging", "bmuf", "downpour", "staleness_aware")
