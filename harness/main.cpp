@@ -31,6 +31,18 @@ void print_parameters(const std::vector<Parameter>& parameters) {
     fmt::print("      {:<24} {} (default {}): {}\n", p.name, p.help, to_string(p.fallback), allowed(p));
 }
 
+// One line of a list of files: what `describe` says of it, or why it cannot be used here.
+template <typename Describe>
+void print_file(const std::filesystem::path& file, Describe describe) {
+  std::string text;
+  try {
+    text = describe();
+  } catch (const ConfigError& e) {
+    text = "not usable here: " + e.problems().front();
+  }
+  fmt::print("  {:<20} {}\n", file.stem().string(), text);
+}
+
 int list(const std::string& what) {
   if (what == "strategies")
     for (const StrategyEntry* s : all_strategies()) {
@@ -49,16 +61,18 @@ int list(const std::string& what) {
                  reason.empty() ? "ready" : "not usable here: " + reason);
     }
   if (what == "experiments")
-    for (const auto& file : shipped_experiments()) {
-      const Experiment e = load_experiment(file);
-      fmt::print("  {:<16} {:>4} runs  {}\n", file.stem().string(), e.runs.size(), e.title);
-    }
+    for (const auto& file : shipped_experiments())
+      print_file(file, [&] {
+        const Experiment e = load_experiment(file);
+        return fmt::format("{:>4} runs  {}", e.runs.size(), e.title);
+      });
   if (what == "clusters")
-    for (const auto& file : known_clusters()) {
-      const RunConfig run = parse_run(
-          fmt::format("engine = \"simulated\"\ncluster = {}\n[strategy.sync]", to_string(file.string())));
-      fmt::print("  {:<16} {}\n", file.stem().string(), run.settings.text("cluster.title"));
-    }
+    for (const auto& file : known_clusters())
+      print_file(file, [&] {
+        const RunConfig run = parse_run(
+            fmt::format("engine = \"simulated\"\ncluster = {}\n[strategy.sync]", to_string(file.string())));
+        return run.settings.text("cluster.title");
+      });
   if (what == "keys") {
     for (const RunKey& key : run_keys()) print_parameters({key});
     for (Parameter key : host_keys()) {

@@ -69,7 +69,7 @@ SHORT = "[strategy.bmuf]\nsamples = 4000\n"
 def setUpModule():
     global scratch, environment
     scratch = tempfile.mkdtemp(prefix="dsgd-")
-    environment = dict(os.environ, TMPDIR=scratch, XDG_CACHE_HOME=scratch)
+    environment = dict(os.environ, TMPDIR=scratch, XDG_CACHE_HOME=scratch, XDG_CONFIG_HOME=scratch)
     for name in "DSGD_DATA", "OMPI_MCA_btl_vader_backing_directory":
         environment.pop(name, None)
     unittest.addModuleCleanup(shutil.rmtree, scratch, ignore_errors=True)
@@ -537,6 +537,16 @@ class SmallSweep(Case, RecordChecks):
             listing = dsgd("list", what).stdout
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)
+
+    def test_lists_what_is_damaged_too(self):
+        folder = os.path.join(scratch, "dsgd", "clusters")
+        os.makedirs(folder)
+        self.addCleanup(shutil.rmtree, os.path.join(scratch, "dsgd"))
+        with open(os.path.join(folder, "broken.toml"), "w") as f:
+            f.write("[hosts.node]\ncuont = 2\n")
+        listing = dsgd("list", "clusters").stdout
+        self.assertRegex(listing, r"(?m)^ +broken +not usable here: .*broken.toml:2:1: .*cuont")
+        self.assertRegex(listing, r"(?m)^ +ethernet-1g ")
 
 
 class BatchNorm(Case):
