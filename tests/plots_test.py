@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tempfile
+import tomllib
 import unittest
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plots"))
+import best  # noqa: E402
 import convergence  # noqa: E402
 import results  # noqa: E402
 import speedup  # noqa: E402
@@ -638,6 +640,67 @@ class Command(Folder):
         write_run(self.folder, "easgd", 2, 1, snapshots=0, samples=2000)
         write_run(self.folder, "ssp", 1, 1, target=0.0, samples=2000, tables={"snapshots": [(0, 0.0, 0, 0, 0.0, 0, 0)]})
         self.assertEqual(self.draw(self.folder)[0], 0)
+
+
+class Best(Folder):
+    SEARCH = """
+title = "Some trials"
+seed = 101
+workers = [1, 2]
+samples = 6000
+optimizer.rule = "momentum"
+optimizer.learning_rate = [0.01, 0.02, 0.04]
+[strategy.sync]
+[strategy.averaging]
+tau = [5, 20]
+"""
+
+    def setUp(self):
+        super().setUp()
+        self.search = self.folder / "search.toml"
+        self.search.write_text(self.SEARCH)
+        for workers in (1, 2):
+            for rate in (0.01, 0.02, 0.04):
+                self.trial("sync", workers, rate, correct=9000 if rate == 0.02 else 8000)
+                for tau in (5, 20):
+                    self.trial("averaging", workers, rate, correct=8000 + 1000 * (rate == 0.04) + tau * workers, tau=tau)
+
+    def trial(self, strategy, workers, rate, correct, **own):
+        write_run(self.folder, strategy, workers, 101, samples=6000, outcome="diverged" if correct is None else "ok",
+                  config={"optimizer.learning_rate": rate, "optimizer.rule": "momentum"}
+                  | {f"strategy.{k}": v for k, v in own.items()},
+                  tables={"snapshots": [(6000, 1.0, 0, 0, 0.5, correct or 9999, 10000)]})
+
+    def run_best(self, *words):
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+            code = best.main([str(self.search), str(self.folder), *words])
+        return code, out.getvalue(), errors.getvalue()
+
+    def test_picks_the_highest_accuracy_and_marks_edges(self):
+        code, out, _ = self.run_best()
+        self.assertEqual(0, code)
+        self.assertRegex(out, r"(?m)^sync +2 +3 +3 +90.00  optimizer.learning_rate = 0.02$")
+        self.assertRegex(out, r"(?m)^averaging +2 +6 +6 +90.40  optimizer.learning_rate = 0.04\*, tau = 20$")
+
+    def test_diverged_trials_count_but_do_not_win(self):
+        self.trial("sync", 2, 0.08, correct=None)
+        self.assertRegex(self.run_best()[1], r"(?m)^sync +2 +4 +3 +90.00  optimizer.learning_rate = 0.02$")
+
+    def test_writes_experiments_and_trials(self):
+        code, _, _ = self.run_best("--write", "compare", "-o", str(self.folder), "--csv", str(self.folder / "trials.csv"))
+        self.assertEqual(0, code)
+        written = tomllib.loads((self.folder / "compare-2.toml").read_text())
+        self.assertEqual((2, 6000, [1, 2, 3, 4, 5]), (written["workers"], written["samples"], written["seed"]))
+        self.assertEqual({"sync": {"optimizer": {"rule": "momentum", "learning_rate": 0.02}},
+                          "averaging": {"optimizer": {"rule": "momentum", "learning_rate": 0.04}, "tau": 20}},
+                         written["strategy"])
+        self.assertEqual(1 + 2 * (3 + 6), len((self.folder / "trials.csv").read_text().splitlines()))
+
+    def test_a_strategy_without_an_ok_trial_is_exit_code_1(self):
+        self.trial("averaging", 7, 0.01, correct=None, tau=5)
+        code, _, errors = self.run_best()
+        self.assertEqual(1, code)
+        self.assertIn("no trial ended as ok: averaging with 7 workers", errors)
 
 
 class RealResults(unittest.TestCase):
