@@ -25,7 +25,8 @@ namespace dsgd {
   entry(signsgd) \
   entry(ef_signsgd) \
   entry(onebit) \
-  entry(powersgd)
+  entry(powersgd) \
+  entry(dpsgd)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

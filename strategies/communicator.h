@@ -35,9 +35,10 @@ class Timer {
 // What a rank has sent and received for its strategy, and the time that took. An all-reduce of n floats over
 // P workers counts as the 2*(P-1)/P*4n bytes that the best algorithm sends and receives per worker, whatever
 // algorithm ran; pushes, pulls and replies count as a header and their floats, whether these travel in the
-// message or in shared memory. A byte string counts by its length, once for every other worker that gets it.
+// message or in shared memory. A byte string or a neighbour's vector counts by its length, once for every
+// other worker that gets it.
 struct Traffic {
-  std::int64_t messages = 0;  // sent: one per collective, one per push, pull or reply and shard
+  std::int64_t messages = 0;  // sent: one per collective, neighbour, or push, pull or reply and shard
   std::int64_t bytes_sent = 0, bytes_received = 0;
   std::int64_t synchronisations = 0;  // collectives over all workers
   Timer seconds;                      // inside the communicator's verbs
@@ -61,6 +62,11 @@ class Group {
   // more than 2 GB.
   virtual std::vector<Bytes> all_gather(const Bytes& message) = 0;
   virtual std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) = 0;
+  // v <- (v + sum over the D offsets d of the v of worker (rank + d) mod P) / (1 + D), in that order. Offsets
+  // are the same on all workers, from 1 to P - 1, each once. The vectors travel in between: until the end v
+  // may be read, and no other sum be begun.
+  virtual void begin_mix(ConstVec v, const std::vector<int>& offsets) = 0;
+  virtual void end_mix(Vec v) = 0;
   // Collective: n zeros that live as long as the world. The workers of a host see each other's, so that verbs
   // work on them (or parts of them, the same on all workers) in place; other vectors are copied to and fro.
   virtual Vec vector(std::size_t n) = 0;

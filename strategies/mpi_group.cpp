@@ -167,6 +167,32 @@ std::vector<Bytes> MpiGroup::all_to_all(const std::vector<Bytes>& messages) {
   });
 }
 
+void MpiGroup::begin_mix(ConstVec v, const std::vector<int>& offsets) {
+  const Stopwatch stopwatch(traffic_.seconds);
+  mixed_.resize(offsets.size());
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    if (mixed_[i].size() != v.size) mixed_[i] = Vector(host_space(), v.size);
+    const int from = (rank_ + offsets[i]) % size_, to = (rank_ + size_ - offsets[i]) % size_;
+    for (std::size_t done = 0; done < v.size; done += at_most) {
+      const int count = int(std::min(at_most, v.size - done));
+      MPI_Irecv(mixed_[i].data() + done, count, MPI_FLOAT, from, mix_tag, comm_, &mixing_.emplace_back());
+      MPI_Isend(v.data + done, count, MPI_FLOAT, to, mix_tag, comm_, &mixing_.emplace_back());
+    }
+    traffic_.bytes_sent += std::int64_t(v.size * sizeof(float));
+    traffic_.bytes_received += std::int64_t(v.size * sizeof(float));
+    ++traffic_.messages;
+  }
+}
+
+void MpiGroup::end_mix(Vec v) {
+  if (mixed_.empty()) return;
+  const Stopwatch stopwatch(traffic_.seconds);
+  for (MPI_Request& request : mixing_) ranks_.wait(request, false);
+  mixing_.clear();
+  for (const Vector& other : mixed_) axpy(1, other.view(), v);
+  scale(1.0f / float(1 + mixed_.size()), v);
+}
+
 void MpiGroup::meet() {
   if (neighbours_ == 1) return;
   ++met_;

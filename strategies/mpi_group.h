@@ -20,6 +20,8 @@ class MpiGroup final : public Group {
   Vec vector(std::size_t n) override;
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
+  void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
+  void end_mix(Vec v) override;
 
  private:
   static constexpr std::size_t portion = 1 << 16, cached = 1 << 12;  // floats
@@ -53,6 +55,8 @@ class MpiGroup final : public Group {
   std::deque<Vector> private_;
   std::vector<Shared> vectors_;
   std::vector<float*> portions_, alone_{nullptr};
+  std::vector<Vector> mixed_;  // vectors of neighbours, in the order of the offsets
+  std::vector<MPI_Request> mixing_;
   std::vector<int> members_;  // of host_, as ranks of the world
   std::uint32_t met_ = 0;
 };

@@ -263,6 +263,41 @@ TEST(Group, ExchangesByteStringsOfDifferentLengths) {
   }
 }
 
+// Every worker's model with those of the neighbours, which travel while something else is done.
+TEST(Group, MixesWithNeighbours) {
+  if (!world().is_worker()) return;
+  const int own = world().rank(), workers = world().workers();
+  std::vector<int> offsets;
+  for (int d = 1; d < workers; d += 2) offsets.push_back(d);
+  for (const std::size_t n : sizes) {
+    Vector v(host_space(), n), total(host_space(), n);
+    for (std::size_t j = 0; j < n; ++j) v.data()[j] = total.data()[j] = element(own, j);
+    world().traffic() = {};
+    world().group().begin_mix(v, offsets);
+    world().charge(0.001);
+    world().group().end_mix(v);
+    EXPECT_EQ(world().traffic().bytes_sent, std::int64_t(4 * n * offsets.size()));
+    EXPECT_EQ(world().traffic().bytes_received, std::int64_t(4 * n * offsets.size()));
+    EXPECT_EQ(world().traffic().messages, std::int64_t(offsets.size()));
+    EXPECT_EQ(world().traffic().synchronisations, 0);
+    std::size_t wrong = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      float sum = element(own, j);
+      for (const int d : offsets) sum += element((own + d) % workers, j);
+      wrong += v.data()[j] != sum * (1.0f / float(1 + offsets.size()));
+    }
+    EXPECT_EQ(wrong, 0u) << n << " elements";
+    // The sum over the workers is what it was.
+    Vector mixed(host_space(), n);
+    copy(v, mixed);
+    world().group().sum(mixed);
+    world().group().sum(total);
+    for (std::size_t j = 0; j < n; ++j)
+      wrong += std::abs(mixed.data()[j] - total.data()[j]) > 0x1p43f * 1e-6f * float(workers);
+    EXPECT_EQ(wrong, 0u) << n << " elements";
+  }
+}
+
 // A server that adds up what arrives.
 struct Adder final : Rule {
   void apply(Vec w, const Arrival& a, std::int64_t) override { axpy(a.scale, a.g, w); }

@@ -4,6 +4,7 @@
 // plain SGD, ten steps at most): they hold bit for bit. With 3 workers and with other optimizers: to 2e-5 at
 // values below 16, some ten units in the last place.
 
+#include <numbers>
 #include <set>
 
 #include "strategies/compressed.h"
@@ -160,6 +161,39 @@ TEST(Twin, DiLoCo) {
         job.settings = {{"H", integer(3)}, {"outer", rule}, {"outer_rate", rate}, {"outer_momentum", 0.5}};
         EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.diloco(3, rule, rate, 0.5); }), rounding())
             << rule << ", rate " << rate << ", optimizer " << int(optimizer.rule);
+      }
+}
+
+// W of the three graphs, from their definitions.
+double weight(const std::string& topology, int k, int j) {
+  const int P = world().workers();
+  if (topology == "complete") return 1.0 / P;
+  std::set<int> from{k};
+  if (topology == "ring") from.insert({(k + 1) % P, (k + P - 1) % P});
+  if (topology == "exponential")
+    for (int d = 1; d < P; d *= 2) from.insert((k + d) % P);
+  return from.count(j) ? 1.0 / double(from.size()) : 0;
+}
+const std::vector<std::string> topologies{"ring", "exponential", "complete"};
+
+TEST(Twin, Dpsgd) {
+  for (const auto& optimizer : optimizers())
+    for (const auto& topology : topologies)
+      for (const auto& mix : {"before"s, "after"s}) {
+        Job job = twin_job("dpsgd", optimizer);
+        job.settings = {{"topology", topology}, {"mix", mix}};
+        EXPECT_LE(against_twin(job,
+                               [&](PlainWorkers& twin) {
+                                 twin.dpsgd([&](int k, int j) { return weight(topology, k, j); },
+                                            mix == "before");
+                               }),
+                  rounding())
+            << topology << ", " << mix << ", optimizer " << int(optimizer.rule);
+        const Cost cost = job.entry().cost(job.chosen(), job.context(13), 21);
+        const Outcome outcome = run(job);
+        EXPECT_EQ(double(outcome.traffic.bytes_sent), cost.bytes_sent) << topology;
+        EXPECT_EQ(double(outcome.traffic.messages), cost.messages) << topology;
+        EXPECT_EQ(outcome.traffic.synchronisations, topology == "complete" ? 21 : 0);
       }
 }
 
@@ -426,6 +460,66 @@ TEST(Identity, EamsgdWithoutMomentumIsEasgd) {
   eamsgd.strategy = "eamsgd_sync";
   eamsgd.settings["delta"] = 0.0;
   EXPECT_EQ(path(easgd), path(eamsgd));
+}
+
+// One all-reduce of the models in every step, whatever the optimizer.
+TEST(Identity, DpsgdOnTheCompleteGraphIsAveraging) {
+  for (const auto& optimizer : optimizers()) {
+    Job gossip = twin_job("dpsgd", optimizer), averaging = twin_job("averaging", optimizer);
+    gossip.settings = {{"topology", "complete"s}, {"mix", "after"s}};
+    averaging.settings = {{"tau", integer(1)}};
+    EXPECT_EQ(path(gossip), path(averaging)) << "optimizer " << int(optimizer.rule);
+  }
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
+  EXPECT_LE(apart(run(same_order("dpsgd", sgd, {{"topology", "complete"s}, {"mix", "after"s}})),
+                  run(same_order("sync", sgd))),
+            tolerance());
+}
+
+// Rows and columns of W add up to 1, and where all workers' losses have one curvature the mean of their
+// gradients is the gradient at the mean: on any graph the mean of the models is that of sync.
+TEST(Identity, MeanOfDpsgdIsSync) {
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.25};
+  const Outcome sync = run(same_order("sync", sgd));
+  const Doubles expected(sync.weights.begin(), sync.weights.end());
+  for (const auto& topology : topologies)
+    for (const auto& mix : {"before"s, "after"s}) {
+      const Outcome gossip = run(same_order("dpsgd", sgd, {{"topology", topology}, {"mix", mix}}));
+      EXPECT_LE(difference(expected, gossip.master.data()), rounding()) << topology << ", " << mix;
+    }
+}
+
+// With equal gradients, what is apart along an eigenvector of W shrinks by its eigenvalue in every step.
+TEST(Identity, DpsgdMixesAtItsSpectralGap) {
+  const int P = world().workers();
+  const double turn = 2 * std::numbers::pi / P, log2 = std::ceil(std::log2(P));
+  struct Mode {
+    std::string topology;
+    double eigenvalue;
+    std::function<double(int)> of;  // of worker k
+  };
+  std::vector<Mode> modes{{"complete", 0, [](int k) { return k % 2 ? -1 : 1; }}};
+  if (P > 2)
+    modes.push_back({"ring", (1 + 2 * std::cos(turn)) / 3, [&](int k) { return std::cos(turn * k); }});
+  if (P % 2 == 0)
+    modes.push_back({"exponential", (log2 - 1) / (log2 + 1), [](int k) { return k % 2 ? -1 : 1; }});
+  for (const auto& [topology, eigenvalue, of] : modes) {
+    if (P % 2 && topology == "complete") continue;  // not orthogonal to the mean
+    Job job{.strategy = "dpsgd", .settings = {{"topology", topology}}, .budget = steps(6)};
+    job.problem.slope = 1;
+    Worker worker(job);
+    fill(float(8 * of(world().rank())), worker.replica.w);
+    for (int t = 1; worker.step(); ++t) {
+      const Vec mean = worker.strategy->master(worker.replica);
+      EXPECT_NEAR(worker.replica.w.data[0] - mean.data[0], 8 * of(world().rank()) * std::pow(eigenvalue, t),
+                  1e-4)
+          << topology << ", step " << t;
+    }
+    for (const auto& [name, value] : job.entry().effective(job.chosen(), job.context(13)))
+      if (name == "spectral_gap") {
+        EXPECT_NEAR(value, 1 - eigenvalue, 1e-9) << topology;
+      }
+  }
 }
 
 // All the way to the workers' mean in every step.

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <numbers>
 #include <set>
 
 #include "strategies/strategy.h"
@@ -80,6 +81,7 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("bmuf", {{"block", integer(3)}}, T, third, 0, 0);
     expect("slowmo", {{"tau", integer(3)}}, T, third, 0, 0);
     expect("diloco", {{"H", integer(3)}}, T, third, 0, 0);
+    expect("dpsgd", {{"topology", "complete"s}}, T, T, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
     for (const char* each_step : {"ssp", "dc_asgd", "fasgd"}) expect(each_step, {}, T, 0, T + 1, T);
     for (const char* name : {"easgd", "eamsgd"}) expect(name, {{"tau", integer(3)}}, T, 0, third + 1, third);
@@ -90,6 +92,28 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}}, T, 0, half + 1, pushes);
     expect("downpour", {{"n_fetch", integer(2)}, {"n_push", integer(3)}, {"overlap", false}}, T, 0,
            std::floor(T / 2) + 1, pushes);
+  }
+}
+
+// Of ring (Lian et al. 2017) and exponential graph (Ying et al. 2021, even P) in closed form.
+TEST(Dpsgd, SaysItsSpectralGap) {
+  const StrategyEntry& entry = *find_strategy("dpsgd");
+  const auto gap = [&](const std::string& topology, int P) {
+    for (const auto& [name, value] :
+         entry.effective(Settings(entry.parameters, {{"topology", topology}}), {.workers = P}))
+      if (name == "spectral_gap") return value;
+    return double(NAN);
+  };
+  for (int P = 1; P <= 64; ++P) {
+    const double ring = P > 3 ? 2 * (1 - std::cos(2 * std::numbers::pi / P)) / 3 : 1;
+    EXPECT_NEAR(gap("ring", P), ring, 1e-12) << P;
+    EXPECT_NEAR(gap("complete", P), 1, 1e-12) << P;
+    const double exponential = P > 1 ? 2 / (1 + std::ceil(std::log2(P))) : 1;
+    if (P == 1 || P % 2 == 0) {
+      EXPECT_NEAR(gap("exponential", P), exponential, 1e-12) << P;
+    } else {
+      EXPECT_GT(gap("exponential", P), exponential) << P;
+    }
   }
 }
 

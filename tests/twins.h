@@ -242,6 +242,25 @@ struct PlainWorkers {
       if (reset) o.reset();
   }
 
+  // Lian et al. 2017: W(k, j) is what worker k's model has of worker j's.
+  template <typename Weight>
+  void dpsgd(Weight weight, bool before) {
+    const std::vector<Doubles> x = w;
+    const auto mix = [&] {
+      const std::vector<Doubles> apart = w;
+      for (std::size_t k = 0; k < size(); ++k) {
+        w[k].assign(problem.n, 0);
+        for (std::size_t j = 0; j < size(); ++j) w[k] += weight(int(k), int(j)) * apart[j];
+      }
+    };
+    if (before) mix();
+    for (std::size_t k = 0; k < size(); ++k)
+      if (const auto count = double(order[k].lock_step(used).size()); count > 0)
+        optimizer[k].step(w[k], gradient(k, x[k], count), double(used));
+    if (!before) mix();
+    advance();
+  }
+
   // Zhang, Choromanska, LeCun 2015, equations 5 and 6 every tau steps and at the end; `W` is the centre. With
   // `delta` the worker's step is that of algorithm 2.
   void easgd(int tau, double beta, double delta = -1) {
