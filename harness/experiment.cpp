@@ -620,14 +620,14 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
                       run.samples(), run.minibatch(), run.minibatch()));
 
   const bool served = run.strategy->make_rule;
-  if (served && run.data_order() == "global")
+  if ((served || run.strategy->pairs) && run.data_order() == "global")
     fault({"data_order"},
-          fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard, queue)",
-                      run.strategy->name));
+          fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard{})",
+                      run.strategy->name, served ? ", queue" : ""));
   if (!served && run.data_order() == "queue")
     fault({"data_order"},
-          fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, global, shard)",
-                      run.strategy->name));
+          fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
+                      run.strategy->name, run.strategy->pairs ? "" : "global, "));
 
   const std::string& schedule = run.settings.text("optimizer.schedule");
   if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)

@@ -26,22 +26,22 @@ constexpr std::size_t score_portion = 128;  // test samples between two signs of
 class ModelReplica final : public Replica {
  public:
   ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
-               bool queue, ParameterServer* server, World& world, Charges* charges)
+               bool queue, Work* work, World& world, Charges* charges)
       : model_(model),
         train_(train),
         augmentation_(augmentation),
         sampler_(sampler),
         queue_(queue),
-        server_(server),
+        work_(work),
         world_(world),
         charges_(charges) {}
 
   Batch next() override {
     Minibatch m;
-    if (!server_) {
+    if (!work_) {
       m = sampler_.next();
     } else {
-      if (portion_.count == 0) portion_ = server_->take(minibatch);
+      if (portion_.count == 0) portion_ = work_->take(minibatch);
       if (portion_.count)
         m = queue_ ? sampler_.at(portion_.position, portion_.count) : sampler_.next_own(portion_.count);
       // An epoch's last minibatch is short; the rest of the portion comes next.
@@ -78,10 +78,10 @@ class ModelReplica final : public Replica {
   Augmentation augmentation_;  // of the last batch
   Sampler& sampler_;
   bool queue_;
-  ParameterServer* server_;
+  Work* work_;  // null: in lock-step
   World& world_;
   Charges* charges_;
-  ParameterServer::Portion portion_;
+  Work::Portion portion_;
 };
 
 DataOrder order_of(const std::string& name) {
@@ -137,10 +137,10 @@ class Run {
 
   void operator()() {
     const ShardRange own = world_->is_worker()
-                               ? ShardRange{0, world_->rank() == 0 ? n_ : 0}
+                               ? ShardRange{0, world_->rank() == 0 || pairs() ? n_ : 0}
                                : shard_range(n_, world_->rank() - world_->workers(), world_->servers());
     snapshots_.emplace(snapshot_points(config_.samples(), int(config_.settings.integer("snapshots"))),
-                       holds_snapshots() ? own.count : 0,
+                       holds_copies() ? own.count : 0,
                        std::size_t(config_.settings.integer("snapshot_memory_mib")) << 20,
                        part_.parent_path());
     if (world_->is_worker())
@@ -158,6 +158,7 @@ class Run {
 
  private:
   double seconds() const { return world_->now() - start_; }
+  bool pairs() const { return config_.strategy->pairs; }
   bool traced() const { return config_.settings.flag("trace"); }
 
   // Everybody is ready: the clock starts.
@@ -177,6 +178,11 @@ class Run {
     Context context = context_of(config_, n_);
     context.group = &world_->group();
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
+    const Vec w = world_->group().vector(n_), g = world_->group().vector(n_);
+    if (pairs())
+      context.pairs = &world_->pairs(
+          w, config_.samples(), process_.replayed.empty() ? nullptr : &process_.replayed.at(world_->rank()));
+    Work* const work = pairs() ? static_cast<Work*>(context.pairs) : context.server;
     context.space = &process_.device->space();
     context.optimizer.layers = extents(process_.network);
     const auto strategy = config_.strategy->make(config_.strategy_settings, context);
@@ -188,9 +194,9 @@ class Run {
                      .minibatch = config_.minibatch(),
                      .budget = config_.samples()});
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
-                   config_.data_order() == "queue", context.server, *world_, charges_ ? &*charges_ : nullptr);
-    r.w = world_->group().vector(n_);
-    r.g = world_->group().vector(n_);
+                   config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr);
+    r.w = w;
+    r.g = g;
     copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
     if (traced()) r.spans = &spans_[SpanRow::compute];
@@ -213,7 +219,7 @@ class Run {
       const StepRow row{.rank = world_->rank(),
                         .samples = count,
                         .step = r.t,
-                        .used = context.server ? context.server->used() : used,
+                        .used = work ? work->used() : used,
                         .seconds = seconds(),
                         .loss = count ? float(r.loss_sum / count) : 0.0f,
                         .compute_s = float(r.compute_s),
@@ -223,12 +229,16 @@ class Run {
       rows_.push_back(row);
       if (recorder_) recorder_->step(row);
       process_.reporter.tell(row.used, row.seconds, row.loss);
+      if (work) r.used = work->used();
       if (!context.server && snapshots_->due(r.used)) snapshot(*strategy, r);
     }
     last_seconds_ = seconds();
-    if (context.server) {
-      context.server->leave();
-    } else {
+    if (work) work->leave();
+    if (pairs()) {
+      snapshots_->finish({config_.samples(), last_seconds_, r.t}, r.w);
+      average_snapshots(r.g);
+      answered(context.pairs->answered());
+    } else if (!context.server) {
       const Traffic trained = traffic;
       snapshots_->finish({r.used, last_seconds_, r.t}, strategy->master(r));
       world_->traffic() = trained;
@@ -247,8 +257,30 @@ class Run {
     world_->traffic().seconds += Span{begin, world_->now()};
   }
 
+  // Of workers at their own pace: the mean of copies that each took when its count of samples said so.
+  void average_snapshots(Vec mean) {
+    const Traffic trained = world_->traffic();
+    for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
+      snapshots_->get(i, mean);
+      world_->group().mean(mean);
+      snapshots_->put(i, mean);
+    }
+    world_->traffic() = trained;
+  }
+
+  void answered(const std::vector<Request>& requests) {
+    if (!process_.replayed.empty()) check_course(requests, process_.replayed.at(world_->rank()));
+    for (const Request& r : requests)
+      requests_.push_back({world_->rank(), r.worker, r.push, r.version, r.samples, r.position});
+  }
+
   void snapshot(Strategy& strategy, ModelReplica& r) {
     const double begun = seconds();
+    if (pairs()) {
+      snapshots_->take({r.used, begun, r.t}, r.w);
+      totals_.snapshot_s += seconds() - begun;
+      return;
+    }
     const Traffic trained = world_->traffic();
     const Vec master = strategy.master(r);
     world_->traffic() = trained;  // forming the copy is no part of the strategy's traffic
@@ -282,7 +314,7 @@ class Run {
     start_clock();
     snapshots_->take({0, 0, 0}, shard.w());
     world_->serve(shard);
-    check_course(shard);
+    if (!shard.replayed.empty()) check_course(shard.requests, shard.replayed);
     snapshots_->finish({shard.used(), last_seconds_, shard.version()}, shard.w());
     used_ = shard.used();
     updates_ = shard.version();
@@ -293,11 +325,9 @@ class Run {
       requests_.push_back({number, r.worker, r.push, r.version, r.samples, r.position});
   }
 
-  static void check_course(const Shard& shard) {
-    const auto& made = shard.requests;
-    const auto& planned = shard.replayed;
+  static void check_course(std::span<const Request> made, std::span<const Request> planned) {
     const auto at = std::mismatch(made.begin(), made.end(), planned.begin(), planned.end());
-    if (!planned.empty() && (at.first != made.end() || at.second != planned.end()))
+    if (at.first != made.end() || at.second != planned.end())
       throw std::runtime_error(fmt::format("left the recorded course at request {} of {}",
                                            at.first - made.begin(), planned.size()));
   }
@@ -343,6 +373,9 @@ class Run {
   // Lock-step strategies are copied on rank 0, the others on the servers.
   bool holds_snapshots() const { return config_.servers() ? !world_->is_worker() : world_->rank() == 0; }
 
+  // And those that are averaged into these.
+  bool holds_copies() const { return holds_snapshots() || (pairs() && world_->is_worker()); }
+
   // All processes score every snapshot together, each on its part of the test set; counts are exact.
   void score(const ShardRange& own) {
     process_.reporter.phase("score");
@@ -368,7 +401,7 @@ class Run {
       scored_.push_back({.test_loss = loss[0] / double(test),
                          .test_correct = correct[0],
                          .test_count = std::int64_t(test)});
-      const bool holder = holds_snapshots();
+      const bool holder = holds_copies();
       const auto at = holder ? snapshots_->point(i) : Snapshots::Point{};
       std::array<double, 4> low{double(at.used), at.seconds, double(at.version), 0}, high = low;
       if (!holder) low.fill(std::numeric_limits<double>::infinity());
@@ -396,7 +429,7 @@ class Run {
     const Traffic& traffic = world_->traffic();
     totals_.rank = world_->rank();
     totals_.server = !world_->is_worker();
-    totals_.wait_s = config_.servers() ? traffic.waited : lock_step_wait();
+    totals_.wait_s = config_.servers() || pairs() ? traffic.waited : lock_step_wait();
     totals_.communication_s = std::max(0.0, traffic.seconds - totals_.wait_s);
     totals_.bytes_sent = traffic.bytes_sent;
     totals_.bytes_received = traffic.bytes_received;
@@ -413,9 +446,11 @@ class Run {
         own_spans.push_back({world_->rank(), kind, s.begin - start_, s.end - start_});
     const auto spans = gather_rows(*world_, own_spans);
     if (!world_->simulated()) world_->sum(process_.uses);
-    std::array<std::int64_t, 4> counts{};
-    if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
-      counts = {used_, updates_, unapplied_, 0};
+    std::array<std::int64_t, 3> counts{};
+    if (pairs())
+      counts = {totals_.samples, totals_.steps, 0};
+    else if (config_.servers() ? world_->rank() == world_->workers() : world_->rank() == 0)
+      counts = {used_, updates_, unapplied_};
     world_->sum(counts);
     const std::string own_host = host_name();
     const auto host = world_->gather(std::as_bytes(std::span(own_host)));
@@ -426,10 +461,8 @@ class Run {
     const hid_t file = recorder_->file();
     h5::write_table<SnapshotRow>(file, "snapshots", scored_);
     h5::write_table<RankRow>(file, "ranks", joined(ranks));
-    if (config_.servers()) {
-      h5::write_table<StalenessRow>(file, "staleness", joined(staleness));
-      h5::write_table<RequestRow>(file, "requests", joined(requests));
-    }
+    if (config_.servers()) h5::write_table<StalenessRow>(file, "staleness", joined(staleness));
+    if (config_.servers() || pairs()) h5::write_table<RequestRow>(file, "requests", joined(requests));
     if (traced()) h5::write_table<SpanRow>(file, "spans", joined(spans));
 
     const h5::Handle effective = h5::group(file, "effective");
@@ -450,7 +483,7 @@ class Run {
 
     const auto [least_used, most_used] = std::minmax_element(process_.uses.begin(), process_.uses.end());
     const auto [first_loss, last_loss] = losses(steps);
-    const std::int64_t updates = config_.servers() ? counts[1] : totals_.steps;
+    const std::int64_t updates = config_.servers() || pairs() ? counts[1] : totals_.steps;
     const h5::Handle result = h5::group(file, "result");
     h5::set(result, "seconds", seconds_);
     h5::set(result, "setup_s", setup_s_);

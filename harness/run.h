@@ -26,7 +26,7 @@ struct Process {
   Vector w;                                    // before training; while snapshots are scored, those
   double gradient_s = 0;                       // real seconds of one minibatch
   std::vector<std::int64_t> uses;              // of each training sample, by these ranks
-  std::vector<std::vector<Request>> replayed;  // what each shard takes, in this order; empty: as it comes
+  std::vector<std::vector<Request>> replayed;  // what each shard or worker takes, in this order
 
   // What bits depend on besides the configuration and the program: device library, instructions, plan.
   std::map<std::string, Value> provenance() const;

@@ -44,9 +44,13 @@ void Snapshots::finish(const Point& point, ConstVec w) {
 }
 
 void Snapshots::add(const Point& point, ConstVec w) {
-  const std::size_t i = points_.size();
   points_.push_back(point);
+  put(points_.size() - 1, w);
+}
+
+void Snapshots::put(std::size_t i, ConstVec w) {
   if (i < in_memory_) return copy(w, {memory_.data() + i * floats_, floats_, w.space});
+  std::fseek(spool_.get(), long((i - in_memory_) * floats_ * sizeof(float)), SEEK_SET);
   if (std::fwrite(w.data, sizeof(float), floats_, spool_.get()) != floats_)
     throw std::runtime_error(
         fmt::format("snapshot {} could not be written to disk: {}", i, std::strerror(errno)));

@@ -28,6 +28,7 @@ class Snapshots {
   std::size_t planned() const { return planned_.size() + 1; }  // copies that there will be after finish
   const Point& point(std::size_t i) const { return points_[i]; }
   void get(std::size_t i, Vec w) const;
+  void put(std::size_t i, ConstVec w);  // in place of the i-th copy
 
  private:
   void add(const Point& point, ConstVec w);

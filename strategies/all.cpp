@@ -26,7 +26,8 @@ namespace dsgd {
   entry(ef_signsgd) \
   entry(onebit) \
   entry(powersgd) \
-  entry(dpsgd)
+  entry(dpsgd) \
+  entry(adpsgd)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -12,6 +12,7 @@
 namespace dsgd {
 
 class Shard;
+struct Request;
 
 struct Span {
   double begin = 0, end = 0;  // of World::now()
@@ -75,12 +76,40 @@ class Group {
   virtual void reduce(float a, Vec v) = 0;  // v <- a * sum over the workers of v
 };
 
+// What a worker that does not go in lock-step has to do. take() and leave() are for the runtime, not for
+// strategies.
+class Work {
+ public:
+  struct Portion {
+    std::int64_t position = 0;
+    int count = 0;
+  };
+  virtual ~Work() = default;
+  virtual std::int64_t used() const = 0;  // samples of all workers, as far as this one knows
+  // Up to `count` samples of what was granted: {position in the queue's stream, count}; none: the budget is
+  // spent.
+  virtual Portion take(int count) = 0;
+  virtual void leave() = 0;
+};
+
+// Workers at their own pace, who average their models two by two. Even ranks ask, odd ones answer between
+// their gradients, so nobody waits for one who waits. Each pair also shares out what is left of the budget:
+// the fast do more of the work.
+class Pairs : public Work {
+ public:
+  virtual const std::vector<int>& neighbours() const = 0;  // whom this worker may ask; none: it answers
+  virtual void begin_average(int neighbour) = 0;           // returns at once; the model stays as it is
+  // x, x_j <- (x + x_j) / 2 with the neighbour that was asked; and with all that have asked this worker.
+  virtual void end_average() = 0;
+  // What was answered, in that order: {worker, , number of the call, samples given to it}.
+  virtual const std::vector<Request>& answered() const = 0;
+};
+
 // A worker's side of the flat vector that is cut over server ranks. Budget, portions of data and versions are
 // kept by the servers: a pull also grants work, and Replica::next() is empty once the budget is spent and the
 // granted work is done.
-class ParameterServer {
+class ParameterServer : public Work {
  public:
-  virtual ~ParameterServer() = default;
   // w <- the servers' vector, and work for `minibatches` more steps is granted, as far as the budget goes.
   void pull(Vec w, int minibatches = 1) {
     begin_pull(minibatches);
@@ -91,16 +120,7 @@ class ParameterServer {
   // Sends a*g, made of `samples` samples, computed at the version that was pulled last. Returns at once; g
   // may be reused.
   virtual void push(float a, ConstVec g, std::int64_t samples) = 0;
-  virtual std::int64_t used() const = 0;  // samples in the servers' vector when the last pull was answered
-
-  // For the runtime, not for strategies. take: up to `count` samples of granted work, {position in the
-  // queue's stream, count}.
-  struct Portion {
-    std::int64_t position = 0;
-    int count = 0;
-  };
-  virtual Portion take(int count) = 0;
-  virtual void leave() = 0;
+  // used(): samples in the servers' vector when the last pull was answered.
 };
 
 // All ranks of one run: workers 0..P-1, then servers. The only class that knows MPI. Ranks of one host share
@@ -127,6 +147,9 @@ class World {
   // On workers: opens access to a vector of n floats cut over the servers; ends the access opened before.
   virtual ParameterServer& server(std::size_t n) = 0;
   virtual void serve(Shard& shard) = 0;  // on servers; returns when all workers have left
+  // On workers: opens pairs that average x and share out the budget; ends those opened before,
+  // which all workers have left by then. replayed: requests are answered in this order; null: as they come.
+  virtual Pairs& pairs(Vec x, std::int64_t budget, const std::vector<Request>* replayed = nullptr) = 0;
   virtual Traffic& traffic() = 0;
 
   // Outside the measured time, over all ranks.

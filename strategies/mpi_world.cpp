@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "strategies/mpi_group.h"
+#include "strategies/mpi_pairs.h"
 #include "strategies/mpi_server.h"
 
 namespace dsgd {
@@ -50,6 +51,11 @@ class MpiWorld final : public World {
     return *server_;
   }
   void serve(Shard& shard) override { Service(ranks_, workers_, shard, traffic_).run(); }
+
+  Pairs& pairs(Vec x, std::int64_t budget, const std::vector<Request>* replayed) override {
+    pairs_.emplace(ranks_, workers_, minibatch_, x, budget, replayed, traffic_);
+    return *pairs_;
+  }
 
   Traffic& traffic() override { return traffic_; }
   void barrier() override { MPI_Barrier(ranks_.comm); }
@@ -108,6 +114,7 @@ class MpiWorld final : public World {
   Traffic traffic_;
   std::optional<MpiGroup> group_;
   std::optional<MpiParameterServer> server_;
+  std::optional<MpiPairs> pairs_;
 };
 
 }  // namespace

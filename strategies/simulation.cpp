@@ -48,7 +48,7 @@ struct Simulation::Engine {
     // and for MPI_Alltoallv one that needs a power of two.
     for (const char* setting :
          {"smpi/coll-selector:ompi", "smpi/bcast:binomial_tree", "smpi/alltoallv:ompi_basic_linear",
-          "smpi/async-small-thresh:65536", "smpi/simulate-computation:no", "smpi/wtime:0"})
+          "smpi/async-small-thresh:65536", "smpi/simulate-computation:no", "smpi/wtime:0", "smpi/test:0"})
       sg::Engine::set_config(std::string(setting));
     simgrid::smpi::colls::set_collectives();
     sg::Engine::on_deadlock_cb([] { give_up("dsgd: all ranks wait for each other for ever"); });

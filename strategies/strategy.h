@@ -66,6 +66,7 @@ class Strategy {
 struct Context {
   Group* group = nullptr;             // workers as equals
   ParameterServer* server = nullptr;  // null for strategies without a rule
+  Pairs* pairs = nullptr;             // null for strategies not in pairs
   const Space* space = nullptr;
   std::size_t parameters = 0;
   int workers = 1, servers = 0, minibatch = 32;
@@ -95,6 +96,7 @@ struct StrategyEntry {
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
   std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
   std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
+  bool pairs = false;                                   // workers at their own pace, who average two by two
   bool own_models = false;                              // workers end apart; master() is the common model
   int collectives = 1;                                  // over all workers at the end of a period
   bool lossy = false;                                   // no settings make one worker serial SGD

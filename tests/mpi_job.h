@@ -25,7 +25,7 @@ struct Job {
   int minibatch = world_minibatch;
   std::function<std::unique_ptr<Rule>(std::unique_ptr<Rule>)>
       wrap;                       // what the servers run instead of the rule
-  std::vector<Request> replayed;  // what this server takes, in this order; empty: as it comes
+  std::vector<Request> replayed;  // what this server or worker takes, in this order; empty: as it comes
 
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
@@ -56,16 +56,21 @@ class Worker {
     Context context = job.context(job.problem.n);
     context.group = &world().group();
     context.server = server_;
+    if (job.entry().pairs) {
+      const bool again = !job.replayed.empty();
+      replica.work = pairs = context.pairs =
+          &world().pairs(replica.w, job.budget, again ? &job.replayed : nullptr);
+    }
     strategy = job.entry().make(job.chosen(), context);
   }
   bool step() { return replica.step(*strategy); }
-  ParameterServer* server() { return server_; }
 
  private:
   ParameterServer* server_;
 
  public:
   QuadraticReplica replica;
+  Pairs* pairs = nullptr;
   std::unique_ptr<Strategy> strategy;
 };
 
@@ -85,7 +90,7 @@ struct Outcome {
   std::vector<float> master;            // the model that the paper reports, on all ranks
   Traffic traffic;                      // of this rank
   std::vector<Served> servers;          // on all ranks
-  std::vector<Request> requests;        // that this server took
+  std::vector<Request> requests;        // that this server took, or this worker answered
   double distance = 0;                  // of the master from the optimum
 };
 
@@ -102,7 +107,8 @@ Outcome run(const Job& job, Each each) {
   if (world().is_worker()) {
     Worker worker(job);
     while (worker.step()) each(worker);
-    if (worker.server()) worker.server()->leave();
+    if (worker.replica.work) worker.replica.work->leave();
+    if (worker.pairs) outcome.requests = worker.pairs->answered();
     outcome.traffic = world().traffic();
     outcome.steps = worker.replica.t;
     outcome.samples = worker.replica.samples;

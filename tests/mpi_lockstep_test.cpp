@@ -197,6 +197,74 @@ TEST(Twin, Dpsgd) {
       }
 }
 
+// Writes down what a worker does with its pairs.
+struct Logged final : Pairs {
+  explicit Logged(Pairs& of) : pairs(of) {}
+  const std::vector<int>& neighbours() const override { return pairs.neighbours(); }
+  void begin_average(int j) override {
+    asked.back() = j;
+    pairs.begin_average(j);
+  }
+  void end_average() override { pairs.end_average(); }
+  const std::vector<Request>& answered() const override { return pairs.answered(); }
+  std::int64_t used() const override { return pairs.used(); }
+  Portion take(int count) override {
+    const Portion portion = pairs.take(count);
+    counts.push_back(portion.count);
+    asked.push_back(-1);
+    return portion;
+  }
+  void leave() override { pairs.leave(); }
+  Pairs& pairs;
+  std::vector<std::int32_t> counts, asked;
+};
+
+// On rank 0: what every worker has.
+template <typename T>
+std::vector<std::vector<T>> gathered(const std::vector<T>& own) {
+  std::vector<std::vector<T>> all;
+  for (const auto& part : world().gather(std::as_bytes(std::span(own)))) {
+    all.emplace_back(part.size() / sizeof(T));
+    std::copy(part.begin(), part.end(), std::as_writable_bytes(std::span(all.back())).begin());
+  }
+  return all;
+}
+
+// In the order of answers that was recorded.
+TEST(Twin, AdPsgd) {
+  for (const auto rule : {Rule::sgd, Rule::momentum}) {
+    Job job = twin_job("adpsgd", {.rule = rule, .learning_rate = 0.125, .momentum = 0.5});
+    QuadraticReplica replica(job.problem, job.order_of(world().rank()));
+    Logged pairs(world().pairs(replica.w, job.budget));
+    replica.work = &pairs;
+    Context context = job.context(13);
+    context.group = &world().group();
+    context.pairs = &pairs;
+    const auto strategy = job.entry().make(job.chosen(), context);
+    while (replica.step(*strategy)) world().charge(0.001 * (1 + world().rank() % 3));
+    pairs.leave();
+    world().barrier();  // nobody asks for the next run before all have left this one
+    std::vector<std::int32_t> calls, whom;
+    for (const Request& r : pairs.answered()) calls.push_back(int(r.version)), whom.push_back(r.worker);
+    const auto weights = gathered(replica.weights());
+    const auto counts = gathered(pairs.counts), asked = gathered(pairs.asked), all_calls = gathered(calls),
+               all_whom = gathered(whom);
+    if (world().rank() > 0) continue;
+    std::vector<PlainPairs::Log> logs;
+    std::vector<Order> orders;
+    for (int k = 0; k < world().workers(); ++k) {
+      orders.push_back(job.order_of(k));
+      logs.push_back({counts[k], asked[k], {}});
+      for (std::size_t i = 0; i < all_whom[k].size(); ++i)
+        logs.back().answered.push_back({all_calls[k][i], all_whom[k][i]});
+    }
+    PlainPairs twin(job.problem, job.optimizer, orders, logs);
+    EXPECT_TRUE(twin.run());
+    for (int k = 0; k < world().workers(); ++k)
+      EXPECT_LE(difference(twin.x[k], weights[k].data()), rounding()) << "worker " << k;
+  }
+}
+
 TEST(Twin, Easgd) {
   for (const auto& optimizer : optimizers())
     for (const int tau : {1, 3, 50})

@@ -141,7 +141,7 @@ TEST(AnyOrder, WarmStartLetsTheFirstReplicaWorkAlone) {
               .budget = 60 * world_minibatch};
       std::int64_t first_used = -1;
       const Outcome outcome = run(job, [&](Worker& worker) {
-        if (first_used < 0) first_used = worker.server()->used();
+        if (first_used < 0) first_used = worker.replica.work->used();
       });
       if (outcome.steps > 0 && world().rank() > 0) {
         EXPECT_GE(first_used, 10 * world_minibatch);

@@ -53,22 +53,26 @@ struct Entries : Entry {
   }
 };
 bool always(const StrategyEntry&, const Shape&) { return true; }
-bool without_servers(const StrategyEntry&, const Shape& shape) { return shape.servers == 0; }
+bool lock_step(const StrategyEntry& entry, const Shape& shape) { return shape.servers == 0 && !entry.pairs; }
 bool one_worker(const StrategyEntry& entry, const Shape& shape) { return shape.workers == 1 && !entry.lossy; }
-bool fixed_order(const StrategyEntry&, const Shape& shape) {
-  return shape.servers == 0 || shape.workers == 1;
+bool fixed_order(const StrategyEntry& entry, const Shape& shape) {
+  return lock_step(entry, shape) || shape.workers == 1;
 }
+bool in_pairs(const StrategyEntry& entry, const Shape&) { return entry.pairs; }
 
 struct Conformance : Entries<always> {};
-struct LockStep : Entries<without_servers> {};
+struct LockStep : Entries<lock_step> {};
 struct OneWorker : Entries<one_worker> {};
 struct FixedOrder : Entries<fixed_order> {};
+struct InPairs : Entries<in_pairs> {};
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LockStep);    // the world has servers
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(InPairs);     // the world has servers
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OneWorker);   // the world has more
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FixedOrder);  // servers and several workers
 INSTANTIATE_TEST_SUITE_P(Table, Conformance, testing::ValuesIn(Conformance::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, LockStep, testing::ValuesIn(LockStep::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, OneWorker, testing::ValuesIn(OneWorker::all()), name_of);
+INSTANTIATE_TEST_SUITE_P(Table, InPairs, testing::ValuesIn(InPairs::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, FixedOrder, testing::ValuesIn(FixedOrder::all()), name_of);
 
 // A rate of 1/64 keeps three accumulated gradients stable at a staleness of twice the workers, 5120
@@ -80,7 +84,10 @@ RANKS_TEST_P(Conformance, ReachesTheOptimum) {
   job.budget = 5120 * world_minibatch;
   job.optimizer.learning_rate = GetParam()->conformance_rate / 64;
   job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
-  EXPECT_LT(run(job).distance, 0.1 * 8);
+  const Outcome outcome = run(job, [](Worker& worker) {
+    if (worker.pairs) world().charge(0.001);  // all are equally fast
+  });
+  EXPECT_LT(outcome.distance, 0.1 * 8);
 }
 
 RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
@@ -101,7 +108,7 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
       EXPECT_EQ(server.used + server.unapplied, job.budget);
       EXPECT_EQ(server.counted, server.arrivals);
     }
-    if (outcome.servers.empty()) {
+    if (outcome.servers.empty() && !GetParam()->pairs) {
       EXPECT_EQ(outcome.steps, steps + 1);
     }
   }
@@ -113,7 +120,7 @@ RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
     job.budget = ragged(steps);
     job.optimizer.learning_rate = 1.0 / 64;
     const Outcome outcome = run(job);
-    if (!world().is_worker()) continue;
+    if (!world().is_worker() || GetParam()->pairs) continue;
     const Cost cost = GetParam()->cost(job.chosen(), job.context(job.problem.n), outcome.steps);
     if (GetParam()->cost_is_bound) {
       EXPECT_LE(double(outcome.traffic.bytes_sent), cost.bytes_sent) << outcome.steps << " steps";
@@ -191,6 +198,62 @@ RANKS_TEST_P(LockStep, ContinuesFromACheckpoint) {
       EXPECT_EQ(first.replica.weights(), second.replica.weights()) << "saved after step " << at;
       EXPECT_EQ(first.replica.t, 13);
     }
+}
+
+// Who asks sends a message in every step, and everything is answered: the formula is the workers' average.
+RANKS_TEST_P(InPairs, SendWhatTheTableSays) {
+  for (const int steps : {1, 7, 12}) {
+    Job job = conformance();
+    job.budget = ragged(steps);
+    job.optimizer.learning_rate = 1.0 / 64;
+    const Outcome outcome = run(job);
+    const int asking = (world().workers() + 1) / 2;
+    const bool asks = world().rank() % 2 == 0 && world().workers() > 1;
+    EXPECT_EQ(outcome.traffic.bytes_sent, outcome.traffic.bytes_received);
+    EXPECT_EQ(outcome.traffic.messages, asks ? outcome.steps : std::int64_t(outcome.requests.size()));
+    std::array<std::int64_t, 3> all{asks ? outcome.steps : 0, outcome.traffic.bytes_sent,
+                                    outcome.traffic.messages};
+    world().sum(all);
+    const Cost each = GetParam()->cost(job.chosen(), job.context(job.problem.n), 1);
+    const double times = double(all[0]) / asking * world().workers();
+    EXPECT_NEAR(double(all[1]), times * each.bytes_sent, 1e-6 * double(all[1]));
+    EXPECT_NEAR(double(all[2]), times * each.messages, 1e-6 * double(all[2]));
+  }
+}
+
+// With no gradients nothing changes but by averages, which leave the sum over the workers alone.
+RANKS_TEST_P(InPairs, KeepTheMean) {
+  Job job = conformance();
+  job.budget = ragged(12);
+  job.optimizer.learning_rate = 0;
+  Worker worker(job);
+  fill(float(1 << 12) * float(world().rank() + 1), worker.replica.w);
+  while (worker.step()) {
+  }
+  worker.replica.work->leave();
+  const int workers = world().workers();
+  const Vec mean = worker.strategy->master(worker.replica);
+  EXPECT_NEAR(mean.data[0], 2048.0 * (workers + 1), 0.01);
+  std::array<double, 1> least{worker.replica.w.data[0]}, most = least;
+  world().min(least);
+  world().max(most);
+  EXPECT_LE(most[0] - least[0], 0.5 * 4096 * (workers - 1)) << "nobody has averaged";
+}
+
+// The order in which workers answer is all that is not in the settings.
+RANKS_TEST_P(InPairs, RepeatWhatWasRecorded) {
+  for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
+    Job job = conformance();
+    job.budget = ragged(20);
+    job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
+    const Outcome first = run(job);
+    job.replayed = first.requests;
+    const Outcome second = run(job);
+    EXPECT_EQ(second.requests, first.requests);
+    EXPECT_EQ(second.weights, first.weights);
+    EXPECT_EQ(second.steps, first.steps);
+    EXPECT_LT(first.distance, 8) << "nothing was learnt";
+  }
 }
 
 // Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, ten steps.

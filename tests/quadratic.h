@@ -86,10 +86,10 @@ struct Order {
 // One worker's access to the quadratic.
 class QuadraticReplica : public Replica {
  public:
-  QuadraticReplica(const Quadratic& problem, const Order& order, ParameterServer* server = nullptr)
-      : problem_(problem),
+  QuadraticReplica(const Quadratic& problem, const Order& order, Work* granted = nullptr)
+      : work(granted),
+        problem_(problem),
         order_(order),
-        server_(server),
         w_(host_space(), problem.n),
         g_(host_space(), problem.n) {
     w = w_;
@@ -97,14 +97,14 @@ class QuadraticReplica : public Replica {
   }
 
   Batch next() override {
-    if (!server_) {
+    if (!work) {
       ids_ = order_.lock_step(used);
       batch_ = {ids_, order_.global_count(used), used + order_.global_count(used) == order_.budget};
     } else {
-      const ParameterServer::Portion work = server_->take(order_.minibatch);
-      ids_ =
-          order_.kind == "queue" ? order_.stream(work.position, work.count) : order_.own(samples, work.count);
-      batch_ = {ids_, work.count, false};
+      const Work::Portion taken = work->take(order_.minibatch);
+      ids_ = order_.kind == "queue" ? order_.stream(taken.position, taken.count)
+                                    : order_.own(samples, taken.count);
+      batch_ = {ids_, taken.count, false};
     }
     return batch_;
   }
@@ -122,13 +122,13 @@ class QuadraticReplica : public Replica {
   }
   std::vector<float> weights() const { return {w.data, w.data + w.size}; }
 
+  Work* work;                                                                      // null: in lock-step
   std::int64_t samples = 0;                                                        // of this worker
   std::vector<std::int64_t> uses = std::vector<std::int64_t>(Quadratic::samples);  // by sample
 
  private:
   Quadratic problem_;
   Order order_;
-  ParameterServer* server_;
   Vector w_, g_;
   std::vector<std::uint32_t> ids_;
   Batch batch_;

@@ -224,6 +224,19 @@ class Replays(Case):
                         self.assertEqual(first[first["push"] == push]["samples"].sum(), 1205)
                 self.assert_same_weights(path)
 
+    def test_pairs_of_real_workers(self):
+        text = self.REAL.replace("workers = 3", "workers = 2") + "[strategy.adpsgd]\n"
+        results, _ = self.sweep(text)
+        (path,) = results.values()
+        with h5py.File(path) as file:
+            requests, ranks = file["requests"][:], file["ranks"][:]
+            self.assertEqual((set(requests["shard"]), set(requests["worker"])), ({1}, {0}))  # who answers, and who asks
+            self.assertEqual(len(requests), ranks[0]["steps"])
+            self.assertEqual(ranks["samples"].sum(), 1205)
+            self.assertEqual(file["result"].attrs["samples"], 1205)
+            self.assertEqual(file["result"].attrs["updates"], ranks["steps"].sum())
+        self.assert_same_weights(path)
+
     def test_the_order_decides(self):
         results, _ = self.sweep(self.TWO_WORKERS + self.STRATEGIES)
         for name, path in results.items():

@@ -425,4 +425,73 @@ struct PlainWorkers {
   bool ends(int period) const { return t % period == 0 || !more(); }
 };
 
+// Lian et al. 2018, AD-PSGD: workers of whom each does what `logs` says it did.
+struct PlainPairs {
+  struct Log {
+    std::vector<int> counts;                    // samples taken, before each step and at the end
+    std::vector<int> asked;                     // in each step; -1: nobody
+    std::vector<std::pair<int, int>> answered;  // (in which of its calls, whom): take 1, end 2, take 3, ...
+  };
+  PlainPairs(const Quadratic& quadratic, const OptimizerSettings& settings, std::vector<Order> orders,
+             std::vector<Log> all)
+      : problem(quadratic), order(std::move(orders)), logs(std::move(all)) {
+    for (std::size_t k = 0; k < order.size(); ++k) {
+      x.emplace_back(problem.n);
+      optimizer.emplace_back(settings, problem.n);
+      state.emplace_back();
+    }
+  }
+  // All steps, in an order in which everybody who is answered has asked before. False: there is none.
+  bool run() {
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (std::size_t k = 0; k < x.size(); ++k)
+        while (advance(int(k))) moved = true;
+    }
+    return std::all_of(state.begin(), state.end(), [](const State& s) { return s.ended; });
+  }
+  std::vector<Doubles> x;
+
+ private:
+  struct State {
+    int call = 1;  // the one that is next
+    std::size_t answers = 0;
+    bool waiting = false, ended = false;
+    std::int64_t done = 0;
+    Doubles g;
+  };
+  bool advance(int k) {
+    State& s = state[k];
+    const Log& log = logs[k];
+    if (s.ended || s.waiting) return false;
+    if (s.answers < log.answered.size() && log.answered[s.answers].first == s.call) {
+      const int i = log.answered[s.answers].second;
+      State& asking = state[i];
+      if (!asking.waiting || logs[i].asked[asking.call / 2 - 1] != k) return false;
+      x[i] = x[k] = 0.5 * (x[i] + x[k]);
+      asking.waiting = false;
+      ++s.answers;
+      return true;
+    }
+    const int t = (s.call - 1) / 2, count = log.counts[t];
+    if (s.call++ % 2) {
+      s.ended = count == 0;
+      if (s.ended) return true;
+      s.g.assign(problem.n, 0);
+      problem.gradient(x[k].data(), order[k].own(s.done, count), s.g.data());
+      s.done += count;
+      s.waiting = log.asked[t] >= 0;
+    } else {
+      optimizer[k].step(x[k], (1.0 / count) * s.g, 0);
+    }
+    return true;
+  }
+
+  Quadratic problem;
+  std::vector<Order> order;
+  std::vector<Log> logs;
+  std::vector<PlainOptimizer> optimizer;
+  std::vector<State> state;
+};
+
 }  // namespace dsgd::test

@@ -1,0 +1,117 @@
+#include "strategies/mpi_pairs.h"
+
+#include <algorithm>
+
+namespace dsgd {
+
+MpiPairs::MpiPairs(const Ranks& ranks, int workers, int minibatch, Vec x, std::int64_t budget,
+                   const std::vector<Request>* replayed, Traffic& traffic)
+    : ranks_(ranks),
+      workers_(workers),
+      minibatch_(minibatch),
+      x_(x),
+      budget_(budget),
+      replayed_(replayed),
+      traffic_(traffic),
+      out_(ranks, x.size),
+      in_(ranks, x.size) {
+  const auto up_to = [&](int k) { return std::min(budget, minibatches(budget) * k / workers * minibatch); };
+  rest_ = up_to(ranks.rank + 1) - up_to(ranks.rank);
+  if (answers()) {
+    present_ = (workers + 1) / 2;
+    open();
+  } else {
+    for (int j = 1; j < workers; j += 2) neighbours_.push_back(j);
+  }
+}
+
+void MpiPairs::begin_average(int neighbour) {
+  const Stopwatch stopwatch(traffic_.seconds);
+  in_.receive(neighbour, answer_tag);
+  send(neighbour, ask_tag, Kind::push, rest_);
+  asked_ = true;
+}
+
+void MpiPairs::end_average() {
+  const Stopwatch stopwatch(traffic_.seconds);
+  ++calls_;
+  if (asked_) {
+    {
+      const Stopwatch waiting(traffic_.waited);
+      ranks_.wait(in_.request, false);
+    }
+    average();
+    rest_ = in_.header().samples;
+    asked_ = false;
+  }
+  while (due()) answer();
+}
+
+bool MpiPairs::due() {
+  if (replayed_) {
+    const std::size_t done = answered_.size();
+    return done < replayed_->size() && (*replayed_)[done].version == calls_;
+  }
+  int arrived = 0;
+  if (present_ > 0) MPI_Test(&in_.request, &arrived, MPI_STATUS_IGNORE);
+  return arrived;
+}
+
+// The pair shares what is left to do as evenly as whole minibatches allow.
+void MpiPairs::answer() {
+  ranks_.wait(in_.request, false);
+  const Header asked = in_.header();
+  if (asked.kind == Kind::leave) {
+    if (--present_ > 0) open();
+    return;
+  }
+  const std::int64_t both = rest_ + asked.samples;
+  const std::int64_t theirs = std::min(both, (minibatches(both) + 1) / 2 * minibatch_);
+  rest_ = both - theirs;
+  send(asked.worker, answer_tag, Kind::push, theirs);
+  average();
+  answered_.push_back({asked.worker, true, calls_, theirs, 0});
+  open();
+}
+
+// A replay waits for the worker that was next.
+void MpiPairs::open() {
+  const std::size_t done = answered_.size();
+  const bool known = replayed_ && done < replayed_->size();
+  in_.receive(known ? (*replayed_)[done].worker : MPI_ANY_SOURCE, ask_tag);
+}
+
+void MpiPairs::average() {
+  axpy(1, ConstVec{in_.payload(), x_.size, x_.space}, x_);
+  scale(0.5f, x_);
+  traffic_.bytes_received += std::int64_t(sizeof(Header) + x_.size * sizeof(float));
+}
+
+void MpiPairs::send(int to, int tag, Kind kind, std::int64_t rest) {
+  out_.wait();
+  out_.header() = {.kind = kind, .worker = ranks_.rank, .samples = rest};
+  const std::size_t n = kind == Kind::push ? x_.size : 0;
+  copy(ConstVec(x_).part(0, n), {out_.payload(), n, x_.space});
+  out_.send(to, tag, n);
+  if (kind == Kind::leave) return;  // the runtime's, not the strategy's traffic
+  traffic_.bytes_sent += std::int64_t(sizeof(Header) + n * sizeof(float));
+  ++traffic_.messages;
+}
+
+// Who answers and has nothing left to do may get half of what another one has.
+MpiPairs::Portion MpiPairs::take(int count) {
+  ++calls_;
+  while (rest_ == 0 && (replayed_ ? due() : present_ > 0)) answer();
+  used_ = std::max(used_, budget_ - workers_ * rest_);
+  const auto taken = std::min<std::int64_t>(count, rest_);
+  rest_ -= taken;
+  return {0, int(taken)};
+}
+
+void MpiPairs::leave() {
+  for (const int j : neighbours_) send(j, ask_tag, Kind::leave, 0);
+  while (present_ > 0) answer();
+  out_.wait();
+}
+
+}  // namespace dsgd

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <vector>
+
+#include "strategies/communicator.h"
+#include "strategies/mpi_ranks.h"
+#include "strategies/server.h"
+
+namespace dsgd {
+
+// A worker that answers keeps a receive open for whoever asks next, and looks at it in its verbs.
+class MpiPairs final : public Pairs {
+ public:
+  // replayed: null, requests are taken as they come.
+  MpiPairs(const Ranks& ranks, int workers, int minibatch, Vec x, std::int64_t budget,
+           const std::vector<Request>* replayed, Traffic& traffic);
+  const std::vector<int>& neighbours() const override { return neighbours_; }
+  void begin_average(int neighbour) override;
+  void end_average() override;
+  Portion take(int count) override;
+  std::int64_t used() const override { return used_; }
+  void leave() override;
+  const std::vector<Request>& answered() const override { return answered_; }
+
+ private:
+  bool answers() const { return ranks_.rank % 2; }
+  bool due();  // whether a request is to be answered in this call
+  void answer();
+  void open();  // for the next request
+  void average();
+  void send(int to, int tag, Kind kind, std::int64_t rest);
+  std::int64_t minibatches(std::int64_t samples) const { return (samples + minibatch_ - 1) / minibatch_; }
+
+  const Ranks& ranks_;
+  const int workers_, minibatch_;
+  Vec x_;
+  const std::int64_t budget_;
+  const std::vector<Request>* replayed_;
+  Traffic& traffic_;
+  std::vector<int> neighbours_;
+  int present_ = 0;  // workers that may still ask
+  bool asked_ = false;
+  std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
+  Message out_, in_;
+  std::vector<Request> answered_;
+};
+
+}  // namespace dsgd
