@@ -16,6 +16,14 @@ Ranks::Ranks(int ranks_per_host) : comm(duplicate(MPI_COMM_WORLD)), rank(comm.ra
   patience.crowded = ranks_are_processes && machine.size() > int(std::thread::hardware_concurrency());
   const Comm own(split(machine, ranks_per_host ? rank / ranks_per_host : 0));
   const int first = agree(rank, MPI_INT, MPI_MIN, own);
+#ifdef SMPI_H
+  auto* office = &post_;  // the first rank's, for all
+  if (rank == 0) post_ = std::make_shared<PostOffice>(size);
+  MPI_Bcast(&office, sizeof office, MPI_BYTE, 0, comm);
+  post_ = *office;
+  MPI_Barrier(comm);
+  return;
+#endif
   hosts_.resize(size);
   hosts_[rank] = share_places(own) ? first : rank;
   MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, hosts_.data(), 1, MPI_INT, comm);

@@ -10,6 +10,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "models/vec.h"
@@ -74,6 +79,14 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
   return value;
 }
 
+// What one simulated rank hands another beside a message.
+struct Parcel {
+  Header header;
+  std::unique_ptr<float[]> floats;
+};
+// Of all simulated ranks, which are in one process: by receiver; by sender and tag; in the order of sending.
+using PostOffice = std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>>;
+
 // What every rank shows the others of its host.
 struct alignas(block) Place {
   Bell bell;                   // rung when a message is on its way
@@ -88,8 +101,13 @@ class Ranks {
   Ranks(const Ranks&) = delete;
   ~Ranks() { MPI_Type_free(&block_type); }
 
-  int host() const { return hosts_[rank]; }  // the first rank that this one shares memory with
-  bool shares_with(int other) const { return other != rank && hosts_[other] == host(); }
+  int host() const {
+    return ranks_are_processes ? hosts_[rank] : rank;
+  }  // the first rank that this one
+     // shares memory with
+  bool shares_with(int other) const {
+    return ranks_are_processes && other != rank && hosts_[other] == host();
+  }
   Place& place(int of) const { return reinterpret_cast<Place*>(places_.data())[of]; }
 
   void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const;
@@ -111,30 +129,90 @@ class Ranks {
 
   std::vector<int> hosts_;  // of every rank
   SharedMemory places_;
+
+#ifdef SMPI_H
+ public:
+  PostOffice& post() const { return *post_; }
+
+ private:
+  std::shared_ptr<PostOffice> post_;
+#endif
 };
 
 // A header and room for the floats behind it, sent as one message.
+#ifdef SMPI_H
+// MPI carries the size alone; the content is handed over, without a copy. So a rank has memory for what is on
+// its way, and not for what might be.
+class Message {
+ public:
+  explicit Message(const Ranks& ranks, std::size_t floats = 0) : ranks_(&ranks), floats_(floats) {}
+  Header& header() { return parcel_.header; }
+  float* payload() {
+    if (!parcel_.floats) parcel_.floats = std::make_unique_for_overwrite<float[]>(floats_);
+    return parcel_.floats.get();
+  }
+  void forget() { parcel_.floats.reset(); }
+
+  void send(int to, int tag, std::size_t floats = 0) {
+    if (!floats) forget();
+    ranks_->post()[to][{ranks_->rank, tag}].push_back(std::move(parcel_));
+    MPI_Isend(MPI_BOTTOM, count(floats), MPI_FLOAT, to, tag, ranks_->comm, &request_);
+  }
+  void receive(int from, int tag) {
+    MPI_Irecv(MPI_BOTTOM, count(floats_), MPI_FLOAT, from, tag, ranks_->comm, &request_);
+    receiving_ = true;
+  }
+  void wait() {
+    MPI_Status status;
+    MPI_Wait(&request_, &status);
+    if (!std::exchange(receiving_, false)) return;
+    auto& letters = ranks_->post()[ranks_->rank][{status.MPI_SOURCE, status.MPI_TAG}];
+    parcel_ = std::move(letters.front());
+    letters.pop_front();
+    int arrived = 0;
+    MPI_Get_count(&status, MPI_FLOAT, &arrived);
+    if (arrived != count(parcel_.floats ? floats_ : 0))
+      throw std::logic_error("messages of simulated ranks arrived out of order");
+  }
+  void await(bool) { wait(); }
+
+ private:
+  static int count(std::size_t floats) {
+    if (floats > at_most * 7)
+      throw std::length_error("a server's part of the vector exceeds 7 GB: use more servers");
+    return blocks(floats) * int(block / sizeof(float));
+  }
+  const Ranks* ranks_;
+  std::size_t floats_;
+  Parcel parcel_;
+  bool receiving_ = false;
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+#else
 class Message {
  public:
   explicit Message(const Ranks& ranks, std::size_t floats = 0)
       : ranks_(&ranks), blocks_(blocks(floats)), memory_(host_space(), blocks_ * (block / sizeof(float))) {}
   Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
   float* payload() { return memory_.data() + block / sizeof(float); }
+  void forget() {}  // the payload was read
 
   void send(int to, int tag, std::size_t floats = 0) {
-    ranks_->send(memory_.data(), blocks(floats), to, tag, request);
+    ranks_->send(memory_.data(), blocks(floats), to, tag, request_);
   }
   void receive(int from, int tag) {
-    MPI_Irecv(memory_.data(), blocks_, ranks_->block_type, from, tag, ranks_->comm, &request);
+    MPI_Irecv(memory_.data(), blocks_, ranks_->block_type, from, tag, ranks_->comm, &request_);
   }
-  void wait() { MPI_Wait(&request, MPI_STATUS_IGNORE); }
-  MPI_Request request = MPI_REQUEST_NULL;
+  void wait() { MPI_Wait(&request_, MPI_STATUS_IGNORE); }
+  void await(bool rings) { ranks_->wait(request_, rings); }  // see Ranks::wait
 
  private:
   const Ranks* ranks_;
   int blocks_;
   Vector memory_;
+  MPI_Request request_ = MPI_REQUEST_NULL;
 };
+#endif
 
 // Adds the time of its life to a timer.
 class Stopwatch {

@@ -54,7 +54,7 @@ void MpiParameterServer::end_pull(Vec w) {
     {
       const Stopwatch waiting(traffic_.waited);
       if (link.slots) {
-        ranks_.wait(link.reply.request, true);
+        link.reply.await(true);
       } else {
         link.reply.wait();
       }
@@ -64,6 +64,7 @@ void MpiParameterServer::end_pull(Vec w) {
       link.slots.read_pulled(part.data, part.size, ranks_.patience);
     } else {
       copy({link.reply.payload(), part.size, part.space}, part);
+      link.reply.forget();
     }
     link.version = link.reply.header().version;
     traffic_.bytes_received += std::int64_t(sizeof(Header) + link.range.count * sizeof(float));
@@ -130,7 +131,7 @@ void Service::run() {
     incoming_.receive(source(), request_tag);
     {
       const Stopwatch waiting(traffic_.waited);
-      ranks_.wait(incoming_.request, all_ring_);
+      incoming_.await(all_ring_);
     }
     const Stopwatch stopwatch(traffic_.seconds);
     serve(incoming_.header());
