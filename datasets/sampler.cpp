@@ -36,18 +36,32 @@ void shuffled(std::uint64_t seed, std::uint64_t stream, std::span<std::uint32_t>
   for (std::size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[below(engine, std::uint32_t(i))]);
 }
 
-Sampler::Sampler(const Settings& settings) : settings_(checked(settings)), order_(settings.samples) {
+void SharedOrders::open(std::uint64_t stream, Order& order) {
+  for (const Known& known : known_)
+    if (Order found = known.stream == stream ? known.order.lock() : nullptr) {
+      order = std::move(found);
+      return;
+    }
+  if (order.use_count() != 1) order = std::make_shared<std::vector<std::uint32_t>>(uses.size());
+  std::erase_if(known_, [&](const Known& k) { return k.order.expired() || k.order.lock() == order; });
+  std::iota(order->begin(), order->end(), 0u);
+  shuffled(seed_, stream, *order);
+  known_.push_back({stream, order});
+}
+
+Sampler::Sampler(const Settings& settings, std::shared_ptr<SharedOrders> shared)
+    : settings_(checked(settings)),
+      shared_(shared ? std::move(shared) : std::make_shared<SharedOrders>(settings.samples, settings.seed)) {
   const auto& s = settings_;
   if (s.order == DataOrder::shard) {
-    std::iota(order_.begin(), order_.end(), 0u);
-    shuffled(s.seed, cut_stream, order_);
+    SharedOrders::Order cut;
+    shared_->open(cut_stream, cut);
     const auto n = std::int64_t(s.samples);
-    part_.assign(order_.begin() + even(n, s.worker, s.workers),
-                 order_.begin() + even(n, s.worker + 1, s.workers));
+    part_.assign(cut->begin() + even(n, s.worker, s.workers),
+                 cut->begin() + even(n, s.worker + 1, s.workers));
     std::sort(part_.begin(), part_.end());
-    order_.resize(part_.size());
+    own_.resize(part_.size());
   }
-  uses_.resize(s.samples);
   open_epoch(0);
 }
 
@@ -55,16 +69,15 @@ void Sampler::open_epoch(std::int64_t epoch) {
   if (epoch == open_) return;
   open_ = epoch;
   if (settings_.order == DataOrder::shard) {
-    std::copy(part_.begin(), part_.end(), order_.begin());
-    shuffled(settings_.seed, std::uint64_t(epoch * settings_.workers + settings_.worker), order_);
+    std::copy(part_.begin(), part_.end(), own_.begin());
+    shuffled(settings_.seed, std::uint64_t(epoch * settings_.workers + settings_.worker), own_);
   } else {
-    std::iota(order_.begin(), order_.end(), 0u);
-    shuffled(settings_.seed, std::uint64_t(epoch), order_);
+    shared_->open(std::uint64_t(epoch), all_);
   }
 }
 
 Minibatch Sampler::hand_out(std::span<const std::uint32_t> ids, std::int64_t global_count) {
-  for (const std::uint32_t id : ids) ++uses_[id];
+  for (const std::uint32_t id : ids) ++shared_->uses[id];
   ++steps_;
   used_ += global_count;
   return {ids, global_count, false, open_};
@@ -89,7 +102,7 @@ Minibatch Sampler::next_global(std::int64_t rest) {
   open_epoch(epoch_);
   const std::int64_t count = std::min({std::int64_t(s.workers) * s.minibatch, samples - done_, rest});
   const std::int64_t first = even(count, s.worker, s.workers), end = even(count, s.worker + 1, s.workers);
-  const auto ids = std::span(order_).subspan(std::size_t(done_ + first), std::size_t(end - first));
+  const auto ids = order().subspan(std::size_t(done_ + first), std::size_t(end - first));
   done_ += count;
   return hand_out(ids, count);
 }
@@ -118,14 +131,13 @@ Minibatch Sampler::next_shard(std::int64_t rest) {
   const std::int64_t own = even(count, before + left(s.worker), total) - even(count, before, total);
   ++done_;
   return hand_out(
-      own ? std::span(order_).subspan(std::size_t(first), std::size_t(own)) : std::span<std::uint32_t>(),
-      count);
+      own ? order().subspan(std::size_t(first), std::size_t(own)) : std::span<const std::uint32_t>(), count);
 }
 
 Minibatch Sampler::next_own(int most) {
   if (settings_.order != DataOrder::shard)
     throw std::logic_error("Sampler::next_own: the order is not shard");
-  const auto size = std::int64_t(order_.size());
+  const auto size = std::int64_t(order().size());
   if (size == 0 || most <= 0) return {};
   if (done_ == size) {
     ++epoch_;
@@ -133,7 +145,7 @@ Minibatch Sampler::next_own(int most) {
   }
   open_epoch(epoch_);
   const std::int64_t count = std::min<std::int64_t>({most, settings_.minibatch, size - done_});
-  const auto ids = std::span(order_).subspan(std::size_t(done_), std::size_t(count));
+  const auto ids = order().subspan(std::size_t(done_), std::size_t(count));
   done_ += count;
   return hand_out(ids, count);
 }
@@ -149,7 +161,7 @@ Minibatch Sampler::at(std::int64_t position, int count) {
   const auto samples = std::int64_t(settings_.samples), first = position % samples;
   const std::int64_t own = std::min<std::int64_t>(count, samples - first);
   open_epoch(position / samples);
-  Minibatch batch = hand_out(std::span(order_).subspan(std::size_t(first), std::size_t(own)), own);
+  Minibatch batch = hand_out(order().subspan(std::size_t(first), std::size_t(own)), own);
   batch.last = position + own >= settings_.budget;
   return batch;
 }

@@ -13,7 +13,6 @@
 #include <optional>
 
 #include "datasets/fetch.h"
-#include "datasets/sampler.h"
 #include "harness/record.h"
 #include "harness/snapshots.h"
 
@@ -192,7 +191,8 @@ class Run {
                      .worker = world_->rank(),
                      .workers = config_.workers(),
                      .minibatch = config_.minibatch(),
-                     .budget = config_.samples()});
+                     .budget = config_.samples()},
+                    process_.orders);
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
                    config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr);
     r.w = w;
@@ -244,8 +244,6 @@ class Run {
       world_->traffic() = trained;
       used_ = r.used;
     }
-    std::transform(sampler.uses().begin(), sampler.uses().end(), process_.uses.begin(), process_.uses.begin(),
-                   std::plus<std::int64_t>());
     totals_.steps = r.t;
     totals_.samples = r.samples;
   }
@@ -445,7 +443,10 @@ class Run {
       for (const Span& s : spans_[kind])
         own_spans.push_back({world_->rank(), kind, s.begin - start_, s.end - start_});
     const auto spans = gather_rows(*world_, own_spans);
-    if (!world_->simulated()) world_->sum(process_.uses);
+    std::vector<std::int64_t> uses;
+    if (!world_->simulated() || world_->rank() == 0)
+      uses.assign(process_.orders->uses.begin(), process_.orders->uses.end());
+    if (!world_->simulated()) world_->sum(uses);
     std::array<std::int64_t, 3> counts{};
     if (pairs())
       counts = {totals_.samples, totals_.steps, 0};
@@ -481,7 +482,7 @@ class Run {
     h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));
     for (const auto& [key, value] : process_.provenance()) h5::set(provenance, key, value);
 
-    const auto [least_used, most_used] = std::minmax_element(process_.uses.begin(), process_.uses.end());
+    const auto [least_used, most_used] = std::minmax_element(uses.begin(), uses.end());
     const auto [first_loss, last_loss] = losses(steps);
     const std::int64_t updates = config_.servers() || pairs() ? counts[1] : totals_.steps;
     const h5::Handle result = h5::group(file, "result");
@@ -587,7 +588,7 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
       device(config.device().make(config.precision())),
       model(network, *device, config.minibatch()),
       w(device->space(), parameters(network)),
-      uses(data.train.count) {
+      orders(std::make_shared<SharedOrders>(data.train.count, config.seed())) {
   initialise(network, config.seed(), w);
   std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
   std::iota(ids.begin(), ids.end(), 0);

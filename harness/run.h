@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/sampler.h"
 #include "harness/cluster.h"
 #include "harness/experiment.h"
 #include "harness/progress.h"
@@ -25,7 +26,7 @@ struct Process {
   Model model;                                 // used once
   Vector w;                                    // before training; while snapshots are scored, those
   double gradient_s = 0;                       // real seconds of one minibatch
-  std::vector<std::int64_t> uses;              // of each training sample, by these ranks
+  std::shared_ptr<SharedOrders> orders;        // of these ranks' samplers
   std::vector<std::vector<Request>> replayed;  // what each shard or worker takes, in this order
 
   // What bits depend on besides the configuration and the program: device library, instructions, plan.

@@ -351,5 +351,30 @@ TEST(Shuffled, SeedsAndStreamsGiveAllPermutationsAlike) {
   }
 }
 
+TEST(Sampler, OrdersCanBeShared) {
+  for (const DataOrder order : {DataOrder::global, DataOrder::shard}) {
+    const auto shared = std::make_shared<SharedOrders>(50, 7);
+    std::vector<Sampler> own, sharing;
+    for (int worker = 0; worker < 3; ++worker) {
+      const Sampler::Settings s{.samples = 50,
+                                .seed = 7,
+                                .order = order,
+                                .worker = worker,
+                                .workers = 3,
+                                .minibatch = 4,
+                                .budget = 200};
+      own.emplace_back(s);
+      sharing.emplace_back(s, shared);
+    }
+    for (int step = 0; step < 20; ++step)
+      for (int worker = 0; worker < 3; ++worker) {
+        const Minibatch a = own[worker].next(), b = sharing[worker].next();
+        ASSERT_TRUE(std::equal(a.ids.begin(), a.ids.end(), b.ids.begin(), b.ids.end())) << step;
+      }
+    for (std::size_t id = 0; id < 50; ++id)
+      EXPECT_EQ(shared->uses[id], own[0].uses()[id] + own[1].uses()[id] + own[2].uses()[id]) << id;
+  }
+}
+
 }  // namespace
 }  // namespace dsgd
