@@ -38,7 +38,7 @@ void MpiPairs::end_average() {
   if (asked_) {
     {
       const Stopwatch waiting(traffic_.waited);
-      ranks_.wait(in_.request, false);
+      in_.await(false);
     }
     average();
     rest_ = in_.header().samples;
@@ -52,14 +52,12 @@ bool MpiPairs::due() {
     const std::size_t done = answered_.size();
     return done < replayed_->size() && (*replayed_)[done].version == calls_;
   }
-  int arrived = 0;
-  if (present_ > 0) MPI_Test(&in_.request, &arrived, MPI_STATUS_IGNORE);
-  return arrived;
+  return present_ > 0 && in_.arrived();
 }
 
 // The pair shares what is left to do as evenly as whole minibatches allow.
 void MpiPairs::answer() {
-  ranks_.wait(in_.request, false);
+  in_.await(false);
   const Header asked = in_.header();
   if (asked.kind == Kind::leave) {
     if (--present_ > 0) open();

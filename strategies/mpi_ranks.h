@@ -24,7 +24,8 @@
 
 namespace dsgd {
 
-constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3, idle_tag = 4, mix_tag = 5, ask_tag = 6, answer_tag = 7;
+constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3, idle_tag = 4, mix_tag = 5, ask_tag = 6,
+              answer_tag = 7;
 constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI call, whose counts are int
 
 // Whether ranks of one host can share memory and wait for each other by reading it. SimGrid's are threads of
@@ -101,10 +102,8 @@ class Ranks {
   Ranks(const Ranks&) = delete;
   ~Ranks() { MPI_Type_free(&block_type); }
 
-  int host() const {
-    return ranks_are_processes ? hosts_[rank] : rank;
-  }  // the first rank that this one
-     // shares memory with
+  // The first rank that this one shares memory with.
+  int host() const { return ranks_are_processes ? hosts_[rank] : rank; }
   bool shares_with(int other) const {
     return ranks_are_processes && other != rank && hosts_[other] == host();
   }
@@ -165,6 +164,19 @@ class Message {
   void wait() {
     MPI_Status status;
     MPI_Wait(&request_, &status);
+    collect(status);
+  }
+  bool arrived() {
+    MPI_Status status;
+    int done = 0;
+    MPI_Test(&request_, &done, &status);
+    if (done) collect(status);
+    return done;
+  }
+  void await(bool) { wait(); }
+
+ private:
+  void collect(const MPI_Status& status) {
     if (!std::exchange(receiving_, false)) return;
     auto& letters = ranks_->post()[ranks_->rank][{status.MPI_SOURCE, status.MPI_TAG}];
     parcel_ = std::move(letters.front());
@@ -174,9 +186,6 @@ class Message {
     if (arrived != count(parcel_.floats ? floats_ : 0))
       throw std::logic_error("messages of simulated ranks arrived out of order");
   }
-  void await(bool) { wait(); }
-
- private:
   static int count(std::size_t floats) {
     if (floats > at_most * 7)
       throw std::length_error("a server's part of the vector exceeds 7 GB: use more servers");
@@ -204,6 +213,11 @@ class Message {
     MPI_Irecv(memory_.data(), blocks_, ranks_->block_type, from, tag, ranks_->comm, &request_);
   }
   void wait() { MPI_Wait(&request_, MPI_STATUS_IGNORE); }
+  bool arrived() {
+    int done = 0;
+    MPI_Test(&request_, &done, MPI_STATUS_IGNORE);
+    return done;
+  }
   void await(bool rings) { ranks_->wait(request_, rings); }  // see Ranks::wait
 
  private:
