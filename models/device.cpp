@@ -65,11 +65,21 @@ std::string onednn_unavailable(Precision) {
   return "built without oneDNN 2; install it (Debian: apt install libdnnl-dev) and build again";
 }
 #endif
+#ifdef DSGD_HAVE_CUDA
+std::unique_ptr<Device> make_cudnn(Precision);
+std::string cudnn_unavailable(Precision);
+#else
+std::unique_ptr<Device> make_cudnn(Precision) { return nullptr; }
+std::string cudnn_unavailable(Precision) {
+  return "built without CUDA; install the toolkit (from 12.8 on) and cuDNN 9 and build again";
+}
+#endif
 
 const std::vector<DeviceEntry>& all_devices() {
   static const std::vector<DeviceEntry> devices{
       {"reference", "plain loops, the specification", reference_unavailable, make_reference},
       {"onednn", "the host's processor by oneDNN, one thread", onednn_unavailable, make_onednn},
+      {"cudnn", "a GPU by cuDNN and cuBLASLt", cudnn_unavailable, make_cudnn},
   };
   return devices;
 }
