@@ -9,6 +9,8 @@
 #include <new>
 #include <utility>
 
+#include "models/vec_formulas.h"
+
 namespace dsgd {
 namespace {
 
@@ -22,39 +24,23 @@ DSGD_CLONES void axpy_loop(float a, const float* __restrict x, float* __restrict
   for (std::size_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 DSGD_CLONES void sgd_loop(Space::Update u, float* __restrict w, const float* __restrict g, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) w[i] -= u.rate * (u.scale * g[i] + u.l2 * w[i]);
+  for (std::size_t i = 0; i < n; ++i) formula::sgd(u, w[i], g[i]);
 }
 DSGD_CLONES void momentum_loop(Space::Update u, float* __restrict w, const float* __restrict g,
                                float* __restrict v, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    v[i] = u.momentum * v[i] + (u.scale * g[i] + u.l2 * w[i]);
-    w[i] -= u.rate * v[i];
-  }
+  for (std::size_t i = 0; i < n; ++i) formula::momentum(u, w[i], g[i], v[i]);
 }
 DSGD_CLONES void nesterov_loop(Space::Update u, float* __restrict w, const float* __restrict g,
                                float* __restrict v, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    const float d = u.scale * g[i] + u.l2 * w[i];
-    v[i] = u.momentum * v[i] + d;
-    w[i] -= u.rate * (d + u.momentum * v[i]);
-  }
+  for (std::size_t i = 0; i < n; ++i) formula::nesterov(u, w[i], g[i], v[i]);
 }
 DSGD_CLONES void adagrad_loop(Space::Update u, float* __restrict w, const float* __restrict g,
                               float* __restrict s, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    const float d = u.scale * g[i] + u.l2 * w[i];
-    s[i] += d * d;
-    w[i] -= u.rate * d / (std::sqrt(s[i]) + u.epsilon);
-  }
+  for (std::size_t i = 0; i < n; ++i) formula::adagrad(u, w[i], g[i], s[i]);
 }
 DSGD_CLONES void adam_loop(Space::Adam u, float* __restrict w, const float* __restrict g, float* __restrict m,
                            float* __restrict v, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    const float d = u.scale * g[i] + u.l2 * w[i];
-    m[i] = u.beta1 * m[i] + u.fresh1 * d;
-    v[i] = u.beta2 * v[i] + u.fresh2 * (d * d);
-    w[i] -= u.shrink * w[i] + u.rate * m[i] / (u.root * std::sqrt(v[i]) + u.epsilon);
-  }
+  for (std::size_t i = 0; i < n; ++i) formula::adam(u, w[i], g[i], m[i], v[i]);
 }
 // Sums side by side, in an order that no width of vectors changes.
 DSGD_CLONES double dot_loop(const float* __restrict x, const float* __restrict y, std::size_t n) {
@@ -69,34 +55,21 @@ DSGD_CLONES double dot_loop(const float* __restrict x, const float* __restrict y
 }
 DSGD_CLONES void compensate_loop(float lambda, const float* __restrict g, const float* __restrict w,
                                  const float* __restrict old, float* __restrict d, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) d[i] = g[i] + lambda * (g[i] * g[i]) * (w[i] - old[i]);
+  for (std::size_t i = 0; i < n; ++i) d[i] = formula::compensate(lambda, g[i], w[i], old[i]);
 }
 DSGD_CLONES void compensate_loop(Space::Compensation c, const float* __restrict g, const float* __restrict w,
                                  const float* __restrict old, float* __restrict s, float* __restrict d,
                                  std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    s[i] = c.decay * s[i] + (1 - c.decay) * (g[i] * g[i]);
-    d[i] = g[i] + c.lambda / std::sqrt(s[i] + c.epsilon) * (g[i] * g[i]) * (w[i] - old[i]);
-  }
+  for (std::size_t i = 0; i < n; ++i) d[i] = formula::compensate(c, g[i], w[i], old[i], s[i]);
 }
 DSGD_CLONES void deviation_loop(Space::Deviation u, const float* __restrict g, float* __restrict m,
                                 float* __restrict b, float* __restrict v, float* __restrict d,
                                 std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    m[i] = u.gamma * m[i] + (1 - u.gamma) * (g[i] * g[i]);
-    b[i] = u.gamma * b[i] + (1 - u.gamma) * g[i];
-    const float variance = m[i] - b[i] * b[i];  // rounding may leave less than nothing of it
-    const float s = std::sqrt((variance > 0 ? variance : 0) + u.epsilon);
-    v[i] = u.beta * v[i] + (1 - u.beta) * (u.inverse ? 1 / s : s);
-    d[i] = g[i] / v[i];
-  }
+  for (std::size_t i = 0; i < n; ++i) d[i] = formula::divide_by_deviation(u, g[i], m[i], b[i], v[i]);
 }
 DSGD_CLONES void magnitude_loop(float gamma, float epsilon, const float* __restrict g, float* __restrict m,
                                 float* __restrict d, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) {
-    m[i] = gamma * m[i] + (1 - gamma) * std::abs(g[i]);
-    d[i] = g[i] / (m[i] + epsilon);
-  }
+  for (std::size_t i = 0; i < n; ++i) d[i] = formula::divide_by_magnitude(gamma, epsilon, g[i], m[i]);
 }
 
 // Every step walks through all vectors: in huge pages it looks up a few addresses instead of thousands.
@@ -114,6 +87,9 @@ class HostSpace final : public Space {
     return static_cast<float*>(data);
   }
   void release(float* data) const override { std::free(data); }
+  bool host() const override { return true; }
+  void to_host(const float* x, float* y, std::size_t n) const override { copy(x, y, n); }
+  void from_host(const float* x, float* y, std::size_t n) const override { copy(x, y, n); }
   void fill(float a, float* y, std::size_t n) const override { fill_loop(a, y, n); }
   void copy(const float* x, float* y, std::size_t n) const override {
     if (n) std::memcpy(y, x, n * sizeof(float));

@@ -6,17 +6,22 @@
 
 namespace dsgd {
 
-// Where vectors live and who does arithmetic on them: the host's memory, later a GPU's. Operations are
-// element-wise over float32, in index order, without fused multiply-add, so that every host gives the same
-// bits.
+// Where vectors live and who does arithmetic on them: the host's memory or a GPU's. Operations are
+// element-wise over float32, in index order, without fused multiply-add, so that every host and GPU gives the
+// same bits (dot: every host). A GPU does them in the order of the calls, which return at once; dot and
+// to_host wait.
 class Space {
  public:
   virtual ~Space() = default;
   virtual float* allocate(std::size_t n) const = 0;  // 64-byte aligned, zero-filled
   virtual void release(float* data) const = 0;
-  virtual void fill(float a, float* y, std::size_t n) const = 0;                  // y <- a
-  virtual void copy(const float* x, float* y, std::size_t n) const = 0;           // y <- x
-  virtual void scale(float a, float* y, std::size_t n) const = 0;                 // y <- a*y
+  virtual bool host() const { return false; }  // elements can be read and written through their addresses
+  virtual void to_host(const float* x, float* y, std::size_t n) const = 0;  // y <- x, y in the host's memory
+  virtual void from_host(const float* x, float* y,
+                         std::size_t n) const = 0;                       // y <- x, x in the host's memory
+  virtual void fill(float a, float* y, std::size_t n) const = 0;         // y <- a
+  virtual void copy(const float* x, float* y, std::size_t n) const = 0;  // y <- x
+  virtual void scale(float a, float* y, std::size_t n) const = 0;        // y <- a*y
   virtual void axpy(float a, const float* x, float* y, std::size_t n) const = 0;  // y <- y + a*x
   virtual double dot(const float* x, const float* y, std::size_t n) const = 0;    // in double precision
   // Optimizer updates, one pass each. The gradient is d = scale*g + l2*w (see optimizer.h for the rules).
@@ -73,7 +78,15 @@ struct Vec {
 };
 
 inline void fill(float a, Vec y) { y.space->fill(a, y.data, y.size); }
-inline void copy(ConstVec x, Vec y) { y.space->copy(x.data, y.data, y.size); }
+// Also between spaces, one of which is the host's.
+inline void copy(ConstVec x, Vec y) {
+  if (x.space == y.space)
+    y.space->copy(x.data, y.data, y.size);
+  else if (y.space->host())
+    x.space->to_host(x.data, y.data, y.size);
+  else
+    y.space->from_host(x.data, y.data, y.size);
+}
 inline void scale(float a, Vec y) { y.space->scale(a, y.data, y.size); }
 inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, y.size); }
 inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
