@@ -2,7 +2,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
+#include <memory>
 #include <string>
+#include <utility>
+
+#include "models/vec.h"
 
 namespace dsgd::cuda {
 
@@ -16,5 +21,88 @@ inline void check(cudaError_t status, const char* call, const char* file, int li
 // Throws std::runtime_error that names the reason, the call and its place. `check` is found by the type of
 // the status.
 #define DSGD_CHECK(call) check(call, #call, __FILE__, __LINE__)
+
+// Bytes of a GPU's memory, or of the host's that GPUs reach: pinned, at the same address for both.
+class Memory {
+ public:
+  Memory() = default;
+  static Memory device(std::size_t bytes);
+  static Memory pinned(std::size_t bytes);  // zeros
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
+  Memory& operator=(Memory&& other) noexcept;
+  ~Memory();
+  std::size_t bytes() const { return bytes_; }
+  void* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  bool pinned_ = false;
+};
+
+class Stream {
+ public:
+  Stream() { DSGD_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  Stream(const Stream&) = delete;
+  ~Stream() { cudaStreamDestroy(stream_); }
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// An order between streams, without times.
+class Event {
+ public:
+  Event() { DSGD_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  Event(const Event&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// A GPU's memory. All operations go to one stream in the order of the calls. One a process; ranks that share
+// a GPU are processes.
+class GpuSpace final : public Space {
+ public:
+  GpuSpace();
+  ~GpuSpace() override;
+  cudaStream_t stream() const { return stream_; }
+  void synchronise() const { DSGD_CHECK(cudaStreamSynchronize(stream_)); }
+
+  float* allocate(std::size_t n) const override;
+  void release(float* data) const override;
+  void to_host(const float* x, float* y, std::size_t n) const override;
+  void from_host(const float* x, float* y, std::size_t n) const override;
+  void fill(float a, float* y, std::size_t n) const override;
+  void copy(const float* x, float* y, std::size_t n) const override;
+  void scale(float a, float* y, std::size_t n) const override;
+  void axpy(float a, const float* x, float* y, std::size_t n) const override;
+  double dot(const float* x, const float* y, std::size_t n) const override;
+  void sgd(const Update& u, float* w, const float* g, std::size_t n) const override;
+  void momentum(const Update& u, float* w, const float* g, float* v, std::size_t n) const override;
+  void nesterov(const Update& u, float* w, const float* g, float* v, std::size_t n) const override;
+  void adagrad(const Update& u, float* w, const float* g, float* s, std::size_t n) const override;
+  void adam(const Adam& u, float* w, const float* g, float* m, float* v, std::size_t n) const override;
+  void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s, float* d,
+                  std::size_t n) const override;
+  void divide_by_deviation(const Deviation& u, const float* g, float* m, float* b, float* v, float* d,
+                           std::size_t n) const override;
+  void divide_by_magnitude(float gamma, float epsilon, const float* g, float* m, float* d,
+                           std::size_t n) const override;
+
+ private:
+  Stream stream_;
+  Event copied_[2];
+  Memory
+      bounce_;  // two portions of pinned memory, one of which is on its way while the host copies the other
+  Memory sums_, sum_;  // of dot: partial ones, and the last on the host
+};
 
 }  // namespace dsgd::cuda
