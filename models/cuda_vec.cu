@@ -28,7 +28,8 @@ __device__ double sum_of_block(double value) {
 
 __global__ void dot_parts(const float* x, const float* y, std::size_t n, double* parts) {
   double sum = 0;
-  for (std::size_t i = std::size_t(blockIdx.x) * threads + threadIdx.x; i < n; i += std::size_t(blocks) * threads)
+  for (std::size_t i = std::size_t(blockIdx.x) * threads + threadIdx.x; i < n;
+       i += std::size_t(blocks) * threads)
     sum += double(x[i]) * double(y[i]);
   sum = sum_of_block(sum);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
@@ -84,7 +85,8 @@ void GpuSpace::adam(const Adam& u, float* w, const float* g, float* m, float* v,
 void GpuSpace::compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s,
                           float* d, std::size_t n) const {
   if (s)
-    each(n, stream_, [=] __device__(std::size_t i) { d[i] = formula::compensate(c, g[i], w[i], old[i], s[i]); });
+    each(n, stream_,
+         [=] __device__(std::size_t i) { d[i] = formula::compensate(c, g[i], w[i], old[i], s[i]); });
   else
     each(n, stream_, [=, lambda = c.lambda] __device__(std::size_t i) {
       d[i] = formula::compensate(lambda, g[i], w[i], old[i]);
