@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,8 @@ struct Samples {
   std::size_t count = 0;
   std::vector<std::uint8_t> pixels;
   std::vector<std::uint8_t> labels;
-  std::vector<Affine> channels;  // a model reads pixel * scale + shift; empty: pixel * float(1/255)
+  std::vector<Affine> channels;        // a model reads pixel * scale + shift; empty: pixel * float(1/255)
+  mutable std::shared_ptr<void> kept;  // what a device keeps of the samples, for as long as they are
 };
 
 struct Dataset {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -72,6 +73,19 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 
 Memory::~Memory() {
   if (data_) pinned_ ? cudaFreeHost(data_) : cudaFree(data_);
+}
+
+const GpuSpace& gpu_space() {
+  static const GpuSpace* const space = [] {
+    int devices = 0;
+    DSGD_CHECK(cudaGetDeviceCount(&devices));
+    const char* rank = nullptr;  // among the ranks of this host
+    for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
+      if (!rank) rank = std::getenv(name);
+    DSGD_CHECK(cudaSetDevice(rank ? std::atoi(rank) % devices : 0));
+    return new GpuSpace;  // not destroyed: CUDA may have ended before
+  }();
+  return *space;
 }
 
 float* GpuSpace::allocate(std::size_t n) const {

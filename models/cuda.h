@@ -67,12 +67,10 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// A GPU's memory. All operations go to one stream in the order of the calls. One a process; ranks that share
-// a GPU are processes.
+// A GPU's memory. All operations go to one stream in the order of the calls.
 class GpuSpace final : public Space {
  public:
   GpuSpace();
-  ~GpuSpace() override;
   cudaStream_t stream() const { return stream_; }
   void synchronise() const { DSGD_CHECK(cudaStreamSynchronize(stream_)); }
 
@@ -104,5 +102,9 @@ class GpuSpace final : public Space {
       bounce_;  // two portions of pinned memory, one of which is on its way while the host copies the other
   Memory sums_, sum_;  // of dot: partial ones, and the last on the host
 };
+
+// The only one of this process. Ranks of a host take its GPUs in turn. Made at the first call, where there is
+// a GPU; it stays until the process ends.
+const GpuSpace& gpu_space();
 
 }  // namespace dsgd::cuda

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <stdexcept>
-#include <utility>
 
 namespace dsgd::cuda {
 
@@ -109,16 +108,6 @@ Product::Product(const Products& products, const Shape& s)
     throw std::runtime_error(fmt::format("{} has no product of {} x {} x {} here: {}; use another precision",
                                          products.version(), s.m, s.k, s.n, lt.GetStatusString(status)));
 }
-
-Product::Product(Product&& other) noexcept
-    : products_(other.products_),
-      extra_(other.extra_),
-      possible_(other.possible_),
-      what_(std::exchange(other.what_, nullptr)),
-      a_(std::exchange(other.a_, nullptr)),
-      b_(std::exchange(other.b_, nullptr)),
-      d_(std::exchange(other.d_, nullptr)),
-      algorithm_(other.algorithm_) {}
 
 Product::~Product() {
   const Products::Functions& lt = products_.functions();

@@ -44,7 +44,6 @@ class Product {
     Products::Extra extra = Products::Extra::none;
   };
   Product(const Products& products, const Shape& shape);
-  Product(Product&& other) noexcept;
   Product(const Product&) = delete;
   ~Product();
   bool possible() const { return possible_; }  // otherwise cuBLASLt has nothing with this extra

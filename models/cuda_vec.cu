@@ -47,7 +47,6 @@ GpuSpace::GpuSpace()
     : bounce_(Memory::pinned(std::size_t(2) << 20)),
       sums_(Memory::device(blocks * sizeof(double))),
       sum_(Memory::pinned(sizeof(double))) {}
-GpuSpace::~GpuSpace() { cudaStreamSynchronize(stream_); }
 
 double GpuSpace::dot(const float* x, const float* y, std::size_t n) const {
   dot_parts<<<blocks, threads, 0, stream_>>>(x, y, n, sums_.as<double>());

@@ -10,6 +10,8 @@ namespace dsgd {
 
 Plan::Plan(const Network& net, int batch) : batch_(batch), classes_(int(place(net).back().out.size())) {
   if (batch < 1) throw std::invalid_argument(fmt::format("{}: a minibatch of {} samples", net.name, batch));
+  x_.resize(std::size_t(batch) * net.input.size());
+  labels_.resize(batch);
   dlogits_.resize(std::size_t(batch) * classes_);
   const std::size_t channels = normalised_channels(net);
   moments_ = {std::vector<double>(channels), std::vector<double>(channels)};
@@ -24,6 +26,23 @@ Loss Plan::gradient(ConstVec w, const float* x, const std::uint8_t* labels, int 
 
 Loss Plan::score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given) {
   return softmax_cross_entropy(forward(w, x, n, given), labels, n, classes_, nullptr);
+}
+
+PendingLoss Plan::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
+                           const Augmentation& how, Vec g) {
+  gather(from, ids, x_.data(), labels_.data(), how);
+  return gradient(w, x_.data(), labels_.data(), int(ids.size()), g);
+}
+
+Loss Plan::score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, const Moments* given) {
+  gather(from, ids, x_.data(), labels_.data());
+  return score(w, x_.data(), labels_.data(), int(ids.size()), given);
+}
+
+Loss PendingLoss::get() {
+  if (plan_) loss_ = plan_->wait(ticket_);
+  plan_ = nullptr;
+  return loss_;
 }
 
 Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
@@ -48,8 +67,9 @@ Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int 
 
 Precision precision(const std::string& name) {
   if (name == "fp32") return Precision::fp32;
+  if (name == "tf32") return Precision::tf32;
   if (name == "bf16") return Precision::bf16;
-  throw std::invalid_argument("unknown precision " + name + " (allowed: fp32, bf16)");
+  throw std::invalid_argument("unknown precision " + name + " (allowed: fp32, tf32, bf16)");
 }
 
 std::unique_ptr<Device> make_reference(Precision);

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "datasets/gather.h"
 #include "models/network.h"
 #include "models/vec.h"
 
@@ -25,8 +28,25 @@ struct Moments {
   std::vector<double> mean, variance;
 };
 
+class Plan;
+
+// The loss of a gradient that a device may still be at work on.
+class PendingLoss {
+ public:
+  PendingLoss(const Loss& known) : loss_(known) {}
+  PendingLoss(Plan& plan, std::uint64_t ticket) : plan_(&plan), ticket_(ticket) {}
+  bool known() const { return !plan_; }
+  Loss get();  // waits for it
+
+ private:
+  Loss loss_;
+  Plan* plan_ = nullptr;
+  std::uint64_t ticket_ = 0;
+};
+
 // A network prepared for minibatches of up to `batch` samples on one device. Owns activations, never weights.
-// Nothing allocates after construction. Vectors are in the device's space and in canonical order.
+// Nothing allocates after construction. Vectors are in canonical order, in the device's space or, copied to
+// and fro, in the host's memory; x, labels, logits, dlogits and dx are in the host's.
 class Plan {
  public:
   Plan(const Network& net, int batch);
@@ -45,12 +65,23 @@ class Plan {
   // g <- sum over the n samples of dL(w)/dw. labels: n class indices.
   virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);
   virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given);
+  // The same of the samples `ids` of a set, read as gather() does. A device may keep a copy of the set, which
+  // must not change then; it may be at work when this returns, in the order of the calls and with its
+  // space's.
+  virtual PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
+                               const Augmentation& how, Vec g);
+  virtual Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
+                     const Moments* given);
   int batch() const { return batch_; }
   const Moments& moments() const { return moments_; }  // that batch norm took last
 
  protected:
+  friend class PendingLoss;
+  virtual Loss wait(std::uint64_t /*ticket*/) { return {}; }
+
   int batch_, classes_;
-  std::vector<float> dlogits_;
+  std::vector<float> x_, dlogits_;
+  std::vector<std::uint8_t> labels_;
   Moments moments_;
 };
 
@@ -70,9 +101,10 @@ class Device {
 Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
                            float* dlogits);
 
-// What dense layers compute with. Vectors and sums are float32 in any case: fp32 is float32 throughout, bf16
-// takes activations, their gradients and a copy of the weights in bfloat16.
-enum class Precision { fp32, bf16 };
+// What is multiplied: on hosts by dense layers, on GPUs by convolutions, too. Vectors and sums are float32 in
+// any case: fp32 is float32 throughout, tf32 rounds factors to 11 significant bits, bf16 takes activations,
+// their gradients and a copy of the weights in bfloat16.
+enum class Precision { fp32, tf32, bf16 };
 Precision precision(const std::string& name);  // throws std::invalid_argument
 
 struct DeviceEntry {

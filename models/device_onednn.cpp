@@ -693,6 +693,7 @@ class OnednnDevice final : public Device {
 }  // namespace
 
 std::string onednn_unavailable(Precision p) {
+  if (p == Precision::tf32) return "TF32 is a format of GPUs";
   const auto needed = unsigned(dnnl::cpu_isa::avx512_core_bf16);
   if (p == Precision::fp32 || (unsigned(dnnl::get_effective_cpu_isa()) & needed) == needed) return "";
   return "this processor has no bfloat16 instructions (AVX512_BF16)";

@@ -15,32 +15,33 @@ Model::Model(const Network& net, Device& device, int batch)
       batch_(batch),
       channels_(normalised_channels(net)),
       population_{std::vector<double>(channels_), std::vector<double>(channels_)} {
-  x_.resize(input_.size() * plan_->batch());
-  labels_.resize(plan_->batch());
   ids_.resize(plan_->batch());
   if (plan_->batch() < batch) part_ = Vector(device.space(), parameters(net));
 }
 
-Loss Model::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
-                     const Augmentation& how) {
-  check(ids);
-  if (ids.empty()) fill(0, g);
+PendingLoss Model::begin_gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                                  const Augmentation& how) {
+  check(from, ids);
+  if (ids.empty()) {
+    fill(0, g);
+    return Loss{};
+  }
+  const std::size_t most = plan_->batch();
+  if (ids.size() <= most) return plan_->gradient(w, from, ids, how, g);
   Loss loss;
-  for (std::size_t first = 0; first < ids.size(); first += plan_->batch()) {
-    const auto piece = ids.subspan(first, std::min<std::size_t>(plan_->batch(), ids.size() - first));
-    fetch(from, piece, how);
+  for (std::size_t first = 0; first < ids.size(); first += most) {
+    const auto piece = ids.subspan(first, std::min(most, ids.size() - first));
     const Vec part = first == 0 ? g : part_;
-    loss += plan_->gradient(w, x_.data(), labels_.data(), int(piece.size()), part);
+    loss += plan_->gradient(w, from, piece, how, part).get();
     if (first > 0) axpy(1, part, g);
   }
   return loss;
 }
 
 void Model::observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into) {
-  check(ids);
+  check(from, ids);
   if (ids.empty() || !channels_) return;
-  fetch(from, ids);
-  plan_->forward(w, x_.data(), int(ids.size()));
+  plan_->score(w, from, ids, nullptr);
   const auto n = double(ids.size());
   into[0] += n;
   for (std::size_t c = 0; c < channels_; ++c) {
@@ -52,6 +53,7 @@ void Model::observe(ConstVec w, const Samples& from, std::span<const std::uint32
 
 Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_t last,
                   const Statistics& known) {
+  check(from, {});
   if (channels_ && (known.size() != 1 + 2 * channels_ || !(known[0] > 0)))
     throw std::invalid_argument(
         fmt::format("{} has batch norm: it is scored with statistics of its weights "
@@ -66,24 +68,18 @@ Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_
   while (first < last) {
     const std::size_t count = std::min<std::size_t>(plan_->batch(), last - first);
     std::iota(ids_.begin(), ids_.begin() + std::ptrdiff_t(count), std::uint32_t(first));
-    fetch(from, {ids_.data(), count});
-    loss += plan_->score(w, x_.data(), labels_.data(), int(count), channels_ ? &population_ : nullptr);
+    loss += plan_->score(w, from, {ids_.data(), count}, channels_ ? &population_ : nullptr);
     first += count;
   }
   return loss;
 }
 
-void Model::check(std::span<const std::uint32_t> ids) const {
+void Model::check(const Samples& from, std::span<const std::uint32_t> ids) const {
   if (ids.size() > std::size_t(batch_))
     throw std::invalid_argument(fmt::format("{} samples for a model made for {}", ids.size(), batch_));
-}
-
-void Model::fetch(const Samples& from, std::span<const std::uint32_t> ids, const Augmentation& how) {
-  if (from.shape != input_) {
+  if (from.shape != input_)
     throw std::invalid_argument(fmt::format("the model was made for samples of {}, these are {}",
                                             to_string(input_), to_string(from.shape)));
-  }
-  gather(from, ids, x_.data(), labels_.data(), how);
 }
 
 }  // namespace dsgd

@@ -22,7 +22,12 @@ class Model {
   Model(const Network& net, Device& device, int batch);
   // g <- sum over the samples `ids` (at most `batch`) of dL(w)/dw. No ids: g <- 0.
   Loss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
-                const Augmentation& how = {});
+                const Augmentation& how = {}) {
+    return begin_gradient(w, from, ids, g, how).get();
+  }
+  // The same, but the loss may still have to be waited for.
+  PendingLoss begin_gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                             const Augmentation& how = {});
   // The minibatch `ids` (at most `batch`), as it is, is added to the statistics; of no samples:
   // `statistics()`.
   void observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into);
@@ -33,9 +38,7 @@ class Model {
   const Plan& plan() const { return *plan_; }
 
  private:
-  void check(std::span<const std::uint32_t> ids) const;
-  // Fills x_ and labels_.
-  void fetch(const Samples& from, std::span<const std::uint32_t> ids, const Augmentation& how = {});
+  void check(const Samples& from, std::span<const std::uint32_t> ids) const;
 
   std::unique_ptr<Plan> plan_;
   std::string name_;
@@ -43,8 +46,6 @@ class Model {
   int batch_;
   std::size_t channels_;  // of batch norm
   Moments population_;
-  std::vector<float> x_;  // one piece
-  std::vector<std::uint8_t> labels_;
   std::vector<std::uint32_t> ids_;  // for score
   Vector part_;                     // gradient of a piece
 };
