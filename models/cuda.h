@@ -72,7 +72,7 @@ class GpuSpace final : public Space {
  public:
   GpuSpace();
   cudaStream_t stream() const { return stream_; }
-  void synchronise() const { DSGD_CHECK(cudaStreamSynchronize(stream_)); }
+  void wait() const override { DSGD_CHECK(cudaStreamSynchronize(stream_)); }
 
   float* allocate(std::size_t n) const override;
   void release(float* data) const override;

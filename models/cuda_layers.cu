@@ -9,7 +9,7 @@ namespace dsgd::cuda {
 namespace {
 
 constexpr int threads = 256;
-using Index = std::size_t;
+using Index = std::uint32_t;  // of an element of a minibatch; the plan sees to it that it suffices
 
 __device__ float get(float x) { return x; }
 __device__ float get(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -72,8 +72,8 @@ __device__ void sum_of_block(double (&values)[count]) {
     if (int(threadIdx.x) < half)
       for (int k = 0; k < count; ++k) sums[k][threadIdx.x] += sums[k][threadIdx.x + half];
   }
-  for (int k = 0; k < count; ++k) values[k] = sums[k][0];
   __syncthreads();
+  for (int k = 0; k < count; ++k) values[k] = sums[k][0];
 }
 
 // A channel's elements over samples are shared by `splits` blocks, blockIdx.x; the channel is blockIdx.y.
@@ -178,9 +178,9 @@ void TypedKernels<T>::gather(const Step* step, const std::uint8_t* pixels, const
               from_column = (pick.flip ? image.width - 1 - column : column) + pick.right;
     const bool inside =
         from_line >= 0 && from_line < image.height && from_column >= 0 && from_column < image.width;
-    const std::uint8_t p =
-        inside ? pixels[pick.id * size + (Index(c) * image.height + from_line) * image.width + from_column]
-               : 0;
+    const std::uint8_t p = inside ? pixels[std::size_t(pick.id) * size +
+                                           (Index(c) * image.height + from_line) * image.width + from_column]
+                                  : 0;
     to[e] = put<T>(float(p) * affine[c].scale + affine[c].shift);
   });
 }

@@ -23,6 +23,7 @@ __device__ double sum_of_block(double value) {
     __syncthreads();
     if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
+  __syncthreads();
   return sums[0];
 }
 
@@ -53,7 +54,7 @@ double GpuSpace::dot(const float* x, const float* y, std::size_t n) const {
   DSGD_CHECK(cudaGetLastError());
   dot_sum<<<1, threads, 0, stream_>>>(sums_.as<double>(), sum_.as<double>());
   DSGD_CHECK(cudaGetLastError());
-  synchronise();
+  wait();
   return *sum_.as<double>();
 }
 

@@ -180,7 +180,7 @@ struct Resident {
     kept->pixels = upload(s.pixels);
     kept->labels = upload(s.labels);
     kept->affine = upload(affine);
-    space.synchronise();
+    space.wait();
     s.kept = kept;
     return kept;
   }
@@ -444,6 +444,10 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
     Unit& u = units_[k];
     u.x = k == 0 ? x_at_ : units_[k - 1].y;
     u.dx = k == 0 ? dx_at_ : units_[k - 1].dy;
+    if (std::max({u.in.size(), u.out.size(), u.pooled.size()}) * std::size_t(batch) >> 32)
+      throw std::invalid_argument(
+          fmt::format("{}: {} samples are too many for a GPU's {}: use a smaller minibatch", net.name, batch,
+                      to_string(u.p.spec)));
     u.y = rows(u.out.size(), type_);
     u.dy = rows(u.out.size(), type_);
   }
@@ -521,7 +525,7 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
     for (const auto& c : convolutions_) most = std::max(most, c->workspace(side));
     workspace_[side] = make(most).data();
   }
-  library_->space.synchronise();
+  library_->space.wait();
 }
 
 CudnnPlan::~CudnnPlan() {
@@ -704,7 +708,7 @@ void CudnnPlan::take_moments(const Moments* given) {
   given_ = given;
   if (!given) return;
   moments_ = *given;
-  library_->space.synchronise();  // the last ones are on the GPU
+  library_->space.wait();  // the last ones are on the GPU
   auto* const to = moments_host_.as<double>();
   for (std::size_t c = 0; c < moments_.mean.size(); ++c) {
     to[2 * c] = moments_.mean[c];
@@ -719,7 +723,7 @@ void CudnnPlan::fetch_moments() {
   const auto* const from = moments_host_.as<double>();
   DSGD_CHECK(cudaMemcpyAsync(moments_host_.data(), moments_at_, moments_host_.bytes(), cudaMemcpyDeviceToHost,
                              stream_));
-  library_->space.synchronise();
+  library_->space.wait();
   for (std::size_t c = 0; c < moments_.mean.size(); ++c) {
     moments_.mean[c] = from[2 * c];
     moments_.variance[c] = from[2 * c + 1];

@@ -16,6 +16,7 @@ class Space {
   virtual float* allocate(std::size_t n) const = 0;  // 64-byte aligned, zero-filled
   virtual void release(float* data) const = 0;
   virtual bool host() const { return false; }  // elements can be read and written through their addresses
+  virtual void wait() const {}                 // until all that was asked for is done
   virtual void to_host(const float* x, float* y, std::size_t n) const = 0;  // y <- x, y in the host's memory
   virtual void from_host(const float* x, float* y,
                          std::size_t n) const = 0;                       // y <- x, x in the host's memory
