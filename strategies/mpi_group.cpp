@@ -57,13 +57,14 @@ void MpiGroup::reduce(float a, Vec v) {
   const auto in = std::find_if(vectors_.begin(), vectors_.end(), holds);
   if (in != vectors_.end()) {
     in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
-  } else if (!shared_) {
+  } else if (!shared_ && v.space->host()) {
     alone_[0] = v.data;
     in_place(a, alone_, 0, v.size);
   } else {
+    if (portions_.empty()) portions_ = {private_.emplace_back(host_space(), portion).data()};
     for (std::size_t done = 0; done < v.size; done += portion) {
       const Vec from = v.part(done, std::min(portion, v.size - done));
-      const Vec staged{portions_[neighbour_], from.size, v.space};
+      const Vec staged{portions_[neighbour_], from.size, &host_space()};
       copy(from, staged);
       in_place(a, portions_, 0, from.size);
       copy(staged, from);
@@ -169,6 +170,11 @@ std::vector<Bytes> MpiGroup::all_to_all(const std::vector<Bytes>& messages) {
 
 void MpiGroup::begin_mix(ConstVec v, const std::vector<int>& offsets) {
   const Stopwatch stopwatch(traffic_.seconds);
+  if (!v.space->host()) {
+    if (staged_.size() != v.size) staged_ = Vector(host_space(), v.size);
+    copy(v, staged_);
+    v = staged_;
+  }
   mixed_.resize(offsets.size());
   for (std::size_t i = 0; i < offsets.size(); ++i) {
     if (mixed_[i].size() != v.size) mixed_[i] = Vector(host_space(), v.size);
@@ -189,8 +195,10 @@ void MpiGroup::end_mix(Vec v) {
   const Stopwatch stopwatch(traffic_.seconds);
   for (MPI_Request& request : mixing_) ranks_.wait(request, false);
   mixing_.clear();
-  for (const Vector& other : mixed_) axpy(1, other.view(), v);
-  scale(1.0f / float(1 + mixed_.size()), v);
+  within_reach(v, staged_, [&](Vec mean) {
+    for (const Vector& other : mixed_) axpy(1, other.view(), mean);
+    scale(1.0f / float(1 + mixed_.size()), mean);
+  });
 }
 
 void MpiGroup::meet() {

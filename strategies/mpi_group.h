@@ -11,7 +11,7 @@ namespace dsgd {
 // Sums in memory that the workers of a host share, and through MPI between hosts. The vector is cut into as
 // many slices as the host with the fewest workers has; the k-th worker of every host adds up the k-th slice
 // of the host's copies in rank order, sums it with its peers on the other hosts, and writes it into all
-// copies. Vectors that are not shared pass through shared ones in portions.
+// copies. Vectors that are not shared, or not in the host's memory, pass through such ones in portions.
 class MpiGroup final : public Group {
  public:
   MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic);
@@ -56,6 +56,7 @@ class MpiGroup final : public Group {
   std::vector<Shared> vectors_;
   std::vector<float*> portions_, alone_{nullptr};
   std::vector<Vector> mixed_;  // vectors of neighbours, in the order of the offsets
+  Vector staged_;  // what the host cannot reach
   std::vector<MPI_Request> mixing_;
   std::vector<int> members_;  // of host_, as ranks of the world
   std::uint32_t met_ = 0;

@@ -60,11 +60,15 @@ void MpiParameterServer::end_pull(Vec w) {
       }
     }
     const Vec part = w.part(link.range.first, link.range.count);
-    if (link.slots) {
+    if (!link.slots) {
+      copy({link.reply.payload(), part.size, &host_space()}, part);
+      link.reply.forget();
+    } else if (part.space->host()) {
       link.slots.read_pulled(part.data, part.size, ranks_.patience);
     } else {
-      copy({link.reply.payload(), part.size, part.space}, part);
-      link.reply.forget();
+      if (staged_.size() < part.size) staged_ = Vector(host_space(), part.size);
+      link.slots.read_pulled(staged_.data(), part.size, ranks_.patience);
+      copy(staged_.view().part(0, part.size), part);
     }
     link.version = link.reply.header().version;
     traffic_.bytes_received += std::int64_t(sizeof(Header) + link.range.count * sizeof(float));
@@ -88,7 +92,12 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples) {
                         .position = which};
     const float* from = g.data + link.range.first;
     float* to = link.slots ? link.slots[which].data() : message.payload();
-    for (std::size_t i = 0; i < n; ++i) to[i] = a * from[i];
+    if (g.space->host()) {
+      for (std::size_t i = 0; i < n; ++i) to[i] = a * from[i];
+    } else {
+      copy(g.part(link.range.first, n), {to, n, &host_space()});
+      scale(a, {to, n, &host_space()});
+    }
     if (link.slots) link.slots[which].filled(n);
     message.send(link.server, request_tag, link.slots ? 0 : n);
     count(n);

@@ -71,6 +71,7 @@ extern const StrategyEntry onebit_entry{
     .effective = every_step,
     .conformance = {{"bucket", std::int64_t(3)}},
     .collectives = 2,
-    .lossy = true};
+    .lossy = true,
+    .elements = true};
 
 }  // namespace dsgd

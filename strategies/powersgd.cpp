@@ -177,6 +177,7 @@ extern const StrategyEntry powersgd_entry{
         },
     .conformance = {{"rank", std::int64_t(1)}},
     .collectives = 2,
-    .lossy = true};
+    .lossy = true,
+    .elements = true};
 
 }  // namespace dsgd

@@ -104,6 +104,7 @@ extern const StrategyEntry qsgd_entry{
         },
     .effective = every_step,
     .conformance = {{"bucket", std::int64_t(5)}},
-    .lossy = true};
+    .lossy = true,
+    .elements = true};
 
 }  // namespace dsgd

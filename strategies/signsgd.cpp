@@ -102,6 +102,7 @@ extern const StrategyEntry signsgd_entry{
     .conformance = {{"beta", 0.9}},
     .collectives = 2,
     .lossy = true,
+    .elements = true,
     .conformance_rate = 8};
 
 extern const StrategyEntry ef_signsgd_entry{
@@ -118,6 +119,7 @@ extern const StrategyEntry ef_signsgd_entry{
           return double(steps) * to_everyone_cost(c, bytes_of(32 * tensors + c.parameters));
         },
     .effective = every_step,
-    .lossy = true};
+    .lossy = true,
+    .elements = true};
 
 }  // namespace dsgd

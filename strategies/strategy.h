@@ -28,13 +28,28 @@ struct Batch {
 // One worker's access to the model and the data.
 class Replica {
  public:
+  // A summed loss. A GPU may still be at work on it: it is waited for where somebody looks at the number.
+  class Loss {
+   public:
+    Loss(double known) : known_(known) {}
+    explicit Loss(Replica& late) : late_(&late) {}
+    operator double() const { return late_ ? late_->loss() : known_; }
+
+   private:
+    double known_ = 0;
+    Replica* late_ = nullptr;
+  };
   virtual ~Replica() = default;
   virtual Batch next() = 0;
-  // g <- sum over the batch of dL(w)/dw; returns the summed loss. An empty batch gives zeros.
-  virtual double gradient(ConstVec w, const Batch& batch, Vec g) = 0;
+  // g <- sum over the batch of dL(w)/dw; returns the summed loss, to be looked at before the next one is
+  // asked for. An empty batch gives zeros.
+  virtual Loss gradient(ConstVec w, const Batch& batch, Vec g) = 0;
   Vec w, g;               // this worker's model and gradient
   std::int64_t t = 0;     // steps that this worker has done
   std::int64_t used = 0;  // samples that all workers have used before this step (lock-step strategies)
+
+ private:
+  virtual double loss() { return 0; }  // of the last gradient
 };
 
 // Walks over everything that a checkpoint must hold.
@@ -100,6 +115,7 @@ struct StrategyEntry {
   bool own_models = false;                              // workers end apart; master() is the common model
   int collectives = 1;                                  // over all workers at the end of a period
   bool lossy = false;                                   // no settings make one worker serial SGD
+  bool elements = false;        // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound = false;   // messages depend on the data: `cost` is the most that their bytes can be
   double conformance_rate = 1;  // times the tests' rates, where this one's mean something else
 };

@@ -55,6 +55,7 @@ extern const StrategyEntry threshold_entry{
     .effective = every_step,
     .conformance = {{"tau", 8.0}},
     .lossy = true,
+    .elements = true,
     .cost_is_bound = true};
 
 }  // namespace dsgd

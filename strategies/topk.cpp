@@ -131,6 +131,7 @@ extern const StrategyEntry topk_entry{
     .effective = every_step,
     .conformance = {{"density", 0.2}, {"warmup_steps", std::int64_t(3)}},
     .serial = {{"density", 1.0}},
+    .elements = true,
     .cost_is_bound = true};
 
 }  // namespace dsgd

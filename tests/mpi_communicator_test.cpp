@@ -12,6 +12,7 @@
 #include <limits>
 #include <thread>
 
+#include "tests/far_space.h"
 #include "tests/mpi_job.h"
 
 namespace dsgd::test {
@@ -170,6 +171,20 @@ TEST(Group, AddsInTheStatedOrder) {
       }
     }
     EXPECT_TRUE(same_on_all_workers(results));
+  }
+}
+
+TEST(Group, AddsWhatTheHostCannotReach) {
+  if (!world().is_worker()) return;
+  Group& group = world().group();
+  for (const std::size_t n : {1u, 1000u, 200003u}) {
+    Vector here(host_space(), n), there(test::far_space(), n), back(host_space(), n);
+    for (std::size_t j = 0; j < n; ++j) here.data()[j] = element(group.rank(), j);
+    copy(here, there);
+    group.mean(here);
+    group.mean(there);
+    copy(there, back);
+    EXPECT_TRUE(std::equal(here.data(), here.data() + n, back.data())) << n << " elements";
   }
 }
 
@@ -365,6 +380,25 @@ RANKS_TEST_P(Servers, AddUpTheArithmeticSeries) {
   for (std::size_t j = 0; j < n; ++j) wrong += ending.w[j] != float(28 * series() * int(1 + j % 7));
   EXPECT_EQ(wrong, 0u);
   EXPECT_EQ(ending.arrivals, 7 * world().workers());
+}
+
+RANKS_TEST_P(Servers, AddUpWhatTheHostCannotReach) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  std::size_t wrong = 0;
+  const Ending ending = with_servers(n, rule, [&](ParameterServer& server) {
+    Vector w(test::far_space(), n), g(test::far_space(), n), here(host_space(), n);
+    server.pull(w);
+    for (std::size_t j = 0; j < n; ++j) here.data()[j] = 4 * float(1 + j % 7);
+    copy(here, g);
+    server.push(0.25f * float(world().rank() + 1), g, world_minibatch);
+    server.pull(w);  // holds at least this push
+    copy(w, here);
+    for (std::size_t j = 0; j < n; ++j)
+      wrong += here.data()[j] < float((world().rank() + 1) * int(1 + j % 7));
+  });
+  for (std::size_t j = 0; j < n; ++j) wrong += ending.w[j] != float(series() * int(1 + j % 7));
+  EXPECT_EQ(wrong, 0u);
 }
 
 // Worker r pushes 8^r, at most seven times, so the octal digits of what is pulled say how many pushes of whom

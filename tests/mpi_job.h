@@ -24,8 +24,9 @@ struct Job {
   std::string order;        // empty: as the strategy declares
   int minibatch = world_minibatch;
   std::function<std::unique_ptr<Rule>(std::unique_ptr<Rule>)>
-      wrap;                       // what the servers run instead of the rule
-  std::vector<Request> replayed;  // what this server or worker takes, in this order; empty: as it comes
+      wrap;                            // what the servers run instead of the rule
+  std::vector<Request> replayed;       // what this server or worker takes, in this order; empty: as it comes
+  const Space* space = &host_space();  // of the workers
 
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
@@ -52,8 +53,9 @@ class Worker {
  public:
   explicit Worker(const Job& job)
       : server_(world().servers() ? &world().server(job.problem.n) : nullptr),
-        replica(job.problem, job.order_of(world().rank()), server_) {
+        replica(job.problem, job.order_of(world().rank()), server_, *job.space) {
     Context context = job.context(job.problem.n);
+    context.space = job.space;
     context.group = &world().group();
     context.server = server_;
     if (job.entry().pairs) {
@@ -115,7 +117,7 @@ Outcome run(const Job& job, Each each) {
     outcome.uses = worker.replica.uses;
     outcome.weights = worker.replica.weights();
     const Vec master = worker.strategy->master(worker.replica);
-    std::copy(master.data, master.data + n, outcome.master.begin());
+    master.space->to_host(master.data, outcome.master.data(), n);
   } else {
     const int s = world().rank() - world().workers();
     const ShardRange own = shard_range(n, s, world().servers());

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/checkpoint.h"
+#include "tests/far_space.h"
 #include "tests/mpi_job.h"
 
 namespace dsgd {
@@ -90,6 +91,16 @@ RANKS_TEST_P(Conformance, ReachesTheOptimum) {
   EXPECT_LT(outcome.distance, 0.1 * 8);
 }
 
+RANKS_TEST_P(Conformance, ReachesTheOptimumInAnyMemory) {
+  if (GetParam()->elements || !(world().servers() || GetParam()->pairs)) return SUCCEED();
+  Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
+  job.budget = 5120 * world_minibatch;
+  job.optimizer.learning_rate = GetParam()->conformance_rate / 64;
+  job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
+  job.space = &far_space();
+  EXPECT_LT(run(job).distance, 0.1 * 8);
+}
+
 RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
   for (const int steps : {0, 1, 7, 12}) {
     Job job = conformance();
@@ -149,6 +160,23 @@ RANKS_TEST_P(FixedOrder, SameBitsInEveryRun) {
     EXPECT_EQ(first.master, second.master);
     EXPECT_EQ(first.weights, second.weights);
     EXPECT_LT(first.distance, 8) << "nothing was learnt";
+  }
+}
+
+// Vectors in a memory of their own, as a GPU's: the same bits, and the same bytes travel.
+RANKS_TEST_P(FixedOrder, WorksInAnyMemory) {
+  if (GetParam()->elements) return SUCCEED() << "it works in the host's memory";
+  for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adam}) {
+    Job job = conformance();
+    job.budget = ragged(20);
+    job.optimizer = {.rule = rule, .learning_rate = 0.01};
+    const Outcome here = run(job);
+    job.space = &far_space();
+    const Outcome there = run(job);
+    EXPECT_EQ(here.master, there.master);
+    EXPECT_EQ(here.weights, there.weights);
+    EXPECT_EQ(here.traffic.bytes_sent, there.traffic.bytes_sent);
+    EXPECT_EQ(here.traffic.messages, there.traffic.messages);
   }
 }
 

@@ -86,12 +86,9 @@ struct Order {
 // One worker's access to the quadratic.
 class QuadraticReplica : public Replica {
  public:
-  QuadraticReplica(const Quadratic& problem, const Order& order, Work* granted = nullptr)
-      : work(granted),
-        problem_(problem),
-        order_(order),
-        w_(host_space(), problem.n),
-        g_(host_space(), problem.n) {
+  QuadraticReplica(const Quadratic& problem, const Order& order, Work* granted = nullptr,
+                   const Space& space = host_space())
+      : work(granted), problem_(problem), order_(order), w_(space, problem.n), g_(space, problem.n) {
     w = w_;
     g = g_;
   }
@@ -108,10 +105,15 @@ class QuadraticReplica : public Replica {
     }
     return batch_;
   }
-  double gradient(ConstVec at, const Batch& batch, Vec into) override {
+  Loss gradient(ConstVec at, const Batch& batch, Vec into) override {
     samples += batch.count();
     for (const std::uint32_t i : batch.ids) ++uses[i];
-    return problem_.gradient(at.data, batch.ids, into.data);
+    if (at.space->host()) return problem_.gradient(at.data, batch.ids, into.data);
+    Vector here(host_space(), at.size), there(host_space(), at.size);
+    copy(at, here);
+    const double loss = problem_.gradient(here.data(), batch.ids, there.data());
+    copy(there, into);
+    return loss;
   }
   // What the harness does with a step.
   bool step(Strategy& strategy) {
@@ -120,7 +122,11 @@ class QuadraticReplica : public Replica {
     ++t;
     return true;
   }
-  std::vector<float> weights() const { return {w.data, w.data + w.size}; }
+  std::vector<float> weights() const {
+    std::vector<float> all(w.size);
+    w.space->to_host(w.data, all.data(), w.size);
+    return all;
+  }
 
   Work* work;                                                                      // null: in lock-step
   std::int64_t samples = 0;                                                        // of this worker

@@ -196,7 +196,7 @@ class LocalServer final : public ParameterServer {
 class LoggedReplica final : public QuadraticReplica {
  public:
   using QuadraticReplica::QuadraticReplica;
-  double gradient(ConstVec at, const Batch& batch, Vec into) override {
+  Loss gradient(ConstVec at, const Batch& batch, Vec into) override {
     log("gradient");
     return QuadraticReplica::gradient(at, batch, into);
   }
