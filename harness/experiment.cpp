@@ -654,9 +654,14 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
                       made.train, run.workers(), run.workers()));
 
   const DeviceEntry& device = run.device();
-  if (const std::string reason = device.unavailable(run.precision()); !reason.empty())
+  if (const std::string reason = device.unavailable(run.precision());
+      !reason.empty() && device.unavailable().empty()) {
+    Names possible;
+    for (const char* name : {"fp32", "tf32", "bf16"})
+      if (device.unavailable(precision(name)).empty()) possible.push_back(name);
     fault({"precision", "device"},
-          fmt::format("not with device {}: {} (allowed: fp32)", device.name, reason));
+          fmt::format("not with device {}: {} (allowed: {})", device.name, reason, listed(possible)));
+  }
 
   const Shape shape = synthetic ? made.shape : dataset.shape;
   const int classes = synthetic ? made.classes : dataset.classes;

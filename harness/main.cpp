@@ -57,8 +57,7 @@ int list(const std::string& what) {
   if (what == "devices")
     for (const DeviceEntry& d : all_devices()) {
       const std::string reason = d.unavailable();
-      fmt::print("  {:<16} {}: {}\n", d.name, d.summary,
-                 reason.empty() ? "ready" : "not usable here: " + reason);
+      fmt::print("  {:<16} {}: {}\n", d.name, d.summary, reason.empty() ? "ready" : reason);
     }
   if (what == "experiments")
     for (const auto& file : shipped_experiments())

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -52,26 +53,29 @@ class ModelReplica final : public Replica {
     return batch;
   }
 
-  double gradient(ConstVec at, const Batch& of, Vec into) override {
+  Replica::Loss gradient(ConstVec at, const Batch& of, Vec into) override {
     const double start = world_.now();
-    const Loss loss = model_.gradient(at, train_, of.ids, into, augmentation_);
+    last_ = model_.begin_gradient(at, train_, of.ids, into, augmentation_);
+    if (spans) into.space->wait();  // a trace shows when the gradient was there
     if (charges_) world_.charge(charges_->gradient(of.count()));
     const Span span{start, world_.now()};
     compute_s += span.end - span.begin;
     if (spans) spans->push_back(span);
-    loss_sum += loss.sum;
+    losses.push_back(last_);
     samples += of.count();
-    return loss.sum;
+    return last_.known() ? Replica::Loss(loss()) : Replica::Loss(*this);
   }
 
   int minibatch = 0;
   Batch batch;                         // the last one
   std::vector<Span>* spans = nullptr;  // of gradients
   double compute_s = 0;                // of the current step
-  double loss_sum = 0;                 // of the current step
+  std::vector<PendingLoss> losses;     // of the current step
   std::int64_t samples = 0;
 
  private:
+  double loss() override { return last_.get().sum; }
+
   Model& model_;
   const Samples& train_;
   Augmentation augmentation_;  // of the last batch
@@ -81,6 +85,7 @@ class ModelReplica final : public Replica {
   World& world_;
   Charges* charges_;
   Work::Portion portion_;
+  PendingLoss last_ = dsgd::Loss{};
 };
 
 DataOrder order_of(const std::string& name) {
@@ -177,12 +182,16 @@ class Run {
     Context context = context_of(config_, n_);
     context.group = &world_->group();
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
-    const Vec w = world_->group().vector(n_), g = world_->group().vector(n_);
+    const Space& space = config_.strategy->elements ? host_space() : process_.device->space();
+    const auto vector = [&] {
+      return space.host() ? world_->group().vector(n_) : own_.emplace_back(space, n_);
+    };
+    const Vec w = vector(), g = vector();
     if (pairs())
       context.pairs = &world_->pairs(
           w, config_.samples(), process_.replayed.empty() ? nullptr : &process_.replayed.at(world_->rank()));
     Work* const work = pairs() ? static_cast<Work*>(context.pairs) : context.server;
-    context.space = &process_.device->space();
+    context.space = &space;
     context.optimizer.layers = extents(process_.network);
     const auto strategy = config_.strategy->make(config_.strategy_settings, context);
     Sampler sampler({.samples = process_.data.train.count,
@@ -200,6 +209,9 @@ class Run {
     copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
     if (traced()) r.spans = &spans_[SpanRow::compute];
+    // A GPU is some steps behind its host; simulated workers share one.
+    const std::size_t late =
+        process_.device->space().host() ? 0 : std::clamp(4096 / config_.workers(), 1, 16);
     if (world_->rank() == 0 && !part_.empty()) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
     world_->group().sum(r.g);  // zeros; connections are made
@@ -210,7 +222,8 @@ class Run {
     for (;;) {
       const double communicated = traffic.seconds;
       const std::int64_t worked = r.samples, used = r.used;
-      r.compute_s = r.loss_sum = 0;
+      r.compute_s = 0;
+      r.losses.clear();
       const std::int64_t rounds = traffic.synchronisations;
       if (!strategy->step(r)) break;
       if (charges_) synchronised(traffic.synchronisations - rounds);
@@ -221,17 +234,18 @@ class Run {
                         .step = r.t,
                         .used = work ? work->used() : used,
                         .seconds = seconds(),
-                        .loss = count ? float(r.loss_sum / count) : 0.0f,
                         .compute_s = float(r.compute_s),
                         .communication_s = float(traffic.seconds - communicated)};
       totals_.compute_s += r.compute_s;
       ++r.t;
+      for (const PendingLoss& loss : r.losses) losses_.emplace_back(rows_.size(), loss);
       rows_.push_back(row);
-      if (recorder_) recorder_->step(row);
-      process_.reporter.tell(row.used, row.seconds, row.loss);
+      settle(late);
       if (work) r.used = work->used();
       if (!context.server && snapshots_->due(r.used)) snapshot(*strategy, r);
     }
+    settle(0);
+    process_.device->space().wait();
     last_seconds_ = seconds();
     if (work) work->leave();
     if (pairs()) {
@@ -246,6 +260,19 @@ class Run {
     }
     totals_.steps = r.t;
     totals_.samples = r.samples;
+  }
+
+  // Tells all steps with their losses but for the last `late` ones.
+  void settle(std::size_t late) {
+    for (; settled_ + late < rows_.size(); ++settled_) {
+      StepRow& row = rows_[settled_];
+      double sum = 0;
+      for (; !losses_.empty() && losses_.front().first == settled_; losses_.pop_front())
+        sum += losses_.front().second.get().sum;
+      row.loss = row.samples ? float(sum / row.samples) : 0.0f;
+      if (recorder_) recorder_->step(row);
+      process_.reporter.tell(row.used, row.seconds, row.loss);
+    }
   }
 
   // What a simulated cluster takes for that besides messages.
@@ -330,9 +357,9 @@ class Run {
                                            at.first - made.begin(), planned.size()));
   }
 
-  // Batch norm's statistics of the weights process_.w, the same samples for every snapshot, minibatches
+  // Batch norm's statistics of the weights w, the same samples for every snapshot, minibatches
   // shared by all processes. Empty for models without.
-  Statistics statistics() {
+  Statistics statistics(ConstVec w) {
     Statistics known = process_.model.statistics();
     if (known.empty()) return known;
     std::vector<std::uint32_t> ids(process_.data.train.count);
@@ -343,7 +370,7 @@ class Run {
     const ShardRange own = share((ids.size() + minibatch - 1) / minibatch);
     for (std::size_t m = own.first; m < own.first + own.count; ++m) {
       const std::size_t first = m * minibatch;
-      process_.model.observe(process_.w, process_.data.train,
+      process_.model.observe(w, process_.data.train,
                              std::span(ids).subspan(first, std::min(minibatch, ids.size() - first)), known);
       process_.reporter.tell(std::int64_t(scored_.size()), seconds(), 0);
     }
@@ -377,17 +404,20 @@ class Run {
   // All processes score every snapshot together, each on its part of the test set; counts are exact.
   void score(const ShardRange& own) {
     process_.reporter.phase("score");
+    if (const Space& space = process_.device->space(); !space.host()) at_ = Vector(space, n_);
     const double begun = world_->now();
     const std::size_t test = process_.data.test.count;
     const ShardRange part = share(test);
     for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
       load_snapshot(i, own);
-      const Statistics known = statistics();
+      if (at_.size()) copy(process_.w, at_);
+      const ConstVec w = at_.size() ? at_.view() : process_.w.view();
+      const Statistics known = statistics(w);
       Loss own_part;
       for (std::size_t first = part.first, last = part.first + part.count; first < last;
            first += score_portion) {
-        const Loss scored = process_.model.score(process_.w, process_.data.test, first,
-                                                 std::min(first + score_portion, last), known);
+        const Loss scored =
+            process_.model.score(w, process_.data.test, first, std::min(first + score_portion, last), known);
         own_part.sum += scored.sum;
         own_part.correct += scored.correct;
         process_.reporter.tell(std::int64_t(i), seconds(), 0);
@@ -541,7 +571,11 @@ class Run {
   std::optional<Recorder> recorder_;
   double setup_s_ = 0, start_ = 0, seconds_ = 0, last_seconds_ = 0, scoring_s_ = 0;
   std::int64_t used_ = 0, updates_ = 0, unapplied_ = 0;
+  Vector at_;               // the scored weights, where those are not in the host's memory
+  std::deque<Vector> own_;  // of a worker whose vectors are not in the host's memory
   std::vector<StepRow> rows_;
+  std::size_t settled_ = 0;                                 // rows whose losses are known
+  std::deque<std::pair<std::size_t, PendingLoss>> losses_;  // of later rows
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
   std::vector<RequestRow> requests_;
@@ -587,7 +621,7 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
       network(find_model(config.settings.text("model"))->make(data.train.shape, data.train.classes)),
       device(config.device().make(config.precision())),
       model(network, *device, config.minibatch()),
-      w(device->space(), parameters(network)),
+      w(host_space(), parameters(network)),
       orders(std::make_shared<SharedOrders>(data.train.count, config.seed())) {
   initialise(network, config.seed(), w);
   std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
@@ -595,6 +629,7 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
   Vector g(device->space(), parameters(network));
   const auto begun = std::chrono::steady_clock::now();
   model.gradient(w, data.train, ids, g);
+  device->space().wait();
   gradient_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 

@@ -53,9 +53,10 @@ const std::vector<RunKey>& run_keys() {
       text("device", "auto", "who computes gradients (dsgd list devices); auto: the fastest usable here",
            names_of(all_devices(), {"auto"})),
       text("precision", "fp32",
-           "what dense layers compute with; bf16: bfloat16 products, where the processor has them; weights, "
-           "gradients, sums and all other layers stay float32",
-           {"fp32", "bf16"}),
+           "what is multiplied; bf16: bfloat16 numbers, on processors that have them by dense layers alone, "
+           "on GPUs by convolutions, too, whose activations are bfloat16 then; tf32: a GPU's TF32; weights, "
+           "gradients and sums stay float32",
+           {"fp32", "tf32", "bf16"}),
       text("engine", "mpi",
            "what carries messages; mpi: real processes and real time, simulated: one process that models a "
            "cluster in virtual time",

@@ -49,19 +49,23 @@ void Snapshots::add(const Point& point, ConstVec w) {
 }
 
 void Snapshots::put(std::size_t i, ConstVec w) {
-  if (i < in_memory_) return copy(w, {memory_.data() + i * floats_, floats_, w.space});
+  if (i < in_memory_) return copy(w, {memory_.data() + i * floats_, floats_, &host_space()});
+  std::vector<float> fetched(w.space->host() ? 0 : floats_);
+  if (!fetched.empty()) copy(w, {fetched.data(), floats_, &host_space()});
   std::fseek(spool_.get(), long((i - in_memory_) * floats_ * sizeof(float)), SEEK_SET);
-  if (std::fwrite(w.data, sizeof(float), floats_, spool_.get()) != floats_)
+  if (std::fwrite(fetched.empty() ? w.data : fetched.data(), sizeof(float), floats_, spool_.get()) != floats_)
     throw std::runtime_error(
         fmt::format("snapshot {} could not be written to disk: {}", i, std::strerror(errno)));
 }
 
 void Snapshots::get(std::size_t i, Vec w) const {
-  if (i < in_memory_) return copy({memory_.data() + i * floats_, floats_, w.space}, w);
+  if (i < in_memory_) return copy({memory_.data() + i * floats_, floats_, &host_space()}, w);
   std::fseek(spool_.get(), long((i - in_memory_) * floats_ * sizeof(float)), SEEK_SET);
-  if (std::fread(w.data, sizeof(float), floats_, spool_.get()) != floats_)
+  std::vector<float> fetched(w.space->host() ? 0 : floats_);
+  if (std::fread(fetched.empty() ? w.data : fetched.data(), sizeof(float), floats_, spool_.get()) != floats_)
     throw std::runtime_error(
         fmt::format("snapshot {} could not be read back from disk: {}", i, std::strerror(errno)));
+  if (!fetched.empty()) copy({fetched.data(), floats_, &host_space()}, w);
 }
 
 }  // namespace dsgd

@@ -179,6 +179,7 @@ class Estimate {
     for (int i = 0; i < 4; ++i) {
       const auto begun = Clock::now();
       model.gradient(w, samples, ids, g);
+      device->space().wait();
       best = std::min(best, std::chrono::duration<double>(Clock::now() - begun).count());
     }
     return best;

@@ -56,7 +56,7 @@ class MpiGroup final : public Group {
   std::vector<Shared> vectors_;
   std::vector<float*> portions_, alone_{nullptr};
   std::vector<Vector> mixed_;  // vectors of neighbours, in the order of the offsets
-  Vector staged_;  // what the host cannot reach
+  Vector staged_;              // what the host cannot reach
   std::vector<MPI_Request> mixing_;
   std::vector<int> members_;  // of host_, as ranks of the world
   std::uint32_t met_ = 0;
