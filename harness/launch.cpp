@@ -32,25 +32,13 @@ constexpr double grace = 2;          // seconds between SIGTERM and SIGKILL
 
 std::vector<std::string> command_line(const RunConfig& config, const LaunchOptions& options,
                                       const fs::path& plan) {
-  const int ranks = config.ranks();
   std::vector<std::string> words;
   if (config.simulated()) {
     words = {options.program.parent_path() / "dsgd-sim", plan.string(), options.part.string()};
     if (!options.data_dir.empty()) words.push_back(options.data_dir.string());
     return words;
   }
-  if (options.launcher.empty()) {
-    const bool crowded = ranks > int(std::thread::hardware_concurrency());
-    words = {"mpirun", "-n", std::to_string(ranks), "--mca", "btl_base_warn_component_unused", "0"};
-    if (crowded)
-      for (const char* word : {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"})
-        words.emplace_back(word);
-    else
-      for (const char* word : {"--bind-to", "core"}) words.emplace_back(word);
-  } else {
-    std::istringstream in(options.launcher);
-    for (std::string word; in >> word;) words.push_back(word == "{ranks}" ? std::to_string(ranks) : word);
-  }
+  words = starter(config.ranks(), options.launcher);
   words.push_back(options.program.string());
   for (const std::string& word : {std::string("rank"), plan.string(), options.part.string()})
     words.push_back(word);
@@ -240,6 +228,41 @@ std::string cause(const std::string& starter, const std::vector<std::string>& er
 }
 
 }  // namespace
+
+std::vector<std::string> starter(int ranks, const std::string& launcher) {
+  std::vector<std::string> words;
+  if (launcher.empty()) {
+    const bool crowded = ranks > int(std::thread::hardware_concurrency());
+    words = {"mpirun", "-n", std::to_string(ranks), "--mca", "btl_base_warn_component_unused", "0"};
+    if (crowded)
+      for (const char* word : {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"})
+        words.emplace_back(word);
+    else
+      for (const char* word : {"--bind-to", "core"}) words.emplace_back(word);
+  } else {
+    std::istringstream in(launcher);
+    for (std::string word; in >> word;) words.push_back(word == "{ranks}" ? std::to_string(ranks) : word);
+  }
+  return words;
+}
+
+std::vector<std::string> output_of(const std::vector<std::string>& words, double seconds) {
+  std::optional<JobFolder> folder;
+  if (words.front() == "mpirun") folder.emplace();
+  Job job(words, folder ? folder->path() : fs::path());
+  std::vector<std::string> lines, errors;
+  const auto read = [&](const std::string& line, bool is_error) {
+    (is_error ? errors : lines).push_back(line);
+  };
+  for (const auto begun = Clock::now(); !job.ended(); job.poll_output(read, 100))
+    if (since(begun) > seconds) {
+      job.end();
+      throw std::runtime_error(fmt::format("{}: not done after {:g} s", words.front(), seconds));
+    }
+  for (int i = 0; i < 100; ++i) job.poll_output(read, 0);  // what is left
+  if (job.status()) throw std::runtime_error(cause(fs::path(words.front()).filename(), errors, job.status()));
+  return lines;
+}
 
 void die_with_parent(int signal) {
   prctl(PR_SET_PDEATHSIG, signal);

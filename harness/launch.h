@@ -46,6 +46,12 @@ class Launch {
 // Why the platform of a simulated run cannot be used, in one sentence; empty: it can.
 std::string check_platform(const RunConfig& config, const std::filesystem::path& program);
 
+// The words that start so many ranks of the program that follows them. `launcher`: as in LaunchOptions.
+std::vector<std::string> starter(int ranks, const std::string& launcher);
+
+// Lines that a program prints within that many seconds. Throws std::runtime_error that says why it failed.
+std::vector<std::string> output_of(const std::vector<std::string>& words, double seconds);
+
 // In a rank: end when the process that started it does.
 void die_with_parent(int signal);
 

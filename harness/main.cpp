@@ -13,6 +13,7 @@
 
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
+#include "harness/doctor.h"
 #include "harness/experiment.h"
 #include "harness/launch.h"
 #include "harness/record.h"
@@ -263,7 +264,22 @@ int main(int argc, char** argv) {
   CLI::App* check = data->add_subcommand("check", "verify what is there");
   check->add_option("name", name, "one data set (default: all)");
   check->add_option("--data-dir", data_dir, "where to look first")->check(CLI::ExistingDirectory);
-  CLI::App* rank = app.add_subcommand("rank", "")->group("");  // started by mpirun
+  CLI::App* doctor_command =
+      app.add_subcommand("doctor", "say what is there, what will not work here and why, and how to mend it");
+  LaunchOptions here;
+  int ranks = 2;
+  doctor_command->add_option("--ranks", ranks, "how many ranks are started for a try (default 2)")
+      ->check(CLI::Range(1, 4096));
+  doctor_command->add_option("--launcher", here.launcher,
+                             "how ranks are started (default: mpirun on this host)");
+  doctor_command->add_option("--data-dir", data_dir, "where data sets are looked for first")
+      ->check(CLI::ExistingDirectory);
+  doctor_command->footer(
+      "Exit code 0: an ordinary run has all it needs; 1: something is missing. GPUs, the simulator, plots "
+      "and "
+      "most\ndata sets are no part of an ordinary run.");
+  CLI::App* meet_command = app.add_subcommand("meet", "")->group("");  // started by mpirun
+  CLI::App* rank = app.add_subcommand("rank", "")->group("");          // started by mpirun
   rank->add_option("plan", plan)->required();
   rank->add_option("part", part)->required();
   rank->add_option("--data-dir", data_dir);
@@ -295,6 +311,15 @@ int main(int argc, char** argv) {
         return 0;
       }
       if (*check) return check_data(name, data_dir);
+      if (*doctor_command) {
+        here.program = std::filesystem::read_symlink("/proc/self/exe");
+        here.data_dir = data_dir;
+        return doctor(ranks, here);
+      }
+      if (*meet_command) {
+        meet();
+        return 0;
+      }
       return rank_main(plan, part, data_dir);
     };
     const int code = command();

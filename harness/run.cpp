@@ -110,17 +110,6 @@ std::vector<Row> joined(const std::vector<std::vector<Row>>& parts) {
   return all;
 }
 
-std::string instruction_set() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  if (__builtin_cpu_supports("avx2")) return "avx2";
-  return "sse2";
-#else
-  return "generic";
-#endif
-}
-
 class Run {
  public:
   // `cluster`: of a simulated run.
@@ -614,6 +603,17 @@ Reporter loading(int rank) {
 }
 
 }  // namespace
+
+std::string instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "sse2";
+#else
+  return "generic";
+#endif
+}
 
 Process::Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank)
     : reporter(loading(rank)),

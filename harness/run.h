@@ -15,6 +15,8 @@
 
 namespace dsgd {
 
+std::string instruction_set();  // the widest of the processor that kernels here know
+
 // What the ranks of one process share: simulated ranks take turns, so that one model does for all of them.
 struct Process {
   Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank);

@@ -96,6 +96,10 @@ int simulate(const std::string& plan, const std::string& part, const std::string
 int main(int argc, char** argv) {
   try {
     const std::vector<std::string> words(argv + 1, argv + argc);
+    if (words == std::vector<std::string>{"--version"}) {
+      fmt::print("{}\n", dsgd::World::library());
+      return 0;
+    }
     if (words.size() < 2)
       throw std::runtime_error("started by `dsgd run` and `dsgd sweep` with engine = \"simulated\"");
     const auto word = [&](std::size_t i) { return i < words.size() ? words[i] : std::string(); };

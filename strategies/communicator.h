@@ -161,7 +161,8 @@ class World {
   virtual void max(std::span<double> values) = 0;
   virtual std::vector<std::vector<std::byte>> gather(
       std::span<const std::byte> data) = 0;  // on rank 0: one entry per rank
-  virtual std::string library() const = 0;   // name and version
+  static std::string library();              // name and version; needs no open world
+  static bool cuda_aware();                  // whether it takes vectors in a GPU's memory
   [[noreturn]] virtual void abort() = 0;     // ends all ranks
 };
 

@@ -1,4 +1,8 @@
 #include <fmt/format.h>
+#include <mpi.h>
+#ifdef OPEN_MPI
+#include <mpi-ext.h>  // MPIX_CUDA_AWARE_SUPPORT
+#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -90,13 +94,6 @@ class MpiWorld final : public World {
     return all;
   }
 
-  std::string library() const override {
-    char text[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length = 0;
-    MPI_Get_library_version(text, &length);
-    const std::string whole(text, length);
-    return whole.substr(0, whole.find_first_of(",\n"));
-  }
   void abort() override {
     if (ranks_are_processes) MPI_Abort(MPI_COMM_WORLD, 1);
     std::_Exit(1);
@@ -121,6 +118,22 @@ class MpiWorld final : public World {
 
 std::unique_ptr<World> World::open(int servers, int minibatch, int ranks_per_host) {
   return std::make_unique<MpiWorld>(servers, minibatch, ranks_per_host);
+}
+
+std::string World::library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string whole(text, length);
+  return whole.substr(0, whole.find_first_of(",\n"));
+}
+
+bool World::cuda_aware() {
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+  return MPIX_Query_cuda_support();
+#else
+  return false;
+#endif
 }
 
 }  // namespace dsgd

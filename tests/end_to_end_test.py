@@ -1057,7 +1057,7 @@ class Mistakes(Case):
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
 
     def test_options(self):
-        commands = "(allowed: run, sweep, table, list, show, replay, trace, data; dsgd --help explains them)"
+        commands = "(allowed: run, sweep, table, list, show, replay, trace, data, doctor; dsgd --help explains them)"
         for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),
                               (["swep", "quickstart"], ["dsgd: swep: unknown command, did you mean sweep?", commands]),
                               (["--dry-run", "sweep"], "dsgd: --dry-run: unknown option (allowed: --help, --version"),
@@ -1080,6 +1080,38 @@ class Mistakes(Case):
             self.refused("table", "a", "--target", target, expect="dsgd table: --target: expected a number from 0 to 1, got " + target)
         self.assertIn("dsgd sweep quickstart", dsgd("--help").stdout)
         self.assertRegex(dsgd("--version").stdout, r"^dsgd \d+\.\d+\.\d+, commit \w+")
+
+
+class Doctor(unittest.TestCase):
+    """`dsgd doctor` says what is there, and what an ordinary run lacks."""
+
+    @staticmethod
+    def topics(report):
+        return {line[9:].split("  ")[0].strip() for line in report.splitlines() if line[:2] in ("ok", "- ", "MI")}
+
+    def test_says_what_is_there(self):
+        report = dsgd("doctor").stdout
+        self.assertLessEqual({"program", "processor", "/dev/shm", "MPI", "launcher", "ranks", "device reference",
+                              "device onednn", "GPU driver", "simulator", "HDF5", "data fashion-mnist", "data mnist",
+                              "downloads", "plots"}, self.topics(report))
+        self.assertRegex(report, r"ok +ranks +rank 0: host \S+, cores \d")
+        self.assertRegex(report, r"ok +ranks +rank 1: host \S+, cores [\d,]+, shares memory with rank 0")
+        self.assertRegex(report, r"a sum of 4 MiB over 2 ranks takes \d+ us")
+        self.assertTrue(report.splitlines()[-1].startswith("An ordinary run (dsgd run sync) has all it needs"), report)
+        self.assertNotIn("MISSING", report)
+
+    def test_names_what_is_missing(self):
+        for launcher, why in [("false -n {ranks}", "false ended with exit code 1"),
+                              ("no-such-program", "no-such-program: No such file")]:
+            report = dsgd("doctor", "--launcher", launcher, code=1).stdout
+            self.assertRegex(report, "MISSING +ranks +.*" + why)
+            self.assertIn("--launcher", report)
+            self.assertEqual("An ordinary run (dsgd run sync) lacks: ranks", report.splitlines()[-1])
+
+    def test_starts_as_many_ranks_as_asked(self):
+        report = dsgd("doctor", "--ranks", "3").stdout
+        self.assertEqual(3, len(re.findall(r"ranks +rank \d:", report)))
+        self.assertIn("over 3 ranks", report)
 
 
 class Progress(Case):
