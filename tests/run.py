@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Runs all tests of a build and prints one line for each program, every skipped test with its reason, and the totals.
 
-usage: run.py BUILD_DIR [NAME ...]     NAME: part of a program's name; default: all
+usage: run.py BUILD_DIR [--gpu] [NAME ...]     NAME: part of a program's name; default: all
+--gpu: only the tests that need a GPU; one that is skipped fails
 """
 import os
 import re
@@ -18,6 +19,10 @@ LIMIT = 600  # seconds a program
 WORLDS = [(workers, servers, 0) for servers in (0, 1, 2) for workers in (1, 2, 3, 4)] + [
     (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 0, 2), (4, 0, 2), (5, 0, 3), (1, 1, 1), (2, 1, 2), (3, 1, 2), (1, 2, 2), (2, 2, 1)]
 
+# Tests that need a GPU are told by their names; their worlds fit on one card.
+GPU_TESTS = "*cudnn*:*Cudnn*:*Cuda*:*Gpu*:*Nccl*"
+GPU_WORLDS = [(1, 0, 0), (2, 0, 0), (3, 0, 0), (2, 1, 0), (2, 2, 0)]
+
 # Our own kernels have a copy for each instruction set; the widest is tested with everything else.
 KERNELS = {"winograd_test": "*", "layers_test": "Layers/OnDevice.AgreesWithTheReference/onednn_*2:-*lenet*:*cifar*:*resnet*:*mlp*:*dnn_?2"}
 
@@ -26,6 +31,20 @@ def mpirun(ranks):
     crowded = ranks > (os.cpu_count() or 1)
     extra = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"] if crowded else []
     return ["mpirun", "-n", str(ranks), *extra]
+
+
+def gpu_programs(build):
+    """As programs, of those that have tests for GPUs."""
+    for name in sorted(f for f in os.listdir(f"{build}/tests") if f.endswith("_test")):
+        program, chosen = f"{build}/tests/{name}", f"--gtest_filter={GPU_TESTS}"
+        if "  " not in subprocess.run([program, "--gtest_list_tests", chosen], stdout=subprocess.PIPE, text=True).stdout:
+            continue
+        if not name.startswith("mpi_"):
+            yield name, [program, chosen], "gtest"
+            continue
+        for workers, servers, ranks_per_host in GPU_WORLDS:
+            command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
+            yield f"{name}-{workers}w{servers}s", command, "gtest"
 
 
 def programs(build):
@@ -80,7 +99,8 @@ def count_unittest(log, report):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    build, wanted = sys.argv[1], sys.argv[2:]
+    build, gpu = sys.argv[1], "--gpu" in sys.argv
+    wanted = [word for word in sys.argv[2:] if word != "--gpu"]
     os.chdir(ROOT)
     logs = f"{build}/logs"
     os.makedirs(logs, exist_ok=True)
@@ -89,11 +109,11 @@ def main():
     if os.geteuid() == 0:
         environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     with open("tests/skips.txt") as f:
-        declared = [line.split("#")[0].strip() for line in f]
+        declared = [] if gpu else [line.split("#")[0].strip() for line in f]
     allowed = [line for line in declared if not line.startswith("because ")]
     reasons = [line.removeprefix("because ") for line in declared if line.startswith("because ")]
     totals, bad = [0, 0, 0], []
-    for name, command, kind in programs(build):
+    for name, command, kind in (gpu_programs if gpu else programs)(build):
         if wanted and not any(w in name for w in wanted):
             continue
         report = os.path.abspath(f"{logs}/{name}.xml")
