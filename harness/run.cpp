@@ -16,6 +16,7 @@
 #include "datasets/fetch.h"
 #include "harness/record.h"
 #include "harness/snapshots.h"
+#include "strategies/nccl_group.h"
 
 namespace dsgd {
 namespace {
@@ -167,11 +168,22 @@ class Run {
     process_.reporter.phase("train", process_.gradient_s);
   }
 
+  // The workers as equals: GPU to GPU where each has its own, else by the world's means.
+  Group& group(const Space& space) {
+    collectives_ = world_->group().library();
+    if (space.host() || config_.servers() || world_->simulated()) return world_->group();
+    const double patience = std::max(config_.settings.number("stall_limit"), 10 * process_.gradient_s);
+    std::string why;
+    between_gpus_ = nccl_group(*world_, space, patience, why);
+    collectives_ = between_gpus_ ? between_gpus_->library() : collectives_ + ", not NCCL: " + why;
+    return between_gpus_ ? *between_gpus_ : world_->group();
+  }
+
   void work() {
     Context context = context_of(config_, n_);
-    context.group = &world_->group();
-    context.server = config_.servers() ? &world_->server(n_) : nullptr;
     const Space& space = config_.strategy->elements ? host_space() : process_.device->space();
+    context.group = &group(space);
+    context.server = config_.servers() ? &world_->server(n_) : nullptr;
     const auto vector = [&] {
       return space.host() ? world_->group().vector(n_) : own_.emplace_back(space, n_);
     };
@@ -203,7 +215,7 @@ class Run {
         process_.device->space().host() ? 0 : std::clamp(4096 / config_.workers(), 1, 16);
     if (world_->rank() == 0 && !part_.empty()) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
-    world_->group().sum(r.g);  // zeros; connections are made
+    context.group->sum(r.g);  // zeros; connections are made
 
     start_clock();
     if (!context.server) snapshot(*strategy, r);
@@ -498,6 +510,7 @@ class Run {
     H5get_libversion(&major, &minor, &release);
     h5::set(provenance, "host", hosts);
     h5::set(provenance, "mpi", world_->library());
+    h5::set(provenance, "collectives", collectives_);
     h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));
     for (const auto& [key, value] : process_.provenance()) h5::set(provenance, key, value);
 
@@ -555,6 +568,8 @@ class Run {
   Process& process_;
   double setup_start_;
   std::size_t n_;
+  std::unique_ptr<Group> between_gpus_;
+  std::string collectives_;  // what carries them
   std::optional<Charges> charges_;
   std::optional<Snapshots> snapshots_;
   std::optional<Recorder> recorder_;

@@ -133,4 +133,15 @@ void GpuSpace::from_host(const float* x, float* y, std::size_t n) const {
   }
 }
 
+std::optional<Place> place(const Space& space) {
+  const auto* gpu = dynamic_cast<const GpuSpace*>(&space);
+  if (!gpu) return std::nullopt;
+  Place p{.stream = gpu->stream()};
+  DSGD_CHECK(cudaGetDevice(&p.device));
+  cudaDeviceProp about{};
+  DSGD_CHECK(cudaGetDeviceProperties(&about, p.device));
+  std::memcpy(p.uuid.data(), about.uuid.bytes, p.uuid.size());
+  return p;
+}
+
 }  // namespace dsgd::cuda

@@ -2,8 +2,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -106,5 +108,13 @@ class GpuSpace final : public Space {
 // The only one of this process. Ranks of a host take its GPUs in turn. Made at the first call, where there is
 // a GPU; it stays until the process ends.
 const GpuSpace& gpu_space();
+
+// The GPU of a space, and where work on its vectors is queued.
+struct Place {
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  std::array<char, 16> uuid{};  // of the GPU, whatever host it is in
+};
+std::optional<Place> place(const Space& space);  // none: it is the host's
 
 }  // namespace dsgd::cuda

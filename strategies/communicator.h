@@ -71,6 +71,7 @@ class Group {
   // Collective: n zeros that live as long as the world. The workers of a host see each other's, so that verbs
   // work on them (or parts of them, the same on all workers) in place; other vectors are copied to and fro.
   virtual Vec vector(std::size_t n) = 0;
+  virtual std::string library() const = 0;  // name and version of what carries sums
 
  private:
   virtual void reduce(float a, Vec v) = 0;  // v <- a * sum over the workers of v

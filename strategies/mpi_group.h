@@ -18,6 +18,7 @@ class MpiGroup final : public Group {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   Vec vector(std::size_t n) override;
+  std::string library() const override { return World::library(); }
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;

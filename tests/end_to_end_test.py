@@ -245,7 +245,7 @@ TABLES = {
 TEXT, FLOAT, INTEGER = "text", "f8", "i8"
 ATTRIBUTES = {
     "/": {"schema": INTEGER, "name": TEXT, "id": TEXT, "title": TEXT, "outcome": TEXT, "outcome_detail": TEXT, "engine": TEXT},
-    "provenance": {**dict.fromkeys(["commit", "dirty", "compiler", "build_type", "flags", "mpi", "hdf5", "device_library", "host",
+    "provenance": {**dict.fromkeys(["commit", "dirty", "compiler", "build_type", "flags", "mpi", "collectives", "hdf5", "device_library", "host",
                                     "cpu", "instruction_set", "started", "ended", "plan", "plan_sha256"], TEXT),
                    "cores": INTEGER, "ranks": INTEGER, "threads": INTEGER},
     "result": {**dict.fromkeys(["seconds", "setup_s", "scoring_s", "first_loss", "last_loss"], FLOAT),
