@@ -55,7 +55,7 @@ def programs(build):
         if name == "fetch_test":
             yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
         elif name.startswith("mpi_"):
-            for workers, servers, ranks_per_host in WORLDS:
+            for workers, servers, ranks_per_host in GPU_WORLDS if "_gpu_" in name else WORLDS:
                 if servers and name.startswith("mpi_lockstep") or not servers and name.startswith("mpi_servers"):
                     continue
                 hosts = f"-{ranks_per_host}each" if ranks_per_host else ""
