@@ -49,7 +49,7 @@ make_bundle() {
   grep -vE '/lib(stdc\+\+|gcc_s)\.' "$work/found" | xargs cp -Lt "$work/lib"
   rm "$work/found"
   mkdir -p "$bundle"
-  tar -C "$work" -czf "$archive" .
+  tar -C "$work" -c . | gzip -3 >"$archive"
   echo "$archive: $(du -m "$archive" | cut -f1) MiB, $(find "$work" -type f | wc -l) files, $("$build/dsgd" --version)"
   [ "$(stat -c %s "$archive")" -le $((64 << 20)) ] || stop "$archive is larger than 64 MiB"
 }

@@ -45,6 +45,7 @@ def gpu_programs(build):
         for workers, servers, ranks_per_host in GPU_WORLDS:
             command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
             yield f"{name}-{workers}w{servers}s", command, "gtest"
+    yield "gpu_test.py", [sys.executable, "tests/gpu_test.py", "-v", "Gpu"], "unittest"
 
 
 def programs(build):

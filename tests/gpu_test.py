@@ -1,0 +1,141 @@
+#!/usr/bin/python3
+"""Runs on a GPU, and what can be tested of them without one: the script for machines that have one, and how ranks end.
+
+    DSGD_BUILD=build /usr/bin/python3 tests/gpu_test.py -v
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "plots"))
+import results  # noqa: E402
+
+BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
+PATIENCE = 240  # seconds that any one command may take
+DEVICES = subprocess.run([f"{BUILD}/dsgd", "list", "devices"], stdout=subprocess.PIPE, text=True).stdout
+WITHOUT_GPU = re.search(r"^ *cudnn .*?not usable here: (.*)$", DEVICES, re.M)
+WITHOUT_CUDA = "cudnn" not in DEVICES or "built without CUDA" in DEVICES
+
+
+def run(*words, code=0, **variables):
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "DSGD_BUILD": BUILD, **variables}, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE)
+    if done.returncode != code:
+        raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="dsgd-gpu-")
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+
+class Script(Case):
+    """tests/gpu.sh."""
+
+    @unittest.skipUnless(WITHOUT_GPU, "there is a GPU")
+    def test_says_why_there_is_no_gpu(self):
+        said = run("bash", "tests/gpu.sh", self.folder + "/out", code=1)
+        self.assertIn("gpu.sh: no GPU to use with", said)
+        self.assertIn(WITHOUT_GPU[1], said)
+        self.assertIn("dsgd doctor` says more", said)
+
+    def test_refuses_unknown_options(self):
+        self.assertIn("--sanitise: unknown option (allowed: --sanitize", run("bash", "tests/gpu.sh", "--sanitise", code=1))
+        self.assertIn("usage: bash tests/gpu.sh", run("bash", "tests/gpu.sh", "--help"))
+
+    @unittest.skipIf(WITHOUT_CUDA, "built without CUDA: there is nothing to carry to a GPU")
+    def test_carries_all_libraries(self):
+        bundle = {"DSGD_BUNDLE": self.folder + "/bundle"}
+        self.assertRegex(run("bash", "tests/gpu.sh", "bundle", **bundle), r"dsgd.tar.gz: \d+ MiB")
+        bundle["DSGD_BUILD"] = self.folder  # no programs there
+        carried = os.path.realpath(self.folder) + "/bundle/unpacked/"
+        foreign = []
+        # The system's C library and C++ library; CUDA's and the driver's are the other machine's.
+        known = re.compile(r"linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|cud[a-z_]*|cublas[A-Za-z]*|nv[a-zA-Z-]*|nccl)[.-]")
+        for program in "dsgd", "dsgd-sim", "bin/mpirun":
+            for line in run("bash", "tests/gpu.sh", "exec", "ldd", carried + program, **bundle).splitlines():
+                if carried not in line and not known.search(line):
+                    foreign.append(f"{program}: {line.strip()}")
+        self.assertEqual([], foreign)
+        report = run("bash", "tests/gpu.sh", "exec", "dsgd", "doctor", **bundle)
+        self.assertRegex(report, r"ok +ranks +rank 1: .*shares memory with rank 0")
+        self.assertRegex(report, r"ok +simulator")
+        self.assertEqual(carried + "dsgd", run("bash", "tests/gpu.sh", "exec", "bash", "-c", "command -v dsgd", **bundle).strip())
+
+
+class Watch(unittest.TestCase):
+    """A sum between GPUs that does not come ends the ranks, with a message."""
+
+    def ended(self, test):
+        program = f"{BUILD}/tests/mpi_lockstep_nccl_test"
+        if not os.path.exists(program):
+            self.skipTest("built without NCCL")
+        return run("mpirun", "-n", "2", "--oversubscribe", program, "--gtest_also_run_disabled_tests",
+                   f"--gtest_filter=NcclTwin.DISABLED_{test}", code=1)
+
+    def test_ends_ranks_whose_sum_does_not_come(self):
+        self.assertRegex(self.ended("EndsWithoutTheSum"), r"rank \d: NCCL: a sum of GPUs' vectors is not there after 0.3 s: a peer has died")
+
+    def test_ends_ranks_with_what_nccl_says(self):
+        self.assertRegex(self.ended("EndsWithAFailedPeer"), r"rank \d: NCCL: a sum of GPUs' vectors: an error of the twin: no such network")
+
+
+@unittest.skipIf(WITHOUT_GPU or WITHOUT_CUDA, WITHOUT_GPU[1] if WITHOUT_GPU else "built without CUDA")
+class Gpu(Case):
+    """Whole runs on one card, against the host's."""
+
+    SETTINGS = {"threshold": {"tau": 0.05}, "topk": {"density": 0.1}, "diloco": {"H": 10}}
+
+    def train(self, strategy, device, **settings):
+        settings = {"dataset": "synthetic", "model": "mlp", "synthetic.train": 1024, "synthetic.test": 256, "minibatch": 32,
+                    "samples": 2048, "snapshots": 2, "workers": 1, "optimizer.learning_rate": 0.01,
+                    "device": device, **settings}
+        name = f"{self.folder}/{strategy}-{device}-{len(os.listdir(self.folder))}"
+        lines = [f"{key} = {value if isinstance(value, (int, float)) else repr(value)}" for key, value in settings.items()]
+        lines += [f"[strategy.{strategy}]"] + [f"{key} = {value}" for key, value in self.SETTINGS.get(strategy, {}).items()]
+        with open(name + ".toml", "w") as file:
+            file.write("\n".join(lines))
+        run(f"{BUILD}/dsgd", "run", name + ".toml", "-o", name)
+        return results.read(next(pathlib.Path(name).glob("*.h5")))
+
+    def same_course(self, a, b, bound):
+        self.assertEqual(len(a.snapshots), len(b.snapshots))
+        for x, y in zip(a.snapshots["test_loss"], b.snapshots["test_loss"]):
+            self.assertLess(abs(x - y), bound * y)
+
+    def test_every_strategy_learns_what_it_learns_on_the_host(self):
+        listed = run(f"{BUILD}/dsgd", "list", "strategies")
+        for strategy in re.findall(r"^  (\w+) ", listed, re.M):
+            with self.subTest(strategy):
+                there, here = (self.train(strategy, device) for device in ("cudnn", "onednn"))
+                self.assertIn(there.outcome, ("ok", "diverged"))
+                self.same_course(there, here, 1e-2 if strategy in ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit") else 1e-3)
+
+    def test_ranks_on_one_card_are_one_worker(self):
+        for model, bound in ("mlp", 1e-4), ("lenet", 1e-4):
+            alone = self.train("sync", "cudnn", model=model, minibatch=96, samples=3840)
+            for workers in 2, 3:
+                with self.subTest(model=model, workers=workers):
+                    several = self.train("sync", "cudnn", model=model, minibatch=96 // workers, workers=workers, samples=3840)
+                    self.same_course(several, alone, bound)
+
+    def test_the_simulation_uses_the_card(self):
+        real, simulated = (self.train("sync", "cudnn", workers=2, engine=engine) for engine in ("mpi", "simulated"))
+        self.same_course(simulated, real, 1e-4)
+        self.assertEqual(real.provenance["device_library"], simulated.provenance["device_library"])
+
+    def test_servers_and_their_workers_share_a_card(self):
+        for strategy in "downpour", "easgd":
+            self.assertIn(self.train(strategy, "cudnn", workers=2).outcome, ("ok", "diverged"))
+
+
+if __name__ == "__main__":
+    unittest.main()
