@@ -29,15 +29,20 @@ make_bundle() {
   fi
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  mkdir -p "$work"/{tests,bin,lib/openmpi,lib/spare,share}
+  mkdir -p "$work"/{tests,bin,programs/tests,programs/bin,lib/openmpi,lib/spare,share}
   for file in "$build"/{dsgd,dsgd-sim}; do
-    if [ -x "$file" ]; then cp "$file" "$work/"; fi
+    if [ -x "$file" ]; then cp "$file" "$work/programs/"; fi
   done
   for file in "$build"/tests/*_{test,benchmark}; do
     name=$(find tests -name "$(basename "$file").cpp")
-    if [ -n "$name" ] && grep -qE 'cudnn|cuda|all_devices' "$name"; then cp "$file" "$work/tests/"; fi
+    if [ -n "$name" ] && grep -qE 'cudnn|cuda|all_devices' "$name"; then cp "$file" "$work/programs/tests/"; fi
   done
-  for name in mpirun orted; do cp -L "$(command -v $name)" "$work/bin/$name"; done
+  for name in mpirun orted; do cp -L "$(command -v $name)" "$work/programs/bin/$name"; done
+  # What carries their names starts them with these libraries, which nothing else shall meet: Python least of all.
+  (cd "$work/programs" && find . -type f) | while read -r name; do
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=$DSGD_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$DSGD_PROGRAMS/%s" "$@"\n' "${name#./}" >"$work/$name"
+    chmod +x "$work/$name"
+  done
   # Open MPI looks for its plugins in a folder of their own. Those for clusters' networks and schedulers would bring more
   # libraries than all the rest.
   plugins=$(ompi_info --parsable --path pkglibdir | sed -n 's/^path:pkglibdir://p')
@@ -57,14 +62,13 @@ make_bundle() {
 # Runs programs of the bundle or of a build: sets `build` and the environment, and says what is wrong otherwise.
 use() {
   build=$1
-  export LD_LIBRARY_PATH=$cuda${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-  if [ -d "$build/lib" ]; then
-    LD_LIBRARY_PATH=$build/lib:$LD_LIBRARY_PATH
-    ldconfig -p 2>/dev/null | grep -q 'libstdc++\.so\.6' || LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$build/lib/spare
+  if [ -d "$build/programs" ]; then
+    export DSGD_PROGRAMS=$build/programs DSGD_LIBRARIES=$build/lib:$(cuda_libraries)
+    ldconfig -p 2>/dev/null | grep -q 'libstdc++\.so\.6' || DSGD_LIBRARIES+=:$build/lib/spare
     export PATH=$build/bin:$PATH OPAL_PREFIX=$build OPAL_BINDIR=$build/bin OPAL_DATADIR=$build/share OPAL_PKGDATADIR=$build/share/openmpi \
       OPAL_LIBDIR=$build/lib OPAL_PKGLIBDIR=$build/lib/openmpi OMPI_MCA_mca_base_component_path=$build/lib/openmpi
   fi
-  reason=$("$build/dsgd" --version 2>&1 >/dev/null) || return 1
+  reason=$("$build/dsgd" --version 2>&1 >/dev/null)
 }
 
 # Folders with CUDA's libraries: the toolkit's, and those of Python's packages.
@@ -77,14 +81,11 @@ cuda_libraries() {
 }
 
 find_programs() {
-  local reasons="" loader=${LD_LIBRARY_PATH:-} path=$PATH log=build-gpu.log
-  cuda=$(cuda_libraries)
-  cuda=${cuda%:}
+  local reasons="" path=$PATH log=build-gpu.log
   if [ -x "$programs/dsgd" ]; then
     use "$(realpath "$programs")" && return
     reasons+="
   $programs: $reason"
-    export LD_LIBRARY_PATH=$loader
   fi
   if [ -e "$archive" ]; then
     mkdir -p "$bundle/unpacked"
@@ -92,8 +93,8 @@ find_programs() {
     use "$(realpath "$bundle/unpacked")" && return
     reasons+="
   $archive: $reason"
-    export LD_LIBRARY_PATH=$loader PATH=$path
-    unset OPAL_PREFIX OPAL_LIBDIR OPAL_PKGLIBDIR
+    PATH=$path
+    unset "${!OPAL_@}" OMPI_MCA_mca_base_component_path
   else
     reasons+="
   $archive: is not there; on the machine where the program was built: bash tests/gpu.sh bundle"
@@ -146,10 +147,11 @@ failed=0
 
 if [ -n "$sanitize" ]; then
   command -v compute-sanitizer >/dev/null || stop "compute-sanitizer is missing; it comes with the CUDA toolkit"
+  printf '%s\n' 'device = "cudnn"' 'dataset = "synthetic"' 'synthetic.train = 256' 'synthetic.test = 64' 'model = "lenet"' 'samples = 512' \
+    'snapshots = 1' 'optimizer.rule = "momentum"' '[strategy.sync]' >"$out/tiny.toml"
   for tool in memcheck racecheck; do
-    # Its own launcher: the one rank of the run is started by the sanitizer.
-    timeout "$(left)" "$build/dsgd" run sync --set workers=1 --set device=cudnn --set dataset=synthetic --set synthetic.train=256 --set synthetic.test=64 \
-      --set samples=512 --set snapshots=1 --set minibatch=32 -o "$out/$tool" --redo --launcher "compute-sanitizer --tool $tool --error-exitcode 9 --log-file $out/$tool.log" \
+    # The sanitizer is the launcher, and starts the one rank.
+    timeout "$(left)" "$build/dsgd" run "$out/tiny.toml" -o "$out/$tool" --redo --launcher "compute-sanitizer --tool $tool --error-exitcode 9 --log-file $out/$tool.log" \
       >"$out/$tool.txt" 2>&1 || failed=1
     tail -n 1 "$out/$tool.log" 2>/dev/null || { echo "$tool: the run did not start:"; tail -n 5 "$out/$tool.txt"; failed=1; }
   done

@@ -61,7 +61,8 @@ class Script(Case):
         # The system's C library and C++ library; CUDA's and the driver's are the other machine's.
         known = re.compile(r"linux-vdso|ld-linux|/lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|cud[a-z_]*|cublas[A-Za-z]*|nv[a-zA-Z-]*|nccl)[.-]")
         for program in "dsgd", "dsgd-sim", "bin/mpirun":
-            for line in run("bash", "tests/gpu.sh", "exec", "ldd", carried + program, **bundle).splitlines():
+            ldd = f"LD_LIBRARY_PATH=$DSGD_LIBRARIES ldd $DSGD_PROGRAMS/{program}"
+            for line in run("bash", "tests/gpu.sh", "exec", "sh", "-c", ldd, **bundle).splitlines():
                 if carried not in line and not known.search(line):
                     foreign.append(f"{program}: {line.strip()}")
         self.assertEqual([], foreign)
