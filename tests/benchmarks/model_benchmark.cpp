@@ -188,7 +188,7 @@ void step(benchmark::State& state, const Network& net, int batch, const DeviceEn
   std::size_t next = 0;
   const auto one = [&] {
     if (next + batch > ids.size()) next = 0;
-    model.gradient(w, samples, {ids.data() + next, std::size_t(batch)}, g);
+    model.begin_gradient(w, samples, {ids.data() + next, std::size_t(batch)}, g);
     optimizer.step(w, g, 1.0 / batch, 0);
     next += batch;
   };
@@ -464,7 +464,7 @@ void add_all() {
         const auto dense = [](const LayerSpec& l) { return std::get_if<Dense>(&l) != nullptr; };
         if (!gpu && !dense(net.layers[0]))
           continue;  // hosts multiply in another precision in dense layers only
-        for (const std::string other : {"bf16"}) {
+        for (const std::string other : {"tf32", "bf16"}) {
           if (!device.unavailable(precision(other)).empty()) continue;
           add(fmt::format("step/{}/{}/{}/{}", model.name, batch, device.name, other),
               [=](auto& state) { step(state, net, batch, device, precision(other)); });
