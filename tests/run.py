@@ -43,6 +43,8 @@ def gpu_programs(build):
             yield name, [program, chosen], "gtest"
             continue
         for workers, servers, ranks_per_host in GPU_WORLDS:
+            if servers and name.startswith("mpi_lockstep"):
+                continue
             command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
             yield f"{name}-{workers}w{servers}s", command, "gtest"
     yield "gpu_test.py", [sys.executable, "tests/gpu_test.py", "-v", "Gpu"], "unittest"

@@ -33,27 +33,21 @@ WORKERS = 64  # simulated
 class Peer:
     """peer_gpu.py, which is asked and answers; none where this Python has no PyTorch."""
 
-    def __init__(self, device):
-        self.why = ""
-        self.job = subprocess.Popen([sys.executable, HERE / "peer_gpu.py", "--device", device], stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        os.set_blocking(self.job.stderr.fileno(), False)
+    def __init__(self, device, log):
+        self.why, self.log = "", log
+        with open(log, "w") as errors:
+            self.job = subprocess.Popen([sys.executable, HERE / "peer_gpu.py", "--device", device], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=errors, text=True)
         self.about = self.answer(60)
 
     def answer(self, patience):
         """A line of JSON; {} and a reason in `why` where none comes."""
-        begun = time.monotonic()
-        while not self.why and time.monotonic() - begun < patience:
-            ready, _, _ = select.select([self.job.stdout, self.job.stderr], [], [], 1)
-            if self.job.stderr in ready:
-                self.last = self.job.stderr.read() or ""
-            if self.job.stdout in ready:
-                line = self.job.stdout.readline()
-                if line:
-                    return json.loads(line)
-                self.why = "PyTorch ended: " + (self.job.stderr.read() or getattr(self, "last", "")).strip()[-300:]
-        if not self.why:
-            self.why = f"PyTorch gave no answer for {patience:.0f} s"
+        ready, _, _ = select.select([self.job.stdout], [], [], patience)
+        line = self.job.stdout.readline() if ready else ""
+        if line:
+            return json.loads(line)
+        said = self.log.read_text(errors="replace").strip().splitlines()
+        self.why = f"it ended: {said[-1] if said else ''}" if ready else f"no answer for {patience:.0f} s"
         self.end()
         return {}
 
@@ -115,14 +109,16 @@ class Cell:
 class Benchmarks:
     def __init__(self, options):
         self.options, self.end = options, time.monotonic() + options.seconds
-        (options.out / "runs").mkdir(parents=True, exist_ok=True)
-        self.dsgd = Dsgd(options.build, options.device, options.out / "runs")
-        self.peer = Peer(options.peer_device)
-        if self.peer.why:
-            say(f"without PyTorch: {self.peer.why}")
+        runs = options.out / "runs" / self.started.replace(":", "")  # an older call's stay
+        runs.mkdir(parents=True, exist_ok=True)
+        self.dsgd = Dsgd(options.build, options.device, runs)
+        self.peer = Peer(options.peer_device, options.out / "pytorch.txt")
         self.cells = [Cell(*key) for key in itertools.product(options.models, options.minibatches, options.precisions)]
         self.limits, self.strategy, self.simulated = {}, [], []
-        self.problems = []
+        self.problems = {}  # what was not measured, by reason
+
+    def miss(self, why, what):
+        self.problems.setdefault(why, []).append(what)
 
     def left(self):
         return self.end - time.monotonic()
@@ -142,8 +138,8 @@ class Benchmarks:
             if "samples/s" in b:
                 cell.ours.append(b["samples/s"])
                 cell.floor = {key: b[key] for key in ("flop/step", "bytes/step", "launches/step") if key in b}
-            elif cell.ours or f"{name}: {b['error_message']}" not in self.problems:
-                self.problems.append(f"{name}: {b['error_message']}")
+            elif name not in self.problems.get(b["error_message"], ()):
+                self.miss(b["error_message"], name)
 
     def turn(self, cells, kinds, dsgd_first):
         """Both sides of these cells, one right after the other."""
@@ -179,8 +175,8 @@ class Benchmarks:
                                                    self.options.models.index(c.model), c.minibatch))
         for number, cell in enumerate(wanted):
             if self.left() < 25 or self.peer.why:
-                self.problems.append("not compiled, for want of time: " + ", ".join(
-                    f"{c.model} {c.minibatch} {c.precision}" for c in wanted[number:]))
+                for c in wanted[number:]:
+                    self.miss("no time left to compile", f"{c.model}/{c.minibatch}/{c.precision}")
                 return
             self.turn([cell], ("compile",), dsgd_first=True)
 
@@ -222,7 +218,7 @@ class Benchmarks:
         return {"command": sys.argv, "started": self.started, "device": self.options.device, "commit": self.commit,
                 "program": run([self.options.build / "dsgd", "--version"]).strip(), "pytorch": self.peer.about, "limits": self.limits,
                 "cells": [c.summary(self.limits) for c in self.cells], "strategy": self.strategy, "simulated": self.simulated,
-                "problems": self.problems}
+                "not_measured": self.problems}
 
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -261,9 +257,13 @@ def table(report, cells, limits):
                      f"{100 * s['simulated'] / s['bare']:.0f} % of bare steps")
     if limits:
         lines.append("measured with PyTorch: products " + ", ".join(f"{limits[p] / 1e12:.3g} Tflop/s {p}" for p in PRECISIONS) +
-                     f"; copies {limits['copy'] / 1e9:.0f} GB/s; {report['pytorch']}")
-    lines += [f"not measured: {problem}" for problem in report["problems"]]
-    lines += [f"not measured: {c.model} {c.minibatch} {c.precision}, {variant}: {why}" for c in cells for variant, why in c.failures.items()]
+                     f"; copies {limits['copy'] / 1e9:.0f} GB/s; " +
+                     ", ".join(f"{key} {value}" for key, value in report["pytorch"].items() if key != "variants"))
+    missed = {**report["not_measured"]}
+    for c in cells:
+        for variant, why in c.failures.items():
+            missed.setdefault(why, []).append(f"{c.model}/{c.minibatch}/{c.precision} {variant}")
+    lines += [f"not measured, {why}: {', '.join(what)}" for why, what in missed.items()]
     return "\n".join(lines + [report["program"]])
 
 
@@ -287,9 +287,11 @@ def main():
             try:
                 part()
             except Failed as failure:
-                benchmarks.problems.append(str(failure))
+                benchmarks.miss(str(failure), part.__name__)
             (options.out / "gpu.json").write_text(json.dumps(benchmarks.report(), indent=1))
     finally:
+        if benchmarks.peer.why:
+            benchmarks.miss(benchmarks.peer.why, "PyTorch")
         benchmarks.peer.end()
     print(table(benchmarks.report(), benchmarks.cells, benchmarks.limits))
     sys.exit(1 if any(not c.ours for c in benchmarks.cells) else 0)
