@@ -133,7 +133,7 @@ TEST(NcclTwin, ReportsWhatNcclSays) {
   EXPECT_EQ(twin.aborted, 1);
 }
 
-// Run by gpu_test.py, which expects the process to end: a sum that is never there, a communicator that fails.
+// Run by gpu_runs_test.py, which expects the process to end: a sum that is never there, a communicator that fails.
 TEST(NcclTwin, DISABLED_EndsWithoutTheSum) {
   twin = {.card = world().rank()};
   std::string why;

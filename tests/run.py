@@ -47,7 +47,7 @@ def gpu_programs(build):
                 continue
             command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
             yield f"{name}-{workers}w{servers}s", command, "gtest"
-    yield "gpu_test.py", [sys.executable, "tests/gpu_test.py", "-v", "Gpu"], "unittest"
+    yield "gpu_runs_test.py", [sys.executable, "tests/gpu_runs_test.py", "-v", "Gpu"], "unittest"
 
 
 def programs(build):

@@ -171,7 +171,7 @@ void step(benchmark::State& state, const Network& net, int batch, const DeviceEn
   const auto device = entry.make(precision);
   const Samples samples = random_samples(net.input, 4096);
   const Space& space = device->space();
-  const bool here = &space == &host_space();
+  const bool here = space.host();
   Vector start(host_space(), parameters(net)), w(space, start.size()), g(space, start.size());
   initialise(net, 1, start);
   if (!agrees(net, *device, batch, samples, start, precision))

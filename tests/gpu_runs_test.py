@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs on a GPU, and what can be tested of them without one: the script for machines that have one, and how ranks end.
 
-    DSGD_BUILD=build /usr/bin/python3 tests/gpu_test.py -v
+    DSGD_BUILD=build /usr/bin/python3 tests/gpu_runs_test.py -v
 """
 import os
 import pathlib
