@@ -1,4 +1,3 @@
-#include <cublasLt.h>
 #include <cudnn.h>
 #include <fmt/format.h>
 #ifdef DSGD_HAVE_NCCL
@@ -28,8 +27,7 @@ Findings libraries() {
                 fmt::format("runtime {}.{}, the driver serves {}", runtime / 1000, runtime % 1000 / 10,
                             driver ? fmt::format("{}.{}", driver / 1000, driver % 1000 / 10)
                                    : "nothing: there is none")},
-               {Finding::good, "cuDNN", dotted(cudnnGetVersion(), 10000, 100)},
-               {Finding::good, "cuBLASLt", dotted(cublasLtGetVersion(), 10000, 100)}};
+               {Finding::good, "cuDNN", dotted(cudnnGetVersion(), 10000, 100)}};
   if (driver && driver < runtime / 1000 * 1000) {
     all[0].state = Finding::absent;
     all[0].fix = "install a driver for this CUDA, or build with the CUDA that the driver serves";
