@@ -158,7 +158,7 @@ if [ -n "$sanitize" ]; then
   exit $failed
 fi
 
-timeout "$(left)" "$python" tests/run.py "$build" --gpu 2>&1 | tee "$out/tests.txt" || failed=1
+timeout 240 "$python" tests/run.py "$build" --gpu 2>&1 | tee "$out/tests.txt" || failed=1
 timeout "$(left)" "$python" tests/benchmarks/gpu.py "$build" --out "$out" --seconds "$(left)" || failed=1
 [ $failed -eq 0 ] || echo "gpu.sh: something failed; see above and $out" >&2
 exit $failed
