@@ -83,7 +83,7 @@ TEST(NcclTwin, SumsAndAverages) {
   EXPECT_EQ(twin.aborted, 0);
 }
 
-TEST(NcclTwin, CarriesBytesOverMpi) {
+TEST(NcclTwin, LeavesTheRestToMpi) {
   twin = {.card = world().rank()};
   std::string why;
   const auto group = open(why);
@@ -93,6 +93,11 @@ TEST(NcclTwin, CarriesBytesOverMpi) {
   const auto all = group->all_gather(own);
   for (int k = 0; k < world().workers(); ++k) EXPECT_EQ(all[k], Bytes(std::size_t(k) + 1, std::byte(k)));
   EXPECT_EQ(group->all_to_all(std::vector<Bytes>(world().workers(), own)), all);
+  const Vec v = group->vector(1);
+  *v.data = float(world().rank());
+  group->begin_mix(v, {1});
+  group->end_mix(v);
+  EXPECT_EQ(*v.data, 0.5f * float(world().rank() + (world().rank() + 1) % world().workers()));
 }
 
 TEST(NcclTwin, IsNotForWorkersOnOneCardOrOnNone) {
@@ -133,7 +138,8 @@ TEST(NcclTwin, ReportsWhatNcclSays) {
   EXPECT_EQ(twin.aborted, 1);
 }
 
-// Run by gpu_runs_test.py, which expects the process to end: a sum that is never there, a communicator that fails.
+// Run by gpu_runs_test.py, which expects the process to end: a sum that is never there, a communicator that
+// fails.
 TEST(NcclTwin, DISABLED_EndsWithoutTheSum) {
   twin = {.card = world().rank()};
   std::string why;
