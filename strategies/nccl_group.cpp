@@ -46,7 +46,7 @@ class Communicator {
       const std::lock_guard lock(mutex_);
       done_ = true;
     }
-    news_.notify_one();
+    over_.notify_one();
     watch_.join();
     try {
       if (std::uncaught_exceptions()) throw std::runtime_error("the run has failed");
@@ -74,7 +74,6 @@ class Communicator {
     DSGD_CHECK(cudaStreamWaitEvent(compute, sum.ended, 0));
     sum.queued = Clock::now();
     pending_.push_back(sum);
-    news_.notify_one();
   }
 
   // Seconds of the sums that have ended since this was asked last.
@@ -138,7 +137,7 @@ class Communicator {
     cudaThreadExchangeStreamCaptureMode(&mode);
     std::unique_lock lock(mutex_);
     while (!done_) {
-      news_.wait_for(lock, std::chrono::milliseconds(100));
+      over_.wait_for(lock, std::chrono::milliseconds(100));
       ncclResult_t status = ncclSuccess;
       if (const ncclResult_t asked = ncclCommGetAsyncError(comm_, &status); asked != ncclSuccess)
         status = asked;
@@ -168,7 +167,7 @@ class Communicator {
   const int rank_, device_;
   const double seconds_;
   std::mutex mutex_;  // of everything below, and of calls to NCCL
-  std::condition_variable news_;
+  std::condition_variable over_;
   std::deque<Sum> pending_;
   std::vector<Sum> spare_;
   bool done_ = false;
