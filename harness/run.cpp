@@ -216,6 +216,7 @@ class Run {
     if (world_->rank() == 0 && !part_.empty()) recorder_.emplace(part_);
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
     context.group->sum(r.g);  // zeros; connections are made
+    space.wait();
 
     start_clock();
     if (!context.server) snapshot(*strategy, r);
