@@ -19,7 +19,7 @@ import results  # noqa: E402
 BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
 PATIENCE = 240  # seconds that any one command may take
 DEVICES = subprocess.run([f"{BUILD}/dsgd", "list", "devices"], stdout=subprocess.PIPE, text=True).stdout
-WITHOUT_GPU = re.search(r"^ *cudnn .*?not usable here: (.*)$", DEVICES, re.M)
+WITHOUT_GPU = re.search(r"^ *cudnn .*?: (?!ready$)(.*)$", DEVICES, re.M)
 WITHOUT_CUDA = "cudnn" not in DEVICES or "built without CUDA" in DEVICES
 
 
