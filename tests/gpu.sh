@@ -35,7 +35,7 @@ make_bundle() {
   done
   for file in "$build"/tests/*_{test,benchmark}; do
     name=$(find tests -name "$(basename "$file").cpp")
-    if [ -n "$name" ] && grep -qE 'cudnn|cuda|all_devices' "$name"; then cp "$file" "$work/programs/tests/"; fi
+    if [ -n "$name" ] && grep -qE 'cudnn|cuda' "$name"; then cp "$file" "$work/programs/tests/"; fi
   done
   for name in mpirun orted; do cp -L "$(command -v $name)" "$work/programs/bin/$name"; done
   # What carries their names starts them with these libraries, which nothing else shall meet: Python least of all.
@@ -54,7 +54,7 @@ make_bundle() {
   grep -vE '/lib(stdc\+\+|gcc_s)\.' "$work/found" | xargs cp -Lt "$work/lib"
   rm "$work/found"
   mkdir -p "$bundle"
-  tar -C "$work" -c . | gzip -3 >"$archive"
+  tar -C "$work" -c . | gzip >"$archive"
   echo "$archive: $(du -m "$archive" | cut -f1) MiB, $(find "$work" -type f | wc -l) files, $("$build/dsgd" --version)"
   [ "$(stat -c %s "$archive")" -le $((64 << 20)) ] || stop "$archive is larger than 64 MiB"
 }
