@@ -29,10 +29,12 @@ std::int64_t period_at(const Settings& s, std::int64_t t) {
 class Averaging final : public OuterLoop {
  public:
   Averaging(const Settings& s, const Context& c)
-      : OuterLoop(c, s.integer("tau"), s.text("state")), settings_(s), mean_(*c.space, c.parameters) {}
+      : OuterLoop(c, s.integer("tau"), s.text("state"), Aggregation(s, c)),
+        settings_(s),
+        mean_(*c.space, c.parameters) {}
   Vec master(Replica& r) override {  // between two averagings the model is still the mean
     copy(r.w, mean_);
-    group_.mean(mean_);
+    workers_.mean(mean_);
     return mean_;
   }
 
@@ -50,15 +52,16 @@ extern const StrategyEntry averaging_entry{
     .summary = "parameter averaging every tau local steps",
     .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j; Lin et al. 2018 (post-local SGD)",
     .data_order = "shard",
-    .parameters = {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
-                   state_parameter("keep"),
-                   {"warmup_steps", std::int64_t(0), "steps over which the period grows to tau", 0, 1e9},
-                   {"warmup",
-                    std::string("constant"),
-                    "the period on the way: 1 (post-local SGD), or growing",
-                    0,
-                    0,
-                    {"constant", "linear", "exponential"}}},
+    .parameters = Aggregation::with(
+        {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
+         state_parameter("keep"),
+         {"warmup_steps", std::int64_t(0), "steps over which the period grows to tau", 0, 1e9},
+         {"warmup",
+          std::string("constant"),
+          "the period on the way: 1 (post-local SGD), or growing",
+          0,
+          0,
+          {"constant", "linear", "exponential"}}}),
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Averaging>(s, c);
     },
@@ -67,7 +70,8 @@ extern const StrategyEntry averaging_entry{
           std::int64_t t = 0, averagings = 0;
           for (; t < std::min(steps, s.integer("warmup_steps")); t += period_at(s, t)) ++averagings;
           if (t < steps) averagings += periods(steps - t, s.integer("tau"));
-          return double(averagings) * end_of_period_cost(s, c);
+          return double(averagings) *
+                 end_of_period_cost(s, c, [&](int vectors) { return Aggregation::cost(s, c, vectors); });
         },
     .effective =
         [](const Settings& s, const Context& c) {

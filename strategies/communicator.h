@@ -39,7 +39,8 @@ class Timer {
 // message or in shared memory. A byte string or a neighbour's vector counts by its length, once for every
 // other worker that gets it.
 struct Traffic {
-  std::int64_t messages = 0;  // sent: one per collective, neighbour, or push, pull or reply and shard
+  std::int64_t messages =
+      0;  // sent: one per collective, neighbour, edge of a tree, or push, pull or reply and shard
   std::int64_t bytes_sent = 0, bytes_received = 0;
   std::int64_t synchronisations = 0;  // collectives over all workers
   Timer seconds;                      // inside the communicator's verbs
@@ -58,6 +59,9 @@ class Group {
   virtual int size() const = 0;
   void sum(Vec v) { reduce(1, v); }                      // v <- sum over the workers of v
   void mean(Vec v) { reduce(1.0f / float(size()), v); }  // v <- (1/P) sum over the workers of v
+  // v <- sum over the workers of v, along a tree: of each `fan` workers, then of each `fan` of the first of
+  // those, ..., the first adds up what the others send, in rank order. Worker 0's sum goes back the same way.
+  virtual void tree_sum(int fan, Vec v) = 0;
   // Byte strings of any lengths, also none, in rank order: `message` of every worker, and what every worker
   // had for this one in its `messages`, one for each. Throw std::length_error where a worker sends or gets
   // more than 2 GB.

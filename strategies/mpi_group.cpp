@@ -168,6 +168,49 @@ std::vector<Bytes> MpiGroup::all_to_all(const std::vector<Bytes>& messages) {
   });
 }
 
+void MpiGroup::send(ConstVec v, int to) {
+  for (std::size_t done = 0; done < v.size; done += at_most) {
+    MPI_Request request;
+    MPI_Isend(v.data + done, int(std::min(at_most, v.size - done)), MPI_FLOAT, to, tree_tag, comm_, &request);
+    ranks_.wait(request, false);
+  }
+  traffic_.bytes_sent += std::int64_t(v.size * sizeof(float));
+  ++traffic_.messages;
+}
+
+void MpiGroup::receive(Vec v, int from) {
+  for (std::size_t done = 0; done < v.size; done += at_most) {
+    MPI_Request request;
+    MPI_Irecv(v.data + done, int(std::min(at_most, v.size - done)), MPI_FLOAT, from, tree_tag, comm_,
+              &request);
+    ranks_.wait(request, false);
+  }
+  traffic_.bytes_received += std::int64_t(v.size * sizeof(float));
+}
+
+void MpiGroup::tree_sum(int fan, Vec v) {
+  ++traffic_.synchronisations;
+  if (size_ == 1) return;
+  const Stopwatch stopwatch(traffic_.seconds);
+  if (branch_.size() != v.size) branch_ = Vector(host_space(), v.size);
+  within_reach(v, staged_, [&](Vec sum) {
+    std::vector<int> children;
+    int stride = 1;
+    for (; stride < size_ && rank_ % (stride * fan) == 0; stride *= fan)
+      for (int k = rank_ + stride; k < std::min(rank_ + fan * stride, size_); k += stride) {
+        receive(branch_, k);
+        axpy(1, branch_.view(), sum);
+        children.push_back(k);
+      }
+    if (rank_ > 0) {
+      const int parent = rank_ - rank_ % (stride * fan);
+      send(sum, parent);
+      receive(sum, parent);
+    }
+    for (auto k = children.rbegin(); k != children.rend(); ++k) send(sum, *k);
+  });
+}
+
 void MpiGroup::begin_mix(ConstVec v, const std::vector<int>& offsets) {
   const Stopwatch stopwatch(traffic_.seconds);
   if (!v.space->host()) {

@@ -19,6 +19,7 @@ class MpiGroup final : public Group {
   int size() const override { return size_; }
   Vec vector(std::size_t n) override;
   std::string library() const override { return World::library(); }
+  void tree_sum(int fan, Vec v) override;
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
@@ -41,6 +42,8 @@ class MpiGroup final : public Group {
   std::vector<float*> share(std::size_t n);
   // Elements [first, first + n) of all copies.
   void in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n);
+  void send(ConstVec v, int to);
+  void receive(Vec v, int from);
   void meet();  // returns when all workers of this host have called it
 
   const Comm comm_;
@@ -56,6 +59,7 @@ class MpiGroup final : public Group {
   std::deque<Vector> private_;
   std::vector<Shared> vectors_;
   std::vector<float*> portions_, alone_{nullptr};
+  Vector branch_;              // of a tree
   std::vector<Vector> mixed_;  // vectors of neighbours, in the order of the offsets
   Vector staged_;              // what the host cannot reach
   std::vector<MPI_Request> mixing_;

@@ -25,7 +25,7 @@
 namespace dsgd {
 
 constexpr int request_tag = 1, reply_tag = 2, gather_tag = 3, idle_tag = 4, mix_tag = 5, ask_tag = 6,
-              answer_tag = 7;
+              answer_tag = 7, tree_tag = 8;
 constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI call, whose counts are int
 
 // Whether ranks of one host can share memory and wait for each other by reading it. SimGrid's are threads of

@@ -184,6 +184,7 @@ class NcclGroup final : public Group {
         communicator_(id, group_.rank(), group_.size(), place_.device, seconds) {}
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
+  void tree_sum(int fan, Vec v) override { group_.tree_sum(fan, v); }
   std::vector<Bytes> all_gather(const Bytes& message) override { return group_.all_gather(message); }
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override {
     return group_.all_to_all(messages);

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "strategies/strategy.h"
+#include "strategies/aggregation.h"
 
 namespace dsgd {
 
@@ -12,7 +12,9 @@ class OuterLoop : public Strategy {
  public:
   // state: what becomes of the optimizer's state at the end of a period: keep, average or reset.
   OuterLoop(const Context& c, std::int64_t tau, std::string state)
-      : group_(*c.group),
+      : OuterLoop(c, tau, std::move(state), Aggregation(c)) {}
+  OuterLoop(const Context& c, std::int64_t tau, std::string state, Aggregation workers)
+      : workers_(workers),
         optimizer_(c.optimizer, *c.space, c.parameters),
         tau_(tau),
         state_(std::move(state)) {}
@@ -27,9 +29,9 @@ class OuterLoop : public Strategy {
     }
     if (r.t + 1 < begun_ + period(begun_) && !batch.last) return true;
     begun_ = r.t + 1;
-    group_.mean(r.w);
+    workers_.mean(r.w);
     outer(r.w, r.used);
-    if (state_ == "average" && optimizer_.state().size) group_.mean(optimizer_.state());
+    if (state_ == "average" && optimizer_.state().size) workers_.mean(optimizer_.state());
     if (state_ == "reset") optimizer_.reset();
     return true;
   }
@@ -46,7 +48,7 @@ class OuterLoop : public Strategy {
   // (t): steps of the period that begins at step t.
   virtual std::int64_t period(std::int64_t) const { return tau_; }
 
-  Group& group_;
+  Aggregation workers_;
   Optimizer optimizer_;  // of the local steps
 
  private:
@@ -59,10 +61,15 @@ inline Parameter state_parameter(const char* fallback) {
   return {"state", std::string(fallback),       "local optimizer's state at the end of a period", 0,
           0,       {"keep", "average", "reset"}};
 }
-// An all-reduce of the model and, with state = "average", one of the optimizer's state.
-inline Cost end_of_period_cost(const Settings& s, const Context& c) {
+// A mean of the model and, with state = "average", one of the optimizer's state. aggregate(vectors): its
+// cost.
+template <typename Aggregate>
+Cost end_of_period_cost(const Settings& s, const Context& c, Aggregate aggregate) {
   const int kept = s.text("state") == "average" ? state_vectors(c.optimizer.rule) : 0;
-  return kept ? all_reduce_cost(c) + all_reduce_cost(c, kept) : all_reduce_cost(c);
+  return kept ? aggregate(1) + aggregate(kept) : aggregate(1);
+}
+inline Cost end_of_period_cost(const Settings& s, const Context& c) {
+  return end_of_period_cost(s, c, [&](int vectors) { return all_reduce_cost(c, vectors); });
 }
 
 }  // namespace dsgd

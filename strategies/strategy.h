@@ -85,6 +85,7 @@ struct Context {
   const Space* space = nullptr;
   std::size_t parameters = 0;
   int workers = 1, servers = 0, minibatch = 32;
+  int rank = 0;  // of the worker
   OptimizerSettings optimizer;
   std::uint64_t seed = 1;  // of the run
 };

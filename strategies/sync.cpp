@@ -2,29 +2,31 @@
 // Liu 2015).
 //   g <- (1 / sum_k b_k) * sum_k sum_{x in batch of k} dL(w, x)/dw
 //   w <- w - alpha * g                                  (or the optimizer's rule)
+// The sum is an all-reduce, or one by a driver or along a tree, as of Spark's MLlib (aggregation.h).
 // With equal seeds P workers with minibatch b are one worker with minibatch P*b.
 
-#include "strategies/strategy.h"
+#include "strategies/aggregation.h"
 
 namespace dsgd {
 namespace {
 
 class Sync final : public Strategy {
  public:
-  explicit Sync(const Context& c) : group_(*c.group), optimizer_(c.optimizer, *c.space, c.parameters) {}
+  Sync(const Settings& s, const Context& c)
+      : workers_(s, c), optimizer_(c.optimizer, *c.space, c.parameters) {}
 
   bool step(Replica& r) override {
     const Batch batch = r.next();
     if (!batch) return false;
     r.gradient(r.w, batch, r.g);
-    group_.sum(r.g);
+    workers_.sum(r.g);
     optimizer_.step(r.w, r.g, 1.0 / double(batch.global_count), r.used);
     return true;
   }
   void visit(State& state) override { state.optimizer(optimizer_); }
 
  private:
-  Group& group_;
+  Aggregation workers_;
   Optimizer optimizer_;
 };
 
@@ -32,14 +34,15 @@ class Sync final : public Strategy {
 
 extern const StrategyEntry sync_entry{
     .name = "sync",
-    .summary = "gradient averaging every step (all-reduce)",
+    .summary = "gradient averaging every step",
     .paper = "Zhang et al. 2015 (hardsync)",
     .data_order = "global",
-    .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
-      return std::make_unique<Sync>(c);
+    .parameters = Aggregation::with(),
+    .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
+      return std::make_unique<Sync>(s, c);
     },
-    .cost = [](const Settings&, const Context& c,
-               std::int64_t steps) { return double(steps) * all_reduce_cost(c); },
+    .cost = [](const Settings& s, const Context& c,
+               std::int64_t steps) { return double(steps) * Aggregation::cost(s, c); },
     .effective =
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};

@@ -278,6 +278,34 @@ TEST(Group, ExchangesByteStringsOfDifferentLengths) {
   }
 }
 
+// In the order of the tree: worker 0 adds the sums of the other branches to that of its own.
+TEST(Group, AddsAlongATree) {
+  if (!world().is_worker()) return;
+  const int own = world().rank(), workers = world().workers();
+  for (const int fan : {2, 3, 16})
+    for (const std::size_t n : sizes) {
+      Vector v(host_space(), n);
+      for (std::size_t j = 0; j < n; ++j) v.data()[j] = element(own, j);
+      world().group().tree_sum(fan, v);
+      std::size_t wrong = 0;
+      for (std::size_t j = 0; j < n; ++j) {
+        std::vector<float> sums(workers);
+        for (int k = 0; k < workers; ++k) sums[k] = element(k, j);
+        while (sums.size() > 1) {
+          std::vector<float> level;
+          for (std::size_t k = 0; k < sums.size(); ++k)
+            if (k % std::size_t(fan) == 0)
+              level.push_back(sums[k]);
+            else
+              level.back() += sums[k];
+          sums = level;
+        }
+        wrong += v.data()[j] != sums[0];
+      }
+      EXPECT_EQ(wrong, 0u) << n << " elements, " << fan << " at a time";
+    }
+}
+
 // Every worker's model with those of the neighbours, which travel while something else is done.
 TEST(Group, MixesWithNeighbours) {
   if (!world().is_worker()) return;

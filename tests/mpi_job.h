@@ -40,6 +40,7 @@ struct Job {
               .workers = world().workers(),
               .servers = world().servers(),
               .minibatch = minibatch,
+              .rank = world().rank(),
               .optimizer = optimizer};
     if (c.optimizer.layers.empty() && parameters == Quadratic().n)
       c.optimizer.layers = {{.shape = {3, 4}, .first = 0, .count = 12},

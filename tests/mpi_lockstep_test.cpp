@@ -774,6 +774,38 @@ TEST(Effective, BmufRefusesAGainOutsideItsBand) {
   EXPECT_FALSE(refused(0.0, true));
 }
 
+// Who adds up changes messages, and no bit where arithmetic is exact.
+TEST(Identity, TreesAndStarsAreAllReduce) {
+  const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
+  const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.25, .momentum = 0.5};
+  const int P = world().workers();
+  for (const auto& strategy : {"sync"s, "averaging"s})
+    for (const auto& optimizer : {sgd, momentum}) {
+      std::map<std::string, Value> settings;
+      if (strategy == "averaging") settings = {{"tau", integer(2)}, {"state", "average"s}};
+      const Outcome all_reduce = run(same_order(strategy, optimizer, settings));
+      for (const int depth : {0, 1, 2, 3}) {  // 0: star
+        settings["aggregation"] = depth ? "tree"s : "star"s;
+        settings["depth"] = integer(std::max(1, depth));
+        const Job job = same_order(strategy, optimizer, settings);
+        const Outcome tree = run(job);
+        EXPECT_LE(apart(tree, all_reduce), optimizer.rule == Rule::sgd ? tolerance() : rounding());
+        EXPECT_TRUE(same_on_all_workers(tree.weights));
+        EXPECT_EQ(tree.traffic.synchronisations, all_reduce.traffic.synchronisations);
+        const Cost cost = job.entry().cost(job.chosen(), job.context(13), tree.steps);
+        EXPECT_EQ(double(tree.traffic.bytes_sent), cost.bytes_sent) << strategy << ", depth " << depth;
+        EXPECT_EQ(double(tree.traffic.messages), cost.messages) << strategy << ", depth " << depth;
+        // An edge for every worker but one, each way, whatever the tree.
+        std::array<std::int64_t, 2> all{tree.traffic.bytes_sent, tree.traffic.bytes_received};
+        world().sum(all);
+        EXPECT_EQ(all[0], all[1]);
+        if (strategy == "sync") {
+          EXPECT_EQ(all[0], 9 * 2 * (P - 1) * 4 * 13) << "depth " << depth;
+        }
+      }
+    }
+}
+
 // The average over a number of steps that is not a multiple of the period ends in one averaging more.
 TEST(Effective, SynchronisationsAreCountedInPeriods) {
   for (const int count : {1, 5, 6, 7})

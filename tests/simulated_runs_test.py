@@ -337,6 +337,18 @@ latency = 0
 seconds.softmax.10 = 1
 """
 
+    def test_a_driver_takes_the_time_of_all_vectors(self):
+        """A step of 8 workers, in vectors on one link: 7 to the driver and 7 back; in a tree of two levels 2 and 2, and back."""
+        text = self.FAST.replace("workers = 3", "workers = 8").replace("bandwidth = 1e15", "bandwidth = 1e6").replace("1x8x8", "1x64x64")
+        results, _ = self.sweep(text + "[strategy.sync]\naggregation = ['tree', 'star']\ndepth = [1, 2]\n")
+        for name, path in results.items():
+            with h5py.File(path) as file:
+                settings = file["config"].attrs
+                levels = 2 if settings["strategy.aggregation"] == "tree" and settings["strategy.depth"] == 2 else 1
+                vector = 4 * file["result"].attrs["parameters"] / 1e6
+                seconds, steps = file["result"].attrs["seconds"], file["ranks"][0]["steps"]
+            self.assertAlmostEqual(seconds, 1200 / 80 + steps * {1: 14, 2: 8}[levels] * vector, delta=0.02)
+
     def test_a_straggler_holds_up_lock_step_but_not_servers(self):
         text = self.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
         results, _ = self.sweep(text + "[strategy.sync]\n[strategy.downpour]\nservers = 1\n")

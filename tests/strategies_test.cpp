@@ -95,6 +95,26 @@ TEST(Table, CostsWhatTheReadmeSays) {
   }
 }
 
+// Of worker k, with F = 3 for 7 workers and two levels: {0, 1, 2}, {3, 4, 5}, {6}; {0, 3, 6}.
+TEST(Aggregation, CostsWhatTheReadmeSays) {
+  const StrategyEntry& entry = *find_strategy("sync");
+  const auto sent = [&](const std::string& aggregation, int depth, int rank, int workers) {
+    const Settings settings(entry.parameters, {{"aggregation", aggregation}, {"depth", integer(depth)}});
+    const Cost cost = entry.cost(settings, {.parameters = 100, .workers = workers, .rank = rank}, 1);
+    EXPECT_EQ(cost.bytes_sent, 400 * cost.messages);
+    return cost.messages;
+  };
+  const double tree[] = {4, 1, 1, 3, 1, 1, 1};
+  for (int k = 0; k < 7; ++k) {
+    EXPECT_EQ(sent("tree", 2, k, 7), tree[k]) << k;
+    EXPECT_EQ(sent("star", 2, k, 7), k ? 1 : 6) << k;
+    EXPECT_EQ(sent("tree", 1, k, 7), k ? 1 : 6) << k;
+  }
+  EXPECT_EQ(sent("tree", 10, 0, 1024), 10);  // binary
+  EXPECT_EQ(sent("tree", 2, 0, 1024), 62);
+  EXPECT_EQ(sent("tree", 2, 0, 1), 0);
+}
+
 // Of ring (Lian et al. 2017) and exponential graph (Ying et al. 2021, even P) in closed form.
 TEST(Dpsgd, SaysItsSpectralGap) {
   const StrategyEntry& entry = *find_strategy("dpsgd");
