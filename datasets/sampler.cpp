@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -13,7 +14,7 @@
 namespace dsgd {
 namespace {
 
-constexpr std::uint64_t order_purpose = 'o';
+constexpr std::uint64_t order_purpose = 'o', draw_purpose = 'd';
 constexpr std::uint64_t cut_stream = std::numeric_limits<std::uint64_t>::max();
 
 // The k-th of P even parts of n things begins here.
@@ -62,6 +63,7 @@ Sampler::Sampler(const Settings& settings, std::shared_ptr<SharedOrders> shared)
     std::sort(part_.begin(), part_.end());
     own_.resize(part_.size());
   }
+  if (s.fraction > 0) own_.reserve(s.samples);
   open_epoch(0);
 }
 
@@ -87,7 +89,9 @@ Minibatch Sampler::next() {
   if (settings_.order == DataOrder::queue) throw std::logic_error("Sampler::next: a queue is read by at()");
   const std::int64_t rest = settings_.budget - used_;
   if (rest <= 0) return {};
-  Minibatch batch = settings_.order == DataOrder::global ? next_global(rest) : next_shard(rest);
+  Minibatch batch = settings_.fraction > 0                 ? next_draw(rest)
+                    : settings_.order == DataOrder::global ? next_global(rest)
+                                                           : next_shard(rest);
   batch.last = used_ == settings_.budget;
   return batch;
 }
@@ -101,10 +105,39 @@ Minibatch Sampler::next_global(std::int64_t rest) {
   }
   open_epoch(epoch_);
   const std::int64_t count = std::min({std::int64_t(s.workers) * s.minibatch, samples - done_, rest});
-  const std::int64_t first = even(count, s.worker, s.workers), end = even(count, s.worker + 1, s.workers);
+  const std::int64_t first = bound(count, s.worker), end = bound(count, s.worker + 1);
   const auto ids = order().subspan(std::size_t(done_ + first), std::size_t(end - first));
   done_ += count;
   return hand_out(ids, count);
+}
+
+std::int64_t Sampler::bound(std::int64_t count, int worker) const {
+  const auto& shares = settings_.shares;
+  if (shares.empty() || worker == settings_.workers) return even(count, worker, settings_.workers);
+  return std::llround(double(count) * std::accumulate(shares.begin(), shares.begin() + worker, 0.0));
+}
+
+// All workers draw alike, so that each knows the count of all; a round that draws nothing is left out.
+Minibatch Sampler::next_draw(std::int64_t rest) {
+  const bool shard = settings_.order == DataOrder::shard;
+  const double below = std::ldexp(settings_.fraction, 53);
+  std::int64_t count = 0;
+  for (; count == 0; ++round_) {
+    const std::uint64_t round = hash(settings_.seed, draw_purpose, std::uint64_t(round_));
+    auto own = part_.begin();
+    own_.clear();
+    for (std::uint32_t id = 0; id < settings_.samples && count < rest; ++id) {
+      const bool here = !shard || (own != part_.end() && *own == id);
+      if (shard && here) ++own;
+      if (double(mixed(round + id) >> 11) >= below) continue;
+      ++count;
+      if (here) own_.push_back(id);
+    }
+  }
+  open_ = round_ - 1;
+  if (shard) return hand_out(own_, count);
+  const std::int64_t first = bound(count, settings_.worker), end = bound(count, settings_.worker + 1);
+  return hand_out(std::span(own_).subspan(std::size_t(first), std::size_t(end - first)), count);
 }
 
 Minibatch Sampler::next_shard(std::int64_t rest) {

@@ -52,8 +52,10 @@ class Sampler {
     std::uint64_t seed = 1;
     DataOrder order = DataOrder::global;
     int worker = 0, workers = 1;
-    int minibatch = 32;       // per worker
-    std::int64_t budget = 0;  // samples of all workers together
+    int minibatch = 32;          // per worker
+    std::int64_t budget = 0;     // samples of all workers together
+    double fraction = 0;         // next() draws each sample with this probability; 0: minibatches
+    std::vector<double> shares;  // global: of each worker in a step, adding up to 1; empty: equal
   };
   // Throws std::invalid_argument. `shared`: of the same samples and seed; null: its own.
   explicit Sampler(const Settings& settings, std::shared_ptr<SharedOrders> shared = nullptr);
@@ -78,6 +80,8 @@ class Sampler {
  private:
   Minibatch next_global(std::int64_t rest);
   Minibatch next_shard(std::int64_t rest);
+  Minibatch next_draw(std::int64_t rest);
+  std::int64_t bound(std::int64_t count, int worker) const;  // where a worker's part of a global step begins
   Minibatch hand_out(std::span<const std::uint32_t> ids, std::int64_t global_count);
   void open_epoch(std::int64_t epoch);
 
@@ -86,13 +90,15 @@ class Sampler {
 
   Settings settings_;
   std::shared_ptr<SharedOrders> shared_;
-  SharedOrders::Order all_;                // not of shard
-  std::vector<std::uint32_t> part_, own_;  // shard: the worker's samples, ascending and in the epoch's order
-  std::int64_t open_ = -1;                 // the epoch that is open
-  std::int64_t epoch_ = 0;                 // of the next step
-  std::int64_t done_ = 0;  // of this epoch: samples (global: of all workers); steps in next() of shard
-  std::int64_t used_ = 0;  // samples of all workers
+  SharedOrders::Order all_;  // not of shard
+  std::vector<std::uint32_t> part_,
+      own_;                 // shard: the worker's samples, ascending and in the epoch's order; or drawn
+  std::int64_t open_ = -1;  // the epoch that is open
+  std::int64_t epoch_ = 0;  // of the next step
+  std::int64_t done_ = 0;   // of this epoch: samples (global: of all workers); steps in next() of shard
+  std::int64_t used_ = 0;   // samples of all workers
   std::int64_t steps_ = 0;
+  std::int64_t round_ = 0;  // of next_draw()
 };
 
 // Permutes ids: Fisher-Yates, the same on every host. `stream` separates permutations of one seed.

@@ -629,6 +629,16 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
           fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
                       run.strategy->name, run.strategy->pairs ? "" : "global, "));
 
+  if ((served || run.strategy->pairs) && run.settings.number("sample_fraction") > 0)
+    fault({"sample_fraction"},
+          fmt::format("needs workers in lock-step, which {} has not (allowed: 0)", run.strategy->name));
+  if (run.settings.text("shares") == "proportional" &&
+      (run.data_order() != "global" || run.strategy->data_order != "global"))
+    fault({"shares", "data_order"},
+          fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
+                      "their samples, which {} {} (allowed: equal)",
+                      run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
+
   const std::string& schedule = run.settings.text("optimizer.schedule");
   if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)
     fault({"optimizer.schedule", "optimizer.schedule_samples"},

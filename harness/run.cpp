@@ -56,16 +56,25 @@ class ModelReplica final : public Replica {
 
   Replica::Loss gradient(ConstVec at, const Batch& of, Vec into) override {
     const double start = world_.now();
-    last_ = model_.begin_gradient(at, train_, of.ids, into, augmentation_);
+    before_ = 0;
+    for (std::size_t first = 0; first == 0 || first < of.ids.size(); first += std::size_t(minibatch)) {
+      if (first) before_ += last_.get().sum;
+      const auto piece = of.ids.subspan(first, std::min(std::size_t(minibatch), of.ids.size() - first));
+      last_ = model_.begin_gradient(at, train_, piece, first ? part_.view() : into, augmentation_);
+      losses.push_back(last_);
+      if (first) axpy(1, part_.view(), into);
+    }
     if (spans) into.space->wait();  // a trace shows when the gradient was there
     if (charges_) world_.charge(charges_->gradient(of.count()));
     const Span span{start, world_.now()};
     compute_s += span.end - span.begin;
     if (spans) spans->push_back(span);
-    losses.push_back(last_);
     samples += of.count();
     return last_.known() ? Replica::Loss(loss()) : Replica::Loss(*this);
   }
+
+  // For batches of more samples than a minibatch.
+  void allow_large_batches(std::size_t n) { part_ = Vector(*g.space, n); }
 
   int minibatch = 0;
   Batch batch;                         // the last one
@@ -75,7 +84,7 @@ class ModelReplica final : public Replica {
   std::int64_t samples = 0;
 
  private:
-  double loss() override { return last_.get().sum; }
+  double loss() override { return before_ + last_.get().sum; }
 
   Model& model_;
   const Samples& train_;
@@ -87,6 +96,8 @@ class ModelReplica final : public Replica {
   Charges* charges_;
   Work::Portion portion_;
   PendingLoss last_ = dsgd::Loss{};
+  double before_ = 0;  // losses of the batch's pieces before the last
+  Vector part_;
 };
 
 DataOrder order_of(const std::string& name) {
@@ -195,13 +206,17 @@ class Run {
     context.space = &space;
     context.optimizer.layers = extents(process_.network);
     const auto strategy = config_.strategy->make(config_.strategy_settings, context);
+    const std::vector<double> shares = measured_shares(w, g);
+    totals_.share = shares.empty() ? 1.0 / config_.workers() : shares[world_->rank()];
     Sampler sampler({.samples = process_.data.train.count,
                      .seed = config_.seed(),
                      .order = order_of(config_.data_order()),
                      .worker = world_->rank(),
                      .workers = config_.workers(),
                      .minibatch = config_.minibatch(),
-                     .budget = config_.samples()},
+                     .budget = config_.samples(),
+                     .fraction = config_.settings.number("sample_fraction"),
+                     .shares = shares},
                     process_.orders);
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
                    config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr);
@@ -209,6 +224,7 @@ class Run {
     r.g = g;
     copy(process_.w, r.w);
     r.minibatch = config_.minibatch();
+    if (!shares.empty() || config_.settings.number("sample_fraction") > 0) r.allow_large_batches(n_);
     if (traced()) r.spans = &spans_[SpanRow::compute];
     // A GPU is some steps behind its host; simulated workers share one.
     const std::size_t late =
@@ -275,6 +291,31 @@ class Run {
       if (recorder_) recorder_->step(row);
       process_.reporter.tell(row.used, row.seconds, row.loss);
     }
+  }
+
+  // Each worker's speed, samples a second of a full minibatch, the median of a few, over that of all. Empty:
+  // equal shares.
+  std::vector<double> measured_shares(Vec w, Vec g) {
+    std::vector<double> shares;
+    if (config_.settings.text("shares") == "equal") return shares;
+    shares.resize(config_.workers());
+    copy(process_.w, w);
+    std::vector<std::uint32_t> ids(std::min<std::size_t>(config_.minibatch(), process_.data.train.count));
+    std::iota(ids.begin(), ids.end(), 0);
+    std::array<double, 9> seconds;
+    for (double& one : seconds) {
+      const double begin = world_->now();
+      process_.model.gradient(w, process_.data.train, ids, g);
+      if (charges_) world_->charge(charges_->gradient(int(ids.size())));
+      one = world_->now() - begin;
+    }
+    fill(0, g);
+    std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
+    shares[world_->rank()] = 1 / std::max(seconds[seconds.size() / 2], 1e-9);
+    world_->sum(shares);
+    const double all = std::accumulate(shares.begin(), shares.end(), 0.0);
+    for (double& share : shares) share /= all;
+    return shares;
   }
 
   // What a simulated cluster takes for that besides messages.
@@ -499,7 +540,9 @@ class Run {
     if (traced()) h5::write_table<SpanRow>(file, "spans", joined(spans));
 
     const h5::Handle effective = h5::group(file, "effective");
-    for (const auto& [name, value] : effective_parameters(config_, n_)) h5::set(effective, name, value);
+    const double drawn = config_.settings.number("sample_fraction") * double(process_.data.train.count);
+    for (const auto& [name, value] : effective_parameters(config_, n_))
+      h5::set(effective, name, name == "global_minibatch" && drawn > 0 ? drawn : value);
 
     const h5::Handle provenance = h5::group(file, "provenance");
     std::string hosts;

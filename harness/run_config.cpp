@@ -65,6 +65,13 @@ const std::vector<RunKey>& run_keys() {
       integer("servers", 1, 1, 1024,
               "processes that share the model's vector, for strategies that need them"),
       integer("minibatch", 32, 1, 65536, "samples per step and worker"),
+      number("sample_fraction", 0, 0, 1,
+             "in place of minibatches: every step draws each sample of the training set with this "
+             "probability (Spark MLlib's miniBatchFraction); 0: minibatches"),
+      text("shares", "equal",
+           "of the workers in the global minibatch; proportional: to the speed of gradients, measured before "
+           "the clock starts",
+           {"equal", "proportional"}),
       integer("samples", 60000, 1, 1e12, "budget: training samples that all workers together use"),
       integer("seed", 1, 0, any, "decides first weights and order of samples; repeat runs with several"),
       integer(
@@ -189,6 +196,8 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "normalise")
     return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
   if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
+  if (key.name == "sample_fraction") return run.settings.number("sample_fraction") > 0;
+  if (key.name == "shares") return !is("shares", {"equal"});
   if (key.name == "precision") return !is("precision", {"fp32"});
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "cluster.name") return false;  // what it stands for does

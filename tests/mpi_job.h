@@ -23,6 +23,7 @@ struct Job {
   std::int64_t budget = 0;  // samples
   std::string order;        // empty: as the strategy declares
   int minibatch = world_minibatch;
+  std::vector<int> shares;  // of the workers in the global minibatch; empty: equal
   std::function<std::unique_ptr<Rule>(std::unique_ptr<Rule>)>
       wrap;                            // what the servers run instead of the rule
   std::vector<Request> replayed;       // what this server or worker takes, in this order; empty: as it comes
@@ -31,7 +32,7 @@ struct Job {
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
   Order order_of(int worker) const {
-    return {order.empty() ? entry().data_order : order, worker, world().workers(), minibatch, budget};
+    return {order.empty() ? entry().data_order : order, worker, world().workers(), minibatch, budget, shares};
   }
   // Of a vector that is a matrix and a bias, unless the optimizer knows better.
   Context context(std::size_t parameters) const {

@@ -432,6 +432,23 @@ TEST(Identity, SyncWeighsWorkersBySamples) {
   EXPECT_LE(difference(serial.w[0], run(job).weights.data()), tolerance());
 }
 
+// However the global minibatch is shared out, the average is its gradient. Some workers have none of it.
+TEST(Identity, UnequalSharesAreSerialSgd) {
+  for (const auto& [strategy, settings] :
+       std::map<std::string, std::map<std::string, Value>>{{"sync", {}}, {"topk", {{"density", 1.0}}}}) {
+    Job job{.strategy = strategy, .settings = settings, .budget = steps(6) + 1};
+    for (int k = 0; k < world().workers(); ++k) job.shares.push_back(k % 3 * k + (k == 0));
+    PlainWorkers serial(job.problem, job.optimizer,
+                        {.minibatch = world().workers() * world_minibatch, .budget = job.budget});
+    while (serial.more()) serial.sync();
+    const Outcome outcome = run(job);
+    EXPECT_LE(difference(serial.w[0], outcome.weights.data()), strategy == "sync" ? tolerance() : rounding());
+    std::array<std::int64_t, 1> samples{outcome.samples};
+    world().sum(samples);
+    EXPECT_EQ(samples[0], job.budget);
+  }
+}
+
 TEST(Identity, AveragingEveryStepIsSync) {
   const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.5};
   EXPECT_LE(apart(run(same_order("averaging", sgd, {{"tau", integer(1)}})), run(same_order("sync", sgd))),

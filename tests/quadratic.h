@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -59,13 +60,19 @@ struct Order {
   std::string kind = "global";
   int worker = 0, workers = 1, minibatch = 4;
   std::int64_t budget = 0;
+  std::vector<int> shares = {};  // global: of each worker, in proportion; empty: equal
 
   // The minibatch of the step before which all workers have used `used` samples.
   std::vector<std::uint32_t> lock_step(std::int64_t used) const {
     const std::int64_t all = global_count(used);
-    const std::int64_t first = all * worker / workers, last = all * (worker + 1) / workers;
+    const std::int64_t first = bound(all, worker), last = bound(all, worker + 1);
     if (kind == "global") return stream(used + first, last - first);
     return own(used / workers, last - first);  // exact until the last minibatch, which is the short one
+  }
+  std::int64_t bound(std::int64_t all, int k) const {
+    if (shares.empty()) return all * k / workers;
+    const auto up_to = [&](int end) { return std::accumulate(shares.begin(), shares.begin() + end, 0); };
+    return all * up_to(k) / up_to(workers);
   }
   std::int64_t global_count(std::int64_t used) const {
     return std::min<std::int64_t>(std::int64_t(workers) * minibatch, budget - used);

@@ -90,6 +90,78 @@ TEST(Sampler, GlobalMinibatchesSideBySideAreThatOfOneWorker) {
   }
 }
 
+// Spark MLlib's miniBatchFraction: whoever shares the work, a step has the samples that one worker would
+// draw.
+TEST(Sampler, DrawsEachSampleByItself) {
+  for (const auto order : {DataOrder::global, DataOrder::shard})
+    for (const int workers : {1, 2, 3, 7}) {
+      Sampler::Settings s{.samples = 500, .order = order, .budget = 20000, .fraction = 0.1};
+      Sampler alone(s);
+      auto all = team(s, workers);
+      double squares = 0;
+      std::int64_t steps = 0, used = 0;
+      std::vector<std::int64_t> uses(500);
+      for (Minibatch one = alone.next(); one.global_count; one = alone.next(), ++steps) {
+        Ids together;
+        for (auto& sampler : all) {
+          const Minibatch part = sampler.next();
+          EXPECT_EQ(part.global_count, one.global_count);
+          EXPECT_EQ(part.last, one.last);
+          const Ids ids = copy(part);
+          together.insert(together.end(), ids.begin(), ids.end());
+        }
+        EXPECT_EQ(sorted(together), copy(one));
+        EXPECT_EQ(std::set<std::uint32_t>(one.ids.begin(), one.ids.end()).size(), one.ids.size());
+        for (const std::uint32_t id : one.ids) ++uses[id];
+        used += one.global_count;
+        squares += std::pow(double(one.global_count) - 50, 2);
+      }
+      EXPECT_EQ(used, 20000);
+      for (auto& sampler : all) EXPECT_EQ(sampler.next().global_count, 0);
+      // Binomial: counts with a mean of 50 and a variance of 45, uses of about 400 steps with 40 and 36.
+      EXPECT_NEAR(double(used) / double(steps), 50, 4 * std::sqrt(45.0 / double(steps)));
+      EXPECT_NEAR(squares / double(steps), 45, 4 * 45 * std::sqrt(2.0 / double(steps)));
+      double spread = 0;
+      for (const std::int64_t count : uses) spread += std::pow(double(count) - 40, 2) / 500;
+      EXPECT_NEAR(spread, 36, 4 * 36 * std::sqrt(2.0 / 500));
+    }
+}
+
+// A round without samples is left out, and the whole set is all of it.
+TEST(Sampler, DrawsNothingOrEverything) {
+  Sampler few({.samples = 10, .budget = 30, .fraction = 0.01});
+  for (int used = 0; used < 30;) {
+    const auto count = few.next().global_count;
+    ASSERT_GT(count, 0);
+    used += int(count);
+  }
+  Sampler whole({.samples = 10, .budget = 20, .fraction = 1});
+  for (int round = 0; round < 2; ++round) EXPECT_EQ(copy(whole.next()), all_ids(10));
+}
+
+TEST(Sampler, SharesPartTheGlobalMinibatch) {
+  Sampler::Settings s{.samples = 61, .minibatch = 8, .budget = 183};
+  s.shares = {0.125, 0.625, 0.25};
+  auto all = team(s, 3);
+  s.shares.clear();
+  auto equal = team(s, 3);
+  for (;;) {
+    Ids together, expected;
+    std::int64_t count = 0;
+    for (int k = 0; k < 3; ++k) {
+      const Minibatch part = all[k].next(), other = equal[k].next();
+      const Ids ids = copy(part), others = copy(other);
+      together.insert(together.end(), ids.begin(), ids.end());
+      expected.insert(expected.end(), others.begin(), others.end());
+      count = part.global_count;
+      const double share = k == 0 ? 0.125 : k == 1 ? 0.625 : 0.25;
+      EXPECT_NEAR(double(ids.size()), share * double(count), 1);
+    }
+    EXPECT_EQ(together, expected) << "the global minibatch is what it was";
+    if (count == 0) break;
+  }
+}
+
 TEST(Sampler, EveryEpochIsAPermutationOfItsOwn) {
   Sampler sampler({.samples = 50, .minibatch = 8, .budget = 150});
   std::vector<Ids> epochs(3);

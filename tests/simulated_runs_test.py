@@ -337,11 +337,32 @@ latency = 0
 seconds.softmax.10 = 1
 """
 
+    def test_shares_follow_the_speed_of_workers(self):
+        """HeteroSpark: of three workers one is four times as fast. Equal shares last as long as the slow ones take."""
+        text = self.FAST.replace("minibatch = 10", "minibatch = 12").replace("seconds.softmax.10 = 1", "speed = 1e6").replace("count = 8", "count = 2")
+        text += "[cluster.hosts.b]\ncount = 1\nspeed = 4e6\nbandwidth = 1e15\nlatency = 0\n"
+        self.sweep(text + "[strategy.sync]\nshares = ['equal', 'proportional']\n")
+        found = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                found[file["config"].attrs["shares"]] = file["result"].attrs["seconds"], sorted(file["ranks"][:]["share"]), \
+                    sorted(file["ranks"][:]["samples"]), file["result"].attrs["last_loss"]
+        equal, proportional = found["equal"], found["proportional"]
+        for shares, expected in (equal[1], (1 / 3,) * 3), (proportional[1], (1 / 6, 1 / 6, 4 / 6)):
+            for share, of in zip(shares, expected):
+                self.assertAlmostEqual(share, of)
+        self.assertEqual(list(equal[2]), [400] * 3)
+        self.assertEqual([round(samples / 100) for samples in proportional[2]], [2, 2, 8])
+        self.assertAlmostEqual(equal[0] / proportional[0], 2, delta=0.05)
+        self.assertAlmostEqual(equal[3], proportional[3], delta=1e-5)  # the same gradients but for rounding
+
     def test_a_driver_takes_the_time_of_all_vectors(self):
         """A step of 8 workers, in vectors on one link: 7 to the driver and 7 back; in a tree of two levels 2 and 2, and back."""
         text = self.FAST.replace("workers = 3", "workers = 8").replace("bandwidth = 1e15", "bandwidth = 1e6").replace("1x8x8", "1x64x64")
-        results, _ = self.sweep(text + "[strategy.sync]\naggregation = ['tree', 'star']\ndepth = [1, 2]\n")
-        for name, path in results.items():
+        self.sweep(text + "[strategy.sync]\naggregation = ['tree', 'star']\ndepth = [1, 2]\n")
+        paths = glob.glob(f"{self.folder}/out/*.h5")
+        self.assertEqual(len(paths), 4)
+        for path in paths:
             with h5py.File(path) as file:
                 settings = file["config"].attrs
                 levels = 2 if settings["strategy.aggregation"] == "tree" and settings["strategy.depth"] == 2 else 1
