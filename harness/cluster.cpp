@@ -61,6 +61,8 @@ const std::vector<Parameter>& cluster_keys() {
        {"own", "worker"}},
       {"cluster.server.hosts", std::string(),
        "whose last ones are the servers' own; empty: the first by name"},
+      {"cluster.compression", 0.0,
+       "seconds that a worker takes to pack or unpack one parameter of what it sends; 0: no time", 0, 1e3},
       {"cluster.round", 0.0, "seconds of every synchronisation besides its messages: a scheduler's", 0, 1e6},
   };
   return keys;
@@ -224,6 +226,7 @@ Charges::Charges(const RunConfig& config, const Cluster& cluster, const Network&
       slowdown_(config.settings.number("cluster.straggler.slowdown")),
       rate_(config.settings.number("cluster.server.rate")),
       round_(config.settings.number("cluster.round")),
+      compression_(config.settings.number("cluster.compression")),
       random_(seeded(config.seed(), 0x636c6f636b, std::uint64_t(rank))) {
   const std::int64_t stragglers = config.settings.integer("cluster.straggler.workers");
   if (stragglers > 0 && rank < config.workers() - stragglers) slowdown_ = 1;

@@ -57,13 +57,14 @@ class Cluster {
 class Charges {
  public:
   Charges(const RunConfig& config, const Cluster& cluster, const Network& network, int rank);
-  double gradient(int samples);                 // and the worker's own update
-  double update(std::size_t parameters) const;  // a server's, for one arrival
-  double round() const { return round_; }       // a synchronisation of the workers, besides its messages
+  double gradient(int samples);                        // and the worker's own update
+  double update(std::size_t parameters) const;         // a server's, for one arrival
+  double compression() const { return compression_; }  // of one element
+  double round() const { return round_; }  // a synchronisation of the workers, besides its messages
  private:
   double planned(int samples) const;
   const Cluster::Hosts& hosts_;
-  double flops_, jitter_, share_, slowdown_, rate_, round_;
+  double flops_, jitter_, share_, slowdown_, rate_, round_, compression_;
   std::mt19937_64 random_;
 };
 

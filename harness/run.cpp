@@ -233,6 +233,7 @@ class Run {
     rows_.reserve(std::min<std::int64_t>(config_.samples() / config_.minibatch() + 1, 1 << 20));
     context.group->sum(r.g);  // zeros; connections are made
     space.wait();
+    if (charges_) world_->group().charge_compression(charges_->compression());
 
     start_clock();
     if (!context.server) snapshot(*strategy, r);
@@ -502,6 +503,7 @@ class Run {
     totals_.server = !world_->is_worker();
     totals_.wait_s = config_.servers() || pairs() ? traffic.waited : lock_step_wait();
     totals_.communication_s = std::max(0.0, traffic.seconds - totals_.wait_s);
+    totals_.compression_s = traffic.compressed;
     totals_.bytes_sent = traffic.bytes_sent;
     totals_.bytes_received = traffic.bytes_received;
     totals_.messages = traffic.messages;

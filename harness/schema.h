@@ -73,7 +73,7 @@ struct RankRow {
   std::uint8_t server = 0;
   std::int64_t steps = 0, samples = 0;
   double total_s = 0, compute_s = 0, communication_s = 0, wait_s = 0, snapshot_s = 0;
-  double share = 0;
+  double compression_s = 0, share = 0;
   std::int64_t bytes_sent = 0, bytes_received = 0, messages = 0, synchronisations = 0;
   static h5::Handle type() {
     return h5::RowType<RankRow>()
@@ -86,6 +86,7 @@ struct RankRow {
         .field("communication_s", offsetof(RankRow, communication_s), H5T_NATIVE_DOUBLE)
         .field("wait_s", offsetof(RankRow, wait_s), H5T_NATIVE_DOUBLE)
         .field("snapshot_s", offsetof(RankRow, snapshot_s), H5T_NATIVE_DOUBLE)
+        .field("compression_s", offsetof(RankRow, compression_s), H5T_NATIVE_DOUBLE)
         .field("share", offsetof(RankRow, share), H5T_NATIVE_DOUBLE)
         .field("bytes_sent", offsetof(RankRow, bytes_sent), H5T_NATIVE_INT64)
         .field("bytes_received", offsetof(RankRow, bytes_received), H5T_NATIVE_INT64)

@@ -23,7 +23,7 @@ TABLES = {
               "snapshot_s", "bytes_sent", "bytes_received", "messages", "synchronisations"),
     "staleness": ("shard", "tau", "count"),
 }
-PHASES = ("compute", "communication", "wait", "snapshot", "other")
+PHASES = ("compute", "compression", "communication", "wait", "snapshot", "other")
 OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "running": "did not finish"}
 
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
@@ -175,13 +175,17 @@ class Run:
         rows = self.ranks if server is None else self.ranks[(self.ranks["server"] != 0) == server]
         return float(rows["bytes_sent"].sum()) / 1e3 / samples
 
+    def _seconds(self, phase: str) -> np.ndarray:
+        known = f"{phase}_s" in self.worker_ranks.dtype.names  # results of earlier programs have no compression
+        return self.worker_ranks[f"{phase}_s"] if known else np.zeros(len(self.worker_ranks))
+
     def phase(self, name: str) -> float | None:
         """Seconds of one of PHASES, or `total`: mean over workers. `other` is what the others leave of the total."""
         if not len(self.worker_ranks):
             return None
-        if name != "other":
-            return float(self.worker_ranks[f"{name}_s"].mean())
-        measured = sum(self.worker_ranks[f"{phase}_s"] for phase in PHASES[:-1])
+        if name in ("total", *PHASES[:-1]):
+            return float(np.mean(self._seconds(name)))
+        measured = sum(self._seconds(phase) for phase in PHASES[:-1])
         return float(np.maximum(self.worker_ranks["total_s"] - measured, 0).mean())
 
 

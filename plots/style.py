@@ -24,7 +24,7 @@ GREY = "#555555"
 COLOURS = {"sync": "#000000", "averaging": "#0072B2", "downpour": "#D55E00", "staleness_aware": "#E69F00",
            "bmuf": "#009E73"}
 OTHERS = ("#CC79A7", "#56B4E9", "#F0E442")
-PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#CC79A7", "#F0E442", GREY, "#CCCCCC")))
+PHASE_COLOURS = dict(zip(PHASES, ("#56B4E9", "#009E73", "#CC79A7", "#F0E442", GREY, "#CCCCCC")))
 MARKERS = "osD^vPX<>h"
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (7, 2, 1, 2, 1, 2)), (0, (3, 4)))
 

@@ -10,7 +10,7 @@ import style
 from bars import Rows
 from results import PHASES, Results
 
-NAMES = {"compute": "compute (gradients)", "communication": "communication", "wait": "wait", "snapshot": "snapshots",
+NAMES = {"compute": "compute (gradients)", "compression": "compression", "communication": "communication", "wait": "wait", "snapshot": "snapshots",
          "other": "other"}
 
 

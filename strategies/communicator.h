@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,6 +46,7 @@ struct Traffic {
   std::int64_t synchronisations = 0;  // collectives over all workers
   Timer seconds;                      // inside the communicator's verbs
   Timer waited;                       // of these: blocked until a server's reply was there
+  Timer compressed;                   // not of these: packing and unpacking what is sent
 };
 
 using Bytes = std::vector<std::byte>;
@@ -72,6 +74,10 @@ class Group {
   // may be read, and no other sum be begun.
   virtual void begin_mix(ConstVec v, const std::vector<int>& offsets) = 0;
   virtual void end_mix(Vec v) = 0;
+  // Does `work`, which packs or unpacks n elements, a phase of its own in the result.
+  virtual void compress(std::size_t n, const std::function<void()>& work) = 0;
+  // For the runtime: what a simulated clock goes on by for each of these elements.
+  virtual void charge_compression(double seconds_per_element) = 0;
   // Collective: n zeros that live as long as the world. The workers of a host see each other's, so that verbs
   // work on them (or parts of them, the same on all workers) in place; other vectors are copied to and fro.
   virtual Vec vector(std::size_t n) = 0;

@@ -67,26 +67,34 @@ class Compressed final : public Strategy {
 
  private:
   void to_everyone() {
-    const Bytes own = there_->encode(p_);
-    there_->settle(own, p_);
-    for (const Bytes& message : group_->all_gather(own)) there_->add(message, sum_);
+    const Bytes own = packed(*there_, p_);
+    unpack(*there_, group_->all_gather(own), [&](int) { return sum_.view(); });
   }
   void through_owners() {
     std::vector<Bytes> parts;
-    for (int k = 0; k < workers_; ++k) {
-      const Vec part = part_of(p_, k);
-      parts.push_back(there_->encode(part));
-      there_->settle(parts.back(), part);
-    }
+    for (int k = 0; k < workers_; ++k) parts.push_back(packed(*there_, part_of(p_, k)));
     const Vec owned = part_of(sum_, group_->rank());
-    for (const Bytes& message : group_->all_to_all(parts)) there_->add(message, owned);
+    unpack(*there_, group_->all_to_all(parts), [&](int) { return owned; });
     scale(1.0f / float(workers_), owned);
     back_->accumulate(owned, q_);
-    const Bytes own = back_->encode(q_);
-    back_->settle(own, q_);
+    const Bytes own = packed(*back_, q_);
     fill(0, sum_);
-    const std::vector<Bytes> all = group_->all_gather(own);
-    for (int k = 0; k < workers_; ++k) back_->add(all[k], part_of(sum_, k));
+    unpack(*back_, group_->all_gather(own), [&](int k) { return part_of(sum_, k); });
+  }
+  Bytes packed(Compressor& compressor, Vec p) {
+    Bytes message;
+    group_->compress(p.size, [&] {
+      message = compressor.encode(p);
+      compressor.settle(message, p);
+    });
+    return message;
+  }
+  // Adds the k-th worker's message to to(k).
+  template <typename To>
+  void unpack(const Compressor& compressor, const std::vector<Bytes>& messages, To to) {
+    group_->compress(messages.size() * to(0).size, [&] {
+      for (int k = 0; k < int(messages.size()); ++k) compressor.add(messages[k], to(k));
+    });
   }
   Vec part_of(const Vector& v, int k) const { return v.view().part(k * slice_, slice_); }
 

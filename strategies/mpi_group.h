@@ -24,6 +24,12 @@ class MpiGroup final : public Group {
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
   void end_mix(Vec v) override;
+  void compress(std::size_t n, const std::function<void()>& work) override {
+    const Stopwatch stopwatch(traffic_.compressed);
+    work();
+    if (compression_ > 0) advance_clock(compression_ * double(n));
+  }
+  void charge_compression(double seconds_per_element) override { compression_ = seconds_per_element; }
 
  private:
   static constexpr std::size_t portion = 1 << 16, cached = 1 << 12;  // floats
@@ -65,6 +71,7 @@ class MpiGroup final : public Group {
   std::vector<MPI_Request> mixing_;
   std::vector<int> members_;  // of host_, as ranks of the world
   std::uint32_t met_ = 0;
+  double compression_ = 0;
 };
 
 }  // namespace dsgd

@@ -71,32 +71,11 @@ class PowerSgd final : public Strategy {
     if (!batch) return false;
     r.gradient(r.w, batch, r.g);
     axpy(float(double(workers_) / double(batch.global_count)), r.g, e_);
-    fill(0, p_);
-    for (const auto& m : layout_.matrices)
-      each(m, [&](std::size_t at, float* p, float* q) {
-        for (std::size_t k = 0; k < m.rank; ++k) p[k] += e_.data()[at] * q[k];
-      });
-    for (const auto& rest : layout_.rests)
-      copy(part(e_, rest.first, rest.count), part(p_, rest.p, rest.count));
+    group_.compress(e_.size(), [&] { multiply(); });
     group_.mean(p_);
-    for (const auto& m : layout_.matrices) orthonormalise(m);
-    fill(0, q_);
-    for (const auto& m : layout_.matrices)
-      each(m, [&](std::size_t at, float* p, float* q) {
-        for (std::size_t k = 0; k < m.rank; ++k) q[k] += e_.data()[at] * p[k];
-      });
+    group_.compress(e_.size(), [&] { multiply_transposed(); });
     group_.mean(q_);
-    for (const auto& m : layout_.matrices)
-      each(m, [&](std::size_t at, float* p, float* q) {
-        float sum = 0;
-        for (std::size_t k = 0; k < m.rank; ++k) sum += p[k] * q[k];
-        r.g.data[at] = sum;
-      });
-    for (const auto& rest : layout_.rests)
-      copy(part(p_, rest.p, rest.count), r.g.part(rest.first, rest.count));
-    axpy(-1, r.g, e_);
-    for (const auto& rest : layout_.rests) fill(0, part(e_, rest.first, rest.count));
-    for (const auto& m : layout_.matrices) renew(m);
+    group_.compress(e_.size(), [&] { unpack(r.g); });
     optimizer_.step(r.w, r.g, 1, r.used);
     return true;
   }
@@ -107,6 +86,35 @@ class PowerSgd final : public Strategy {
   }
 
  private:
+  void multiply() {  // P <- M * Q
+    fill(0, p_);
+    for (const auto& m : layout_.matrices)
+      each(m, [&](std::size_t at, float* p, float* q) {
+        for (std::size_t k = 0; k < m.rank; ++k) p[k] += e_.data()[at] * q[k];
+      });
+    for (const auto& rest : layout_.rests)
+      copy(part(e_, rest.first, rest.count), part(p_, rest.p, rest.count));
+  }
+  void multiply_transposed() {  // Q <- M^T * P, P orthonormal
+    for (const auto& m : layout_.matrices) orthonormalise(m);
+    fill(0, q_);
+    for (const auto& m : layout_.matrices)
+      each(m, [&](std::size_t at, float* p, float* q) {
+        for (std::size_t k = 0; k < m.rank; ++k) q[k] += e_.data()[at] * p[k];
+      });
+  }
+  void unpack(Vec M) {  // M' <- P * Q^T;  e <- M - M'
+    for (const auto& m : layout_.matrices)
+      each(m, [&](std::size_t at, float* p, float* q) {
+        float sum = 0;
+        for (std::size_t k = 0; k < m.rank; ++k) sum += p[k] * q[k];
+        M.data[at] = sum;
+      });
+    for (const auto& rest : layout_.rests) copy(part(p_, rest.p, rest.count), M.part(rest.first, rest.count));
+    axpy(-1, M, e_);
+    for (const auto& rest : layout_.rests) fill(0, part(e_, rest.first, rest.count));
+    for (const auto& m : layout_.matrices) renew(m);
+  }
   static Vec part(const Vector& v, std::size_t first, std::size_t count) {
     return v.view().part(first, count);
   }

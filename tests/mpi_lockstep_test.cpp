@@ -364,6 +364,19 @@ TEST(Twin, PowerSgd) {
   }
 }
 
+// A phase of its own, for every strategy that compresses and no other.
+TEST(Traffic, KnowsTheTimeOfCompression) {
+  for (const StrategyEntry* entry : all_strategies()) {
+    if (entry->make_rule || entry->pairs) continue;
+    const bool compresses = entry->lossy || entry->name == "topk";
+    const Outcome outcome =
+        run({.strategy = entry->name, .settings = entry->conformance, .budget = steps(9)});
+    EXPECT_GE(outcome.traffic.compressed, 0);
+    EXPECT_EQ(world().simulated() || outcome.traffic.compressed > 0, world().simulated() || compresses)
+        << entry->name;
+  }
+}
+
 // sent + what stays behind = accumulated gradient: over all workers in every step.
 TEST(Conservation, OfTheGradientUnderErrorFeedback) {
   const double P = world().workers();

@@ -230,7 +230,7 @@ class Derived(Folder):
     def test_phases_are_means_over_workers_and_add_up(self):
         run = self.run_of()
         self.assertEqual({phase: run.phase(phase) for phase in results.PHASES},
-                         {"compute": 4.5, "communication": 1.0, "wait": 0.5, "snapshot": 0.5, "other": 1.5})
+                         {"compute": 4.5, "compression": 0.0, "communication": 1.0, "wait": 0.5, "snapshot": 0.5, "other": 1.5})
 
     def test_only_ok_runs_have_throughput_and_time(self):
         for outcome in ("diverged", "timeout", "error", "running"):

@@ -337,6 +337,17 @@ latency = 0
 seconds.softmax.10 = 1
 """
 
+    def test_compression_is_charged_by_the_element(self):
+        """A step of 3 workers packs n elements and unpacks 3 n; powersgd passes over n three times."""
+        self.sweep(self.FAST.replace("[cluster.hosts.a]", "compression = 1e-3\n[cluster.hosts.a]") + "[strategy.qsgd]\n[strategy.powersgd]\n[strategy.sync]\n")
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                passes = {"qsgd": 4, "powersgd": 3, "sync": 0}[file["config"].attrs["strategy"]]
+                charged = 40 * passes * file["result"].attrs["parameters"] * 1e-3
+                for row in file["ranks"]:
+                    self.assertAlmostEqual(row["compression_s"], charged, delta=1e-6)
+                self.assertAlmostEqual(file["result"].attrs["seconds"], 40 + charged, delta=0.01)
+
     def test_shares_follow_the_speed_of_workers(self):
         """HeteroSpark: of three workers one is four times as fast. Equal shares last as long as the slow ones take."""
         text = self.FAST.replace("minibatch = 10", "minibatch = 12").replace("seconds.softmax.10 = 1", "speed = 1e6").replace("count = 8", "count = 2")
