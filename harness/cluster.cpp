@@ -25,6 +25,11 @@ std::vector<std::string> parts_of(const std::string& key) {
   return parts;
 }
 
+// Keys that end in a number: "seconds" of a model, "work" of a strategy.
+bool names_series(const std::string& key, const std::string& of) {
+  return (key == "seconds" && find_model(of)) || (key == "work" && find_strategy(of));
+}
+
 double uniform(std::mt19937_64& random) { return (double(random() >> 11) + 0.5) * 0x1p-53; }  // in (0, 1)
 double normal(std::mt19937_64& random) {
   const double radius = std::sqrt(-2 * std::log(uniform(random)));
@@ -47,6 +52,11 @@ const std::vector<Parameter>& cluster_keys() {
       {"cluster.backbone.latency", 0.0, "seconds", 0, 1e3},
       {"cluster.memory.bandwidth", 10e9, "bytes/s between ranks of one host", 1, any},
       {"cluster.memory.latency", 0.5e-6, "seconds", 0, 1e3},
+      {"cluster.memory.wake", 0.0,
+       "seconds that such a message takes longer on a host with more ranks than slots, which sleep while "
+       "they "
+       "wait",
+       0, 1e3},
       {"cluster.jitter", 0.0, "sigma of the log-normal factor, of mean 1, on the seconds of every gradient",
        0, 3},
       {"cluster.straggler.workers", std::int64_t(0), "how many may be slow, the last ones; 0: all", 0, 4096},
@@ -81,6 +91,11 @@ const std::vector<Parameter>& host_keys() {
        "of one gradient, in place of speed and efficiency; between two minibatches on a line, beyond in "
        "proportion",
        1e-12, 1e9},
+      {"work.STRATEGY.WORKERS", 1e-9,
+       "seconds per parameter of what a worker's step computes besides the gradient (update, coding), with "
+       "so "
+       "many workers; between two numbers of workers and beyond them on a line",
+       0.0, 1.0},
   };
   return keys;
 }
@@ -89,10 +104,12 @@ const Parameter* find_host_key(const std::string& full) {
   if (!full.starts_with(prefix)) return nullptr;
   const auto parts = parts_of(full);  // cluster hosts NAME KEY...
   if (parts[2].empty() || parts[2].find_first_not_of(in_names) != std::string::npos) return nullptr;
-  if (parts.size() == 6 && parts[3] == "seconds") {
+  if (parts.size() == 6) {
     const bool digits = !parts[5].empty() && parts[5].size() < 9 && parts[5][0] != '0' &&
                         parts[5].find_first_not_of("0123456789") == std::string::npos;
-    return digits && find_model(parts[4]) ? &host_keys().back() : nullptr;
+    if (!digits || !names_series(parts[3], parts[4])) return nullptr;
+    for (const Parameter& key : host_keys())
+      if (key.name.starts_with(parts[3] + ".")) return &key;
   }
   if (parts.size() == 4)
     for (const Parameter& key : host_keys())
@@ -103,8 +120,8 @@ const Parameter* find_host_key(const std::string& full) {
 bool holds_host_keys(const std::string& table) {
   const auto parts = parts_of(table);
   if (parts.size() < 2 || parts[0] != "cluster" || parts[1] != "hosts") return false;
-  return parts.size() <= 3 ||
-         (parts[3] == "seconds" && (parts.size() == 4 || (parts.size() == 5 && find_model(parts[4]))));
+  return parts.size() <= 3 || (parts.size() == 4 && (parts[3] == "seconds" || parts[3] == "work")) ||
+         (parts.size() == 5 && names_series(parts[3], parts[4]));
 }
 
 std::string hosts_of(const std::string& full) {
@@ -114,7 +131,7 @@ std::string hosts_of(const std::string& full) {
 Cluster::Cluster(const RunConfig& config) {
   const Settings& s = config.settings;
   const std::string& model = s.text("model");
-  std::map<std::string, std::map<int, double>> seconds;
+  std::map<std::string, std::map<int, double>> seconds, work;
   std::vector<std::string> names;
   for (const auto& [key, value] : s.values()) {
     if (!key.starts_with(prefix)) continue;
@@ -122,6 +139,8 @@ Cluster::Cluster(const RunConfig& config) {
     if (parts[3] == "count") names.push_back(parts[2]);
     if (parts[3] == "seconds" && parts[4] == model)
       seconds[parts[2]][std::stoi(parts[5])] = std::get<double>(value);
+    if (parts[3] == "work" && parts[4] == config.strategy->name)
+      work[parts[2]][std::stoi(parts[5])] = std::get<double>(value);
   }
   for (const std::string& name : names) {
     const std::string own = prefix + name + ".";
@@ -130,6 +149,7 @@ Cluster::Cluster(const RunConfig& config) {
                       int(s.integer(own + "slots")),
                       s.number(own + "speed") * s.number(own + "efficiency"),
                       seconds[name],
+                      work[name],
                       s.text(own + "names"),
                       {s.number(own + "bandwidth"), s.number(own + "latency"), {}}});
     if (hosts_.back().speed == 0 && hosts_.back().seconds.empty())
@@ -156,6 +176,10 @@ Cluster::Cluster(const RunConfig& config) {
   else
     seat(config.workers(), config.servers(), s.text("cluster.server.placement") == "own",
          s.text("cluster.server.hosts"));
+  std::vector<int> ranks(platform_.hosts.size());
+  for (std::size_t r = 0; r < seats_.size(); ++r)
+    if (++ranks[seats_[r]] > hosts(int(r)).slots)
+      platform_.hosts[seats_[r]].wake = s.number("cluster.memory.wake");
 }
 
 // Servers take the last hosts of their kind. Workers go where the smallest share of the room is taken, so
@@ -227,6 +251,7 @@ Charges::Charges(const RunConfig& config, const Cluster& cluster, const Network&
       rate_(config.settings.number("cluster.server.rate")),
       round_(config.settings.number("cluster.round")),
       compression_(config.settings.number("cluster.compression")),
+      workers_(config.workers()),
       random_(seeded(config.seed(), 0x636c6f636b, std::uint64_t(rank))) {
   const std::int64_t stragglers = config.settings.integer("cluster.straggler.workers");
   if (stragglers > 0 && rank < config.workers() - stragglers) slowdown_ = 1;
@@ -249,6 +274,17 @@ double Charges::planned(int samples) const {
   const auto below = std::prev(above);
   const double at = double(samples - below->first) / (above->first - below->first);
   return below->second + at * (above->second - below->second);
+}
+
+double Charges::work(std::size_t parameters) const {
+  const auto& known = hosts_.work;
+  if (known.empty()) return 0;
+  auto above = known.lower_bound(workers_);
+  if (above == known.end()) --above;
+  const auto below = above == known.begin() ? above : std::prev(above);
+  if (above == known.begin() && known.size() > 1) ++above;
+  const double slope = above == below ? 0 : (above->second - below->second) / (above->first - below->first);
+  return std::max(0.0, below->second + slope * (workers_ - below->first)) * double(parameters);
 }
 
 double Charges::update(std::size_t parameters) const { return rate_ > 0 ? double(parameters) / rate_ : 0; }

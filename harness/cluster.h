@@ -13,7 +13,8 @@
 namespace dsgd {
 
 // The keys of a modelled cluster: those that every one has, and those of each of its kinds of hosts, whose
-// full names are "cluster.hosts.NAME.KEY" and "cluster.hosts.NAME.seconds.MODEL.MINIBATCH".
+// full names are "cluster.hosts.NAME.KEY", "cluster.hosts.NAME.seconds.MODEL.MINIBATCH" and
+// "cluster.hosts.NAME.work.STRATEGY.WORKERS".
 const std::vector<Parameter>& cluster_keys();
 const std::vector<Parameter>& host_keys();
 const Parameter* find_host_key(const std::string& full);  // null: there is none
@@ -28,6 +29,7 @@ class Cluster {
     int count = 0, slots = 0;       // hosts, and the workers that each has room for
     double speed = 0;               // flop/s that a worker's gradients reach
     std::map<int, double> seconds;  // of a gradient of the run's model, by minibatch; takes precedence
+    std::map<int, double> work;     // of the run's strategy per parameter and step, by workers
     std::string names;              // in a platform's file
     Platform::Host link;
   };
@@ -57,7 +59,8 @@ class Cluster {
 class Charges {
  public:
   Charges(const RunConfig& config, const Cluster& cluster, const Network& network, int rank);
-  double gradient(int samples);                        // and the worker's own update
+  double gradient(int samples);
+  double work(std::size_t parameters) const;           // of a worker's step besides
   double update(std::size_t parameters) const;         // a server's, for one arrival
   double compression() const { return compression_; }  // of one element
   double round() const { return round_; }  // a synchronisation of the workers, besides its messages
@@ -65,6 +68,7 @@ class Charges {
   double planned(int samples) const;
   const Cluster::Hosts& hosts_;
   double flops_, jitter_, share_, slowdown_, rate_, round_, compression_;
+  int workers_;
   std::mt19937_64 random_;
 };
 

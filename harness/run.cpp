@@ -245,7 +245,10 @@ class Run {
       r.losses.clear();
       const std::int64_t rounds = traffic.synchronisations;
       if (!strategy->step(r)) break;
-      if (charges_) synchronised(traffic.synchronisations - rounds);
+      if (charges_) {
+        synchronised(traffic.synchronisations - rounds);
+        world_->charge(charges_->work(n_));
+      }
       r.used += r.batch.global_count;
       const auto count = std::int32_t(r.samples - worked);
       const StepRow row{.rank = world_->rank(),

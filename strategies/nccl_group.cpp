@@ -185,6 +185,8 @@ class NcclGroup final : public Group {
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
   void tree_sum(int fan, Vec v) override { group_.tree_sum(fan, v); }
+  void compress(std::size_t n, const std::function<void()>& work) override { group_.compress(n, work); }
+  void charge_compression(double seconds) override { group_.charge_compression(seconds); }
   std::vector<Bytes> all_gather(const Bytes& message) override { return group_.all_gather(message); }
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override {
     return group_.all_to_all(messages);

@@ -78,7 +78,7 @@ void Simulation::Engine::build(const Platform& platform) {
     if (backbone) route.emplace_back(backbone);
     zone->add_route(made->get_netpoint(), nullptr, nullptr, nullptr, route, true);
     const auto* const memory = zone->create_link("memory-" + number, platform.memory_bandwidth)
-                                   ->set_latency(platform.memory_latency)
+                                   ->set_latency(platform.memory_latency + host.wake)
                                    ->seal();
     zone->add_route(made->get_netpoint(), made->get_netpoint(), nullptr, nullptr, {sg::LinkInRoute(memory)},
                     false);

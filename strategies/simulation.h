@@ -13,6 +13,7 @@ struct Platform {
   struct Host {
     double bandwidth = 0, latency = 0;  // of its link to the switch: bytes/s each way, seconds
     std::string name;                   // in `file`
+    double wake = 0;                    // added to the latency between its ranks
   };
   std::vector<Host> hosts;
   std::string file;  // SimGrid's XML, whose hosts and routes are used in place of all numbers here; or none

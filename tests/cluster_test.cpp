@@ -174,6 +174,7 @@ TEST(Mistakes, OfANameListWhatThereIs) {
 }
 
 TEST(Shipped, AllCanBeUsedByEveryModelAndStrategy) {
+  setenv("XDG_CONFIG_HOME", "/none", 1);  // the user's own need not have room
   EXPECT_GE(known_clusters().size(), 8u);
   for (const auto& file : known_clusters())
     for (const ModelEntry& model : all_models())
@@ -207,6 +208,15 @@ TEST(Seats, OfServers) {
   EXPECT_EQ(apart.seats(), (std::vector<int>{0, 1, 2, 3}));
   EXPECT_EQ(apart.hosts(3).name, "slow");
   EXPECT_EQ(Cluster(run_of("", file, beside, "downpour")).seats(), (std::vector<int>{0, 1, 0, 1}));
+}
+
+TEST(Seats, MoreRanksThanSlotsSleepWhileTheyWait) {
+  const File file(two_kinds);
+  const Lines beside{"workers=2", "servers=2", "cluster.server.placement=worker", "cluster.memory.wake=1e-4"};
+  const Cluster cluster(run_of("", file, beside, "downpour"));
+  EXPECT_EQ(cluster.seats(), (std::vector<int>{0, 1, 0, 1}));
+  EXPECT_EQ(cluster.platform().hosts[0].wake, 0);  // two slots
+  EXPECT_EQ(cluster.platform().hosts[1].wake, 1e-4);
 }
 
 // Seconds of `count` gradients.
@@ -269,6 +279,21 @@ TEST(Charge, OfServersAndRounds) {
   const Charges charges(run, cluster, find_model("lenet")->make({1, 28, 28}, 10), 1);
   EXPECT_DOUBLE_EQ(charges.update(500000), 0.5);
   EXPECT_EQ(charges.round(), 2);
+}
+
+TEST(Charge, OfWhatAStepComputesBesides) {
+  const File file(
+      "[hosts.a]\ncount = 9\nspeed = 1e9\n[hosts.a.work]\nsync.2 = 3e-9\nsync.4 = 4e-9\ntopk.1 = 5e-9\n");
+  const auto work = [&](const std::string& strategy, int workers) {
+    const RunConfig run = run_of("workers = " + std::to_string(workers), file, {}, strategy);
+    const Cluster cluster(run);
+    return Charges(run, cluster, find_model("lenet")->make({1, 28, 28}, 10), 0).work(1000);
+  };
+  const std::pair<int, double> expected[] = {{1, 2.5e-6}, {2, 3e-6}, {3, 3.5e-6}, {4, 4e-6}, {8, 6e-6}};
+  for (const auto& [workers, seconds] : expected) EXPECT_DOUBLE_EQ(work("sync", workers), seconds) << workers;
+  for (const int workers : {1, 8}) EXPECT_DOUBLE_EQ(work("topk", workers), 5e-6);
+  EXPECT_EQ(work("qsgd", 2), 0);
+  EXPECT_EQ(problems("cluster.hosts.a.work.sink.1 = 1e-9", file).size(), 1u);
 }
 
 }  // namespace
