@@ -117,6 +117,9 @@ class Job {
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
       }
       setenv("OMP_NUM_THREADS", "1", 0);  // one thread a rank
+      // Send only: where both ends of a TCP connection put data at a time, Open MPI 4.1 lets one wait for the
+      // other.
+      setenv("OMPI_MCA_btl_tcp_flags", "1", 0);
       if (!folder.empty()) {
         setenv("TMPDIR", folder.c_str(), 1);
         for (const char* user : {"btl_vader", "btl_sm", "osc_sm", "osc_rdma"})
