@@ -212,7 +212,9 @@ fs::path find_shipped(const std::string& name, const std::vector<fs::path>& file
     if (file.stem() == name) return file;
   throw ConfigError(
       {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
-                   fs::exists(name, none) ? "is a folder" : fmt::format("no such file or shipped {}", what),
+                   fs::exists(name, none) ? "is a folder"
+                   : name == "local"      ? "this machine has not been measured: `dsgd calibrate` does it"
+                                          : fmt::format("no such file or shipped {}", what),
                    did_you_mean(name, names_of(files)), listed(names_of(files)))});
 }
 

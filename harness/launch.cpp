@@ -40,6 +40,8 @@ std::vector<std::string> command_line(const RunConfig& config, const LaunchOptio
   }
   words = starter(config.ranks(), options.launcher);
   words.push_back(options.program.string());
+  words.insert(words.end(), options.task.begin(), options.task.end());
+  if (!options.task.empty()) return words;
   for (const std::string& word : {std::string("rank"), plan.string(), options.part.string()})
     words.push_back(word);
   if (!options.data_dir.empty()) words.insert(words.end(), {"--data-dir", options.data_dir.string()});

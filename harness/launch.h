@@ -19,6 +19,7 @@ struct LaunchOptions {
   // How real ranks are started, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}"; empty: mpirun
   // on this host.
   std::string launcher;
+  std::vector<std::string> task;  // what every rank does, as words of dsgd's command line; empty: the run
 };
 
 struct LaunchEnd {

@@ -12,10 +12,12 @@
 #include <sstream>
 
 #include "datasets/fetch.h"
+#include "harness/calibrate.h"
 #include "harness/cluster.h"
 #include "harness/doctor.h"
 #include "harness/experiment.h"
 #include "harness/launch.h"
+#include "harness/probe.h"
 #include "harness/record.h"
 #include "harness/results.h"
 #include "harness/run.h"
@@ -254,6 +256,38 @@ int main(int argc, char** argv) {
   trace_command->add_option("-o,--out", json, "where to write it (default: FILE.json)");
   trace_command->footer(
       "  dsgd run mine.toml -o out/mine --set trace=true\n  dsgd trace out/mine/NAME.h5 -o trace.json");
+  CalibrateOptions calibration{.models = {"lenet", "softmax", "mlp", "dnn", "cifar_quick", "resnet20"},
+                               .minibatches = {4, 32, 128}};
+  for (const StrategyEntry* s : all_strategies()) calibration.strategies.push_back(s->name);
+  CLI::App* calibrate_command = app.add_subcommand(
+      "calibrate", "measure this machine, and write it as a cluster that simulated runs can have");
+  calibrate_command->add_option("-o,--out", calibration.out,
+                                "the cluster's file (default: \"local\" among the user's own clusters)");
+  const auto add_list = [&](const char* option, auto& values, const char* help) {
+    return calibrate_command->add_option(option, values, help)->delimiter(',');
+  };
+  add_list("--models", calibration.models,
+           "whose gradients are timed; strategies' own work is timed with the first one")
+      ->capture_default_str();
+  add_list("--minibatches", calibration.minibatches, "of the gradients")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  add_list("--devices", calibration.devices,
+           "who computes them, each as hosts of its own (default: the fastest; dsgd list devices)");
+  add_list("--strategies", calibration.strategies, "whose work besides gradients is timed (default: all)");
+  calibrate_command
+      ->add_option("--ranks", calibration.ranks,
+                   "how many compute at a time while gradients are timed "
+                   "(default: one a core)")
+      ->check(CLI::Range(1, 4096));
+  calibrate_command->footer(
+      "Close other programs first: the file says how much the measurements differ. Ranks of one host slow "
+      "each other\ndown, so gradients are timed with as many ranks at work as the host has room for "
+      "(slots).\n\n"
+      "  dsgd calibrate                                  about a minute; then: cluster = \"local\"\n"
+      "  dsgd calibrate --models lenet --minibatches 32 --strategies sync,downpour -o quick.toml\n"
+      "  dsgd sweep quickstart --set engine=simulated --set cluster=local\n"
+      "  dsgd sweep validate-simulation                  real runs and their simulated twins");
   CLI::App* data = app.add_subcommand("data", "get and check data sets");
   data->require_subcommand(1);
   CLI::App* fetch = data->add_subcommand("fetch", "get a data set by HTTPS, checked by SHA-256");
@@ -283,6 +317,8 @@ int main(int argc, char** argv) {
   rank->add_option("plan", plan)->required();
   rank->add_option("part", part)->required();
   rank->add_option("--data-dir", data_dir);
+  CLI::App* probe = app.add_subcommand("probe", "")->group("");  // started by mpirun
+  probe->add_option("folder", folder)->required();
 
   try {
     app.parse(argc, argv);
@@ -318,6 +354,12 @@ int main(int argc, char** argv) {
       }
       if (*meet_command) {
         meet();
+        return 0;
+      }
+      if (*calibrate_command) return calibrate(calibration);
+      if (*probe) {
+        die_with_parent(SIGKILL);
+        probe_rank(folder);
         return 0;
       }
       return rank_main(plan, part, data_dir);

@@ -84,7 +84,8 @@ void initialise(const Network& net, std::uint64_t seed, Vec w);
 struct ModelEntry {
   std::string name, summary;
   Network (*make)(const Shape& input, int classes);
-  bool batch_norm = false;  // whether there is any in it
+  bool batch_norm = false;     // whether there is any in it
+  Shape images = {1, 28, 28};  // that it was made for
 };
 const std::vector<ModelEntry>& all_models();
 const ModelEntry* find_model(const std::string& name);  // nullptr when unknown

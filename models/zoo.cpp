@@ -71,10 +71,14 @@ const std::vector<ModelEntry>& all_models() {
        lenet},
       {"cifar_quick",
        "Caffe's: conv 5x5x32, max-pool, conv 5x5x32, avg-pool, conv 5x5x64, avg-pool, dense 64; ReLU",
-       cifar_quick},
+       cifar_quick,
+       false,
+       {3, 32, 32}},
       {"resnet20",
-       "He's for CIFAR-10: conv 3x3x16, 9 blocks of two conv 3x3 with shortcuts; batch norm, ReLU", resnet20,
-       true},
+       "He's for CIFAR-10: conv 3x3x16, 9 blocks of two conv 3x3 with shortcuts; batch norm, ReLU",
+       resnet20,
+       true,
+       {3, 32, 32}},
   };
   return models;
 }

@@ -1057,7 +1057,7 @@ class Mistakes(Case):
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
 
     def test_options(self):
-        commands = "(allowed: run, sweep, table, list, show, replay, trace, data, doctor; dsgd --help explains them)"
+        commands = "(allowed: run, sweep, table, list, show, replay, trace, calibrate, data, doctor; dsgd --help explains them)"
         for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),
                               (["swep", "quickstart"], ["dsgd: swep: unknown command, did you mean sweep?", commands]),
                               (["--dry-run", "sweep"], "dsgd: --dry-run: unknown option (allowed: --help, --version"),

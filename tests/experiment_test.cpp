@@ -551,18 +551,20 @@ std::map<std::string, Value> everything(const RunConfig& run) {
   return all;
 }
 
-void expect_round_trip(const RunConfig& run) {
+void expect_round_trip(RunConfig run) {
   const RunConfig again = parse_run(run.text());
-  std::map<std::string, Value> spelled_out = everything(run);
-  if (run.simulated()) spelled_out["cluster.name"] = std::string();  // what it stands for is there
-  EXPECT_EQ(everything(again), spelled_out);
+  if (run.simulated()) run.settings.set("cluster.name", std::string());  // what it stands for is said
+  EXPECT_EQ(everything(again), everything(run));
   EXPECT_EQ(again.text(), run.text());
   EXPECT_EQ(again.name(), run.name());
 }
 
 TEST(Run, TextReadsBackToTheSameRun) {
-  for (const fs::path& file : shipped_experiments())
-    for (const RunConfig& run : load_experiment(file).runs) expect_round_trip(run);
+  for (const fs::path& file : shipped_experiments()) {
+    const bool local = file.stem() == "validate-simulation";  // simulates what this machine may not have
+    for (const RunConfig& run : load_experiment(file, local ? Lines{"engine=mpi"} : Lines{}).runs)
+      expect_round_trip(run);
+  }
   const Experiment odd = parse_experiment(
       "title = \"quote \\\" backslash \\\\ newline \\n tab \\t bell \\u0007 umlaut \u00fc\"\n"
       "optimizer.rule = ['adagrad', 'nesterov']\noptimizer.learning_rate = [0.1, 1e-30, 3, "
