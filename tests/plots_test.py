@@ -703,6 +703,39 @@ tau = [5, 20]
         self.assertIn("no trial ended as ok: averaging with 7 workers", errors)
 
 
+class Validation(Folder):
+    def table(self, *arguments) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = importlib.import_module("validation").main([str(a) for a in (self.folder, *arguments)])
+        return code, out.getvalue(), err.getvalue()
+
+    def write(self, engine, seconds, seed=1, communication=0.5, **more):
+        tables = {"ranks": [(0, 0, 10, 1000, seconds, 1.0, communication, 0.25, 0, 0, 0, 10, 0)], "snapshots": [], "steps": []}
+        config = {"engine": engine, "cluster.round": 1.0} if engine == "simulated" else {"engine": engine}
+        path = write_run(self.folder, seed=seed, samples=1000, engine=engine, tables=tables, config=config, **more)
+        with changed(path) as file:
+            file["result"].attrs["seconds"] = seconds
+
+    def test_twins_are_compared(self):
+        for seed, seconds in enumerate((2.0, 4.0, 5.0), 1):
+            self.write("mpi", seconds, seed)
+        self.write("simulated", 2.5, communication=0.75)
+        self.write("mpi", 1.0, strategy="bmuf")  # alone
+        code, out, _ = self.table()
+        self.assertEqual(code, 1)
+        [row] = [line for line in out.splitlines() if line.startswith("sync")]
+        self.assertEqual(row.split(), ["sync", "1", "250", "(200..500)", "400", "1.60", "0.7500", "(0.7500..0.7500)", "1.0000",
+                                       "+6.2", "%"])
+        self.assertIn("0 of 1 within 15 %", out)
+        self.assertEqual(self.table("--within", "0.61")[0], 0)
+
+    def test_without_twins_there_is_no_table(self):
+        self.write("mpi", 1.0)
+        self.assertEqual(self.table()[0], 1)
+        self.assertIn("no run of both engines", self.table()[2])
+
+
 class RealResults(unittest.TestCase):
     """Result files of the harness, given on the command line."""
 
