@@ -18,7 +18,8 @@ example:
   dsgd sweep validate-simulation -o out/validation
   python3 plots/validation.py out/validation
 
-Medians over the seeds, with the smallest and the largest in brackets. Seconds of synchronisation are what a worker spent
+Medians over the seeds, with the smallest and the largest in brackets. `ratio` is predicted / measured throughput, `gradients`
+measured / predicted seconds of gradients: what of the ratio is the machine's speed on the day. Seconds of synchronisation are what a worker spent
 inside the communicator, waiting included (communication_s + wait_s); their difference is given in % of the measured run.
 
 exit code: 0 every ratio is within --within, 1 one is not, or there are no pairs, 2 wrong usage
@@ -41,7 +42,7 @@ def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
 
 def table(runs: list[results.Run]) -> tuple[list[str], list[float]]:
     """Lines to print, and predicted / measured throughput of each."""
-    lines = [f"{'strategy':<16} {'workers':>7}  {'measured samples/s':>24} {'predicted':>9} {'ratio':>6}"
+    lines = [f"{'strategy':<16} {'workers':>7}  {'measured samples/s':>24} {'predicted':>9} {'ratio':>6} {'gradients':>9}"
              f"  {'synchronising: measured s':>28} {'predicted':>9} {'differ':>8}"]
     ratios = []
     for (strategy, _, workers), engines in sorted(pairs(runs).items(), key=lambda pair: (pair[0][2], pair[0][0])):
@@ -53,10 +54,11 @@ def table(runs: list[results.Run]) -> tuple[list[str], list[float]]:
 
         rates, rate, predicted_rate = medians(lambda run: run.throughput)
         spans, span, predicted_span = medians(synchronisation)
+        _, gradients, predicted_gradients = medians(lambda run: run.phase("compute"))
         seconds = statistics.median(run.result["seconds"] for run in real)
         ratios.append(predicted_rate / rate)
         lines.append(f"{strategy:<16} {workers:>7}  {rate:>8.0f} {f'({rates[0]:.0f}..{rates[-1]:.0f})':>15}"
-                     f" {predicted_rate:>9.0f} {ratios[-1]:>6.2f}"
+                     f" {predicted_rate:>9.0f} {ratios[-1]:>6.2f} {gradients / predicted_gradients:>9.2f}"
                      f"  {span:>10.4f} {f'({spans[0]:.4f}..{spans[-1]:.4f})':>17} {predicted_span:>9.4f}"
                      f" {100 * (predicted_span - span) / seconds:>+6.1f} %")
     return lines, ratios

@@ -725,7 +725,7 @@ class Validation(Folder):
         code, out, _ = self.table()
         self.assertEqual(code, 1)
         [row] = [line for line in out.splitlines() if line.startswith("sync")]
-        self.assertEqual(row.split(), ["sync", "1", "250", "(200..500)", "400", "1.60", "0.7500", "(0.7500..0.7500)", "1.0000",
+        self.assertEqual(row.split(), ["sync", "1", "250", "(200..500)", "400", "1.60", "1.00", "0.7500", "(0.7500..0.7500)", "1.0000",
                                        "+6.2", "%"])
         self.assertIn("0 of 1 within 15 %", out)
         self.assertEqual(self.table("--within", "0.61")[0], 0)
