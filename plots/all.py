@@ -8,7 +8,9 @@ from pathlib import Path
 
 try:
     import convergence
+    import jitter
     import results
+    import softsync
     import speedup
     import staleness
     import style
@@ -19,6 +21,7 @@ except ModuleNotFoundError as error:
              "apt install python3-h5py python3-matplotlib")
 
 FIGURES = (convergence, speedup, staleness, time_breakdown, traffic)
+OF_EXPERIMENTS = (softsync, jitter)  # each for results of one shape
 
 EXAMPLES = """
 examples:
@@ -73,10 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
         output.mkdir(parents=True, exist_ok=True)
         style.setup()
         drawn = 0
-        for figure in FIGURES:
+        for figure in FIGURES + OF_EXPERIMENTS:
             name = figure.__name__
             try:
                 paths = style.save(figure.draw(found), output, name)
+            except style.OfAnotherExperiment:
+                pass
             except style.LeftOut as reason:
                 print(f"no {name}: {reason}")
             else:

@@ -268,11 +268,11 @@ class Results:
                 found[what][value] += 1
         return found
 
-    def failures(self) -> list[str]:
-        """One sentence for each group with runs that did not end as ok."""
+    def failures(self, shown: tuple[str, ...] = ("ok",)) -> list[str]:
+        """One sentence for each group with runs whose outcomes are not among those shown."""
         sentences = []
         for group in self.groups:
-            counts = Counter(run.outcome for run in group.runs if not run.ok)
+            counts = Counter(run.outcome for run in group.runs if run.outcome not in shown)
             if counts:
                 words = ", ".join(f"{n} {OUTCOMES.get(outcome, outcome)}" for outcome, n in sorted(counts.items()))
                 of, (first, _, rest) = len(group.runs), words.partition(" ")

@@ -9,19 +9,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 import style
-from results import Group, Results, count
+from results import Group, Results, Run, count
 
 MEAN = {"color": "#222222", "linewidth": 1.4, "linestyle": (0, (3, 2))}
 
 HISTOGRAM = 0.66  # of the height of a panel; text stands above
 
 
-def shares(group: Group) -> np.ndarray:
-    """Mean over seeds of the share of arrivals with staleness 0, 1, ..."""
-    runs = [run.staleness for run in group.ok if run.staleness["count"].sum()]
-    total = np.zeros(1 + max(int(rows["tau"].max()) for rows in runs))
-    for rows in runs:
-        np.add.at(total, rows["tau"].astype(int), rows["count"] / rows["count"].sum() / len(runs))
+def shares(runs: list[Run]) -> np.ndarray:
+    """Mean over runs of the share of arrivals with staleness 0, 1, ..."""
+    tables = [run.staleness for run in runs if run.staleness["count"].sum()]
+    total = np.zeros(1 + max(int(rows["tau"].max()) for rows in tables))
+    for rows in tables:
+        np.add.at(total, rows["tau"].astype(int), rows["count"] / rows["count"].sum() / len(tables))
     return total
 
 
@@ -47,7 +47,7 @@ def draw(results: Results) -> Figure:
         panels[i, 0].set_ylabel("% of gradients")
     for j, p in enumerate(workers):
         # Beyond 99.9 % of the gradients there is nothing to see; the largest value is given in words.
-        shown = [shares(found[v, p]) for v in variants if (v, p) in found]
+        shown = [shares(found[v, p].ok) for v in variants if (v, p) in found]
         ends = [np.searchsorted(np.cumsum(share), 0.999) for share in shown]
         panels[-1, j].set_xlim(-0.7, max(max(ends), 2) + 0.7)
         panels[-1, j].xaxis.set_major_locator(MaxNLocator(min(12, 24 // len(workers)), integer=True))
@@ -63,7 +63,7 @@ def draw(results: Results) -> Figure:
 
 
 def histogram(panel, group: Group, colour) -> None:
-    share = shares(group)
+    share = shares(group.ok)
     mean = group.estimate(lambda run: run.mean_staleness)
     panel.bar(np.arange(len(share)), 100 * share, width=0.8, color=colour, linewidth=0)
     panel.axvline(mean.mean, ymax=HISTOGRAM + 0.04, **MEAN)

@@ -33,6 +33,10 @@ class LeftOut(Exception):
     """Why there is nothing to draw."""
 
 
+class OfAnotherExperiment(LeftOut):
+    """The figure belongs to an experiment of another shape, so nothing is missing."""
+
+
 def setup() -> None:
     matplotlib.rcdefaults()
     matplotlib.use("Agg")
@@ -129,10 +133,11 @@ def title_of(results: Results) -> str:
 
 
 def finish(fig: Figure, panels_height: float, subtitle: str, legends: list[list], results: Results,
-           notes: list[str] | None = None) -> Figure:
-    """Adds what surrounds the panels, which keep `panels_height` inches: title, subtitle and legends above, notes and
-    footer below. The figure grows by what these need, so that they cover no data."""
-    notes = (notes or []) + some("Not shown", results.failures())
+           notes: list[str] | None = None, shown: tuple[str, ...] = ("ok",)) -> Figure:
+    """Adds what surrounds the panels, which keep `panels_height` inches: title, subtitle and legends above, notes (of
+    runs with other outcomes than those shown, too) and footer below. The figure grows by what these need, so that they
+    cover no data."""
+    notes = (notes or []) + some("Not shown", results.failures(shown))
     lines = [(12.5, "bold", "black", text) for text in textwrap.wrap(title_of(results), 84)]
     lines += [(10, "normal", GREY, text) for text in textwrap.wrap(subtitle, 115)]
     below = [(8.5, "normal", "black", text) for note in notes for text in textwrap.wrap(note, 140)]

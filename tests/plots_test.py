@@ -255,7 +255,7 @@ class Derived(Folder):
         write_run(self.folder, "downpour", 2, 1, tables={"staleness": [(0, 0, 1), (0, 1, 3)]})
         write_run(self.folder, "downpour", 2, 2, tables={"staleness": [(0, 1, 5), (1, 3, 5)]})
         group, = results.load(self.folder).groups
-        self.assertEqual(list(staleness.shares(group)), [0.125, 0.625, 0, 0.25])
+        self.assertEqual(list(staleness.shares(group.ok)), [0.125, 0.625, 0, 0.25])
 
 
 class Curves(Folder):

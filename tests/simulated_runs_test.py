@@ -394,6 +394,79 @@ seconds.softmax.10 = 1
         self.assertAlmostEqual(self.result(results["averaging-3w-seed1"], "seconds"), 40 + 10 * 10, delta=0.01)
 
 
+    def test_naive_parallel_sgd_pays_where_synchronising_is_cheap(self):
+        """SparkNet's cost model: C / (C/K + S), below 1 for S above C (1 - 1/K)."""
+        text = self.FAST.replace("workers = 3", "workers = [1, 2, 5]").replace("minibatch = 10", "minibatch = [2, 5, 10]")
+        text = text.replace("[cluster.hosts.a]", "round = [0, 0.4, 0.6, 0.7, 0.9]\n[cluster.hosts.a]")
+        self.sweep(text + "[strategy.sync]\n")
+        seconds = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                config = file["config"].attrs
+                seconds[config["workers"], config["minibatch"], config["cluster.round"]] = file["result"].attrs["seconds"]
+        serial = seconds[1, 10, 0]
+        self.assertAlmostEqual(serial, 120, delta=0.01)
+        for workers, minibatch in (2, 5), (5, 2):
+            for synchronising in 0, 0.4, 0.6, 0.7, 0.9:
+                with self.subTest(workers=workers, synchronising=synchronising):
+                    naive = seconds[workers, minibatch, synchronising]
+                    self.assertAlmostEqual(serial / naive, 1 / (1 / workers + synchronising), delta=1e-3)
+                    self.assertEqual(naive > serial, synchronising > 1 - 1 / workers)
+
+    def test_periods_pay_for_one_synchronisation_each(self):
+        """SparkNet's cost model: rounds (tau C + S)."""
+        text = self.FAST.replace("[cluster.hosts.a]", "round = 3\n[cluster.hosts.a]")
+        self.sweep(text + "[strategy.averaging]\ntau = [1, 5, 20]\n")
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                tau = file["config"].attrs["strategy.tau"]
+                self.assertAlmostEqual(file["result"].attrs["seconds"], 40 / tau * (tau + 3), delta=0.01)
+
+
+class Staleness(Case):
+    """Of n-softsync with 30 workers: between a worker's pull and its push the other 29 push once each."""
+    TEXT = TINY.split("[cluster]")[0].replace("workers = 3\nservers = 2\nminibatch = 10\nsamples = 1205", """
+workers = 30
+minibatch = 4
+samples = 32000""") + """
+[cluster]
+name = ""
+jitter = 0.1
+[cluster.hosts.a]
+count = 31
+bandwidth = 1e9
+latency = 1e-6
+seconds.softmax.4 = 0.01
+"""
+
+    def spread(self, change=""):
+        """By n: mean staleness times c, and P(tau > 2n)."""
+        self.sweep(self.TEXT.replace("jitter = 0.1", change or "jitter = 0.1") + "[strategy.staleness_aware]\nn = [1, 2, 6, 15, 30]\n")
+        found = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                n, rows = file["config"].attrs["strategy.n"], file["staleness"][:]
+                count = rows["count"].sum()
+                self.assertEqual(count, 8000)
+                found[n] = (rows["tau"] * rows["count"]).sum() / count, rows["count"][rows["tau"] > 2 * n].sum() / count
+        self.assertEqual(len(found), 5)
+        shutil.rmtree(f"{self.folder}/out")
+        return found
+
+    def test_mean_and_tail(self):
+        for n, (mean, beyond) in self.spread().items():
+            with self.subTest(n):
+                self.assertAlmostEqual(mean, 29 / (30 // n), delta=0.1)
+                self.assertLess(beyond, 1e-3)
+
+    def test_uneven_workers_move_the_tail_and_not_the_mean(self):
+        for change in "jitter = 1", "jitter = 0.1\nstraggler.workers = 1\nstraggler.slowdown = 4":
+            for n, (mean, beyond) in self.spread(change).items():
+                with self.subTest(change, n=n):
+                    self.assertAlmostEqual(mean, 29 / (30 // n), delta=0.1)
+                    self.assertGreater(beyond, 5e-3)
+
+
 class Platforms(Case):
     XML = """<?xml version='1.0'?>
 <!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">
