@@ -9,10 +9,13 @@ from pathlib import Path
 try:
     import convergence
     import jitter
+    import periods
     import results
+    import scaling
     import softsync
     import speedup
     import staleness
+    import straggler
     import style
     import time_breakdown
     import traffic
@@ -21,7 +24,7 @@ except ModuleNotFoundError as error:
              "apt install python3-h5py python3-matplotlib")
 
 FIGURES = (convergence, speedup, staleness, time_breakdown, traffic)
-OF_EXPERIMENTS = (softsync, jitter)  # each for results of one shape
+OF_EXPERIMENTS = (jitter, periods, scaling, softsync, straggler)  # each for results of one shape
 
 EXAMPLES = """
 examples:

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 import style
 from results import Results, Run, count, estimate
-from softsync import beyond, n_of
+from softsync import arrivals, beyond, n_of
 from staleness import shares
 
 LIMIT = 1e-3
@@ -60,4 +60,4 @@ def slowdown_of(run: Run) -> float:
 
 
 def expected(run: Run) -> float:
-    return (run.workers - 1) / run.effective["arrivals_per_update"]
+    return (run.workers - 1) / arrivals(run)

@@ -19,11 +19,20 @@ BOUND = {"color": style.GREY, "linewidth": 1, "linestyle": (0, (1, 1.4))}
 
 
 def n_of(run: Run) -> int:
-    return run.config["strategy.n"]
+    return run.config.get("strategy.n", 1)
+
+
+def rule_of(run: Run) -> str:
+    return run.config.get("strategy.modulation", "")
 
 
 def rate_of(run: Run) -> float:
     return run.config["optimizer.learning_rate"]
+
+
+def arrivals(run: Run) -> int:
+    """c: gradients an update."""
+    return max(run.workers // n_of(run), 1)
 
 
 def beyond(share: np.ndarray, n: int) -> float:
@@ -34,9 +43,9 @@ def beyond(share: np.ndarray, n: int) -> float:
 def draw(results: Results) -> Figure:
     # A run that learned nothing is an answer here: those that diverged count with the accuracy they ended with.
     runs = [run for run in results.runs if run.outcome in ENDED and run.reached_accuracy is not None]
-    soft = [run for run in runs if run.strategy == "staleness_aware" and run.config["strategy.modulation"] in RULES]
+    soft = [run for run in runs if run.strategy == "staleness_aware" and rule_of(run) in RULES]
     ns, rates = sorted(set(map(n_of, soft))), sorted(set(map(rate_of, soft)))
-    if len(ns) < 2 or len({run.config["strategy.modulation"] for run in soft}) < 2 or len(results.workers) > 1:
+    if len(ns) < 2 or len({rule_of(run) for run in soft}) < 2 or len(results.workers) > 1:
         raise style.OfAnotherExperiment()
     workers, = results.workers
 
@@ -46,7 +55,7 @@ def draw(results: Results) -> Figure:
     for panel, rate in zip(panels, rates):
         for rule, (_, look) in RULES.items():
             found = [[100 * run.reached_accuracy for run in soft if n_of(run) == n and rate_of(run) == rate
-                      and run.config["strategy.modulation"] == rule] for n in ns]
+                      and rule_of(run) == rule] for n in ns]
             shown = [i for i, values in enumerate(found) if values]
             panel.plot(shown, [np.mean(found[i]) for i in shown], markersize=6, linewidth=1.6, zorder=3, **look)
             panel.plot([i for i in shown for _ in found[i]], [value for i in shown for value in found[i]], ".",
@@ -64,7 +73,7 @@ def draw(results: Results) -> Figure:
 
     for panel, n in zip(lower.subgridspec(1, len(ns)).subplots(squeeze=False)[0], ns):
         of_n = [run for run in soft if n_of(run) == n]
-        c = max(workers // n, 1)
+        c = arrivals(of_n[0])
         share = shares(of_n)
         mean = float(np.arange(len(share)) @ share)
         panel.bar(np.arange(len(share)), 100 * share, width=1 if n > 5 else 0.8, linewidth=0,

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib
 import io
+import itertools
 import math
 import os
 import sys
@@ -23,9 +24,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plots"))
 import best  # noqa: E402
 import convergence  # noqa: E402
+import jitter  # noqa: E402
+import periods  # noqa: E402
 import results  # noqa: E402
+import scaling  # noqa: E402
+import softsync  # noqa: E402
 import speedup  # noqa: E402
 import staleness  # noqa: E402
+import straggler  # noqa: E402
 import style  # noqa: E402
 
 all_figures = importlib.import_module("all")
@@ -156,6 +162,20 @@ class Folder(unittest.TestCase):
             except SystemExit as end:
                 code = end.code
         return code, out.getvalue(), err.getvalue()
+
+
+    def assert_tidy(self, figure, name: str):
+        """Nothing covers a panel or leaves the figure."""
+        figure.canvas.draw()
+        renderer = figure.canvas.get_renderer()
+        around = [artist.get_window_extent(renderer) for artist in (*figure.texts, *figure.legends)]
+        panels = [panel.get_tightbbox(renderer) for panel in figure.axes if panel.get_visible()]
+        for box in around + panels:
+            self.assertTrue(-1 <= box.x0 and -1 <= box.y0 and box.x1 <= figure.bbox.width + 1
+                            and box.y1 <= figure.bbox.height + 1, f"{name}: {box}")
+        for panel in panels:
+            self.assertFalse([box for box in around if box.overlaps(panel)], name)
+        style.plt.close(figure)
 
 
 def texts(figure) -> str:
@@ -529,17 +549,122 @@ class Look(Folder):
         found = results.load(self.folder)
         style.setup()
         for module in all_figures.FIGURES:
-            figure = module.draw(found)
-            figure.canvas.draw()
-            renderer = figure.canvas.get_renderer()
-            around = [artist.get_window_extent(renderer) for artist in (*figure.texts, *figure.legends)]
-            panels = [panel.get_tightbbox(renderer) for panel in figure.axes if panel.get_visible()]
-            for box in around + panels:
-                self.assertTrue(-1 <= box.x0 and -1 <= box.y0 and box.x1 <= figure.bbox.width + 1
-                                and box.y1 <= figure.bbox.height + 1, f"{module.__name__}: {box}")
-            for panel in panels:
-                self.assertFalse([box for box in around if box.overlaps(panel)], module.__name__)
-            style.plt.close(figure)
+            self.assert_tidy(module.draw(found), module.__name__)
+
+
+class OfExperiments(Folder):
+    """Figures that are drawn for results of one shape."""
+
+    def write(self, strategy, workers, seed, seconds=8.0, reached=4.0, **more):
+        """A simulated run of so many seconds that is at 75 % after `reached` of them, at 90 % in the end."""
+        config = {"engine": "simulated", "minibatch": 4} | more.pop("config", {})
+        rows = [(0, 0, 0, 0, 0, 10, 100)] + [(500, reached, 0, 0, 0, 75, 100)] * (reached is not None)
+        tables = {"snapshots": rows + [(1000, seconds, 0, 0, 0, 60 if reached is None else 90, 100)]} | more.pop("tables", {})
+        path = write_run(self.folder, strategy, workers, seed, engine="simulated", samples=1000, target=0.7, config=config,
+                         tables=tables, **more)
+        with changed(path) as file:
+            file["result"].attrs["seconds"] = float(seconds)
+
+    def softsync(self):
+        for n in (1, 6, 30):
+            for rule, seed, rate in itertools.product(("none", "inverse"), (1, 2), (0.1, 0.4)):
+                failed = rule == "none" and n == 30
+                self.write("staleness_aware", 30, seed, outcome="diverged" if failed else "ok",
+                           config={"strategy.n": n, "strategy.modulation": rule, "optimizer.learning_rate": rate},
+                           tables={"staleness": [(0, n, 999), (0, 2 * n + 1, 1)]}
+                           | ({"snapshots": [(1000, 1, 0, 0, 0, 10, 100)]} if failed else {}))
+        self.write("sync", 30, 1, config={"optimizer.learning_rate": 0.4})
+        return softsync.draw(results.load(self.folder))
+
+    def jitter(self):
+        for n, sigma, slowdown in itertools.product((1, 30), (0.0, 0.1, 1.0), (1.0, 4.0)):
+            self.write("staleness_aware", 30, 1, tables={"staleness": [(0, 0, 1), (0, 2 * n, 2), (0, 2 * n + 1, 1)]},
+                       config={"strategy.n": n, "cluster.jitter": sigma, "cluster.straggler.slowdown": slowdown,
+                               "cluster.straggler.workers": 1})
+        return jitter.draw(results.load(self.folder))
+
+    def straggler(self):
+        for strategy, seed, slowdown in itertools.product(STRATEGIES, (1, 2), (1.0, 8.0)):
+            missed = strategy == "bmuf" and seed == 2 and slowdown == 8
+            time = 4 * (1 if strategy == "downpour" else slowdown)
+            self.write(strategy, 8, seed, 2 * time, None if missed else time, config={"cluster.straggler.slowdown": slowdown})
+        return straggler.draw(results.load(self.folder))
+
+    def periods(self):
+        """C = 4 s; S = 0 or 3 s."""
+        for cost, k, seed in itertools.product((0.0, 3.0), (1, 2, 4), (1, 2)):
+            def ranks(steps, compute, rounds):
+                return [(r, 0, steps, 0, 0, steps * compute, rounds * cost, 0, 0, 0, 0, 0, rounds) for r in range(k)]
+            for tau in (1, 10):
+                rounds = 100 // tau
+                self.write("averaging", k, seed, 400 + rounds * cost, (400 + rounds * cost) / k, tables={"ranks": ranks(100, 4, rounds)},
+                           config={"strategy.tau": tau, "cluster.round": cost, "minibatch": 8})
+            self.write("sync", k, seed, 100 * (4 / k + cost), tables={"ranks": ranks(100, 4 / k, 100)},
+                       config={"cluster.round": cost, "minibatch": 8 // k})
+        return periods.draw(results.load(self.folder))
+
+    def scaling(self):
+        for cluster, p, strategy in itertools.product(("near-10g", "near-1g"), (1, 4, 16), ("sync", "downpour")):
+            for servers in (1, 8) if strategy == "downpour" else (0,):
+                self.write(strategy, p, 1, 8 / p, None if p == 16 and servers == 1 else 4 / p,
+                           config={"cluster.name": cluster} | ({"servers": servers} if servers else {}))
+        return scaling.draw(results.load(self.folder))
+
+    def test_softsync(self):
+        figure = self.softsync()
+        fixed, _, divided = [line for line in figure.axes[0].lines if len(line.get_xdata()) >= 3][:3]
+        self.assertEqual([list(line.get_ydata()) for line in (fixed, divided)], [[90, 90, 10], [90, 90, 90]])
+        self.assertNotIn("Not shown", texts(figure))  # runs that diverged are
+        titles = [panel.get_title("left") for panel in figure.axes[2:]]
+        self.assertIn("n = 6, c = 5\nmean 6.01, (λ−1)/c = 5.80\nP(τ > 2n) = 0.00100", titles)
+        self.assertIn("simulated", texts(figure))
+
+    def test_jitter(self):
+        mean, _, tail, _ = self.jitter().axes
+        self.assertEqual([[round(y, 6) for y in line.get_ydata()] for line in mean.lines], [[round(1.75 / 29 * 30, 6)] * 3,
+                                                                                           [round(45.25 / 29, 6)] * 3])
+        self.assertEqual([list(line.get_ydata()) for line in tail.lines[:2]], [[0.25] * 3] * 2)
+
+    def test_straggler(self):
+        figure = self.straggler()
+        lock_step, served = figure.axes
+        self.assertEqual(sorted(label.get_text() for label in served.get_yticklabels()), ["downpour", "staleness_aware"])
+        words = [text.get_text() for panel in figure.axes for text in panel.texts]
+        self.assertEqual([words.count(word) for word in ("1.00", "8.00", "1 of 2 reached at 8x")], [1, 3, 1], words)
+        self.assertIn("simulated seconds to 70 % test accuracy", served.get_xlabel())
+
+    def test_periods(self):
+        figure = self.periods()
+        panels = {panel.get_title("left"): panel for panel in figure.axes}
+        at_3 = {line.get_marker(): list(line.get_ydata()) for line in panels["S = 0.750 C"].lines if line.get_marker() != "None"}
+        np.testing.assert_allclose(at_3[style.MARKERS[2]], [4 * 400 / 700, 4 * 400 / 430])  # 4 workers, tau 1 and 10
+        naive = next(panel for title, panel in panels.items() if title.startswith("naive"))
+        points = {line.get_marker(): line for line in naive.lines if line.get_marker() != "None"}
+        for marker, k in ((style.MARKERS[1], 2), (style.MARKERS[2], 4)):
+            line = points[marker]
+            for s, gain in zip(line.get_xdata(), line.get_ydata()):
+                self.assertAlmostEqual(gain, 1 / (1 / k + s))
+                self.assertEqual(gain < 1, s > 1 - 1 / k)
+
+    def test_scaling(self):
+        figure = self.scaling()
+        rate, _, time, _ = figure.axes
+        self.assertEqual(rate.get_title("left"), "near-1g")
+        self.assertEqual(sorted(len(line.get_xdata()) for line in time.lines), [2, 3, 3])  # 16 workers, 1 server: missed
+        self.assertEqual(rate.get_ylabel(), "samples per simulated second")
+
+    def test_nothing_covers_the_panels_or_leaves_the_figure(self):
+        style.setup()
+        for draw in (self.softsync, self.jitter, self.straggler, self.periods, self.scaling):
+            for path in self.folder.glob("*.h5"):
+                path.unlink()
+            self.assert_tidy(draw(), draw.__name__)
+
+    def test_other_results_have_none(self):
+        write_sweep(self.folder, samples=2000)
+        for figure in all_figures.OF_EXPERIMENTS:
+            with self.assertRaises(style.OfAnotherExperiment):
+                figure.draw(results.load(self.folder))
 
 
 class Command(Folder):
