@@ -423,6 +423,22 @@ seconds.softmax.10 = 1
                 self.assertAlmostEqual(file["result"].attrs["seconds"], 40 / tau * (tau + 3), delta=0.01)
 
 
+    def test_one_server_saturates_and_four_do_not(self):
+        text = self.FAST.replace("workers = 3", "workers = [2, 16]").replace("servers = 2", "servers = [1, 4]").replace("count = 8", "count = 20")
+        text = text.replace("[cluster.hosts.a]", "jitter = [0, 0.3]\nserver.rate = 5200\n[cluster.hosts.a]")  # 650 parameters: 1/8 s an update
+        self.sweep(text + "[strategy.staleness_aware]\nn = 16\n")
+        seconds = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                seconds[tuple(file["config"].attrs[key] for key in ("workers", "servers", "cluster.jitter"))] = file["result"].attrs["seconds"]
+        # Without jitter all come together, and are answered together, when all gradients are in.
+        for (workers, servers), rounds in {(2, 1): 60, (2, 4): 60, (16, 1): 7.5}.items():
+            self.assertAlmostEqual(seconds[workers, servers, 0], rounds * (1 + workers / servers / 8), delta=1)
+        # With it, one server is always at work, and four are not.
+        self.assertAlmostEqual(seconds[16, 1, 0.3], 120 / 8 + 0.5, delta=0.51)
+        self.assertLess(seconds[16, 4, 0.3], 120 / 16 * 1.3)
+
+
 class Staleness(Case):
     """Of n-softsync with 30 workers: between a worker's pull and its push the other 29 push once each."""
     TEXT = TINY.split("[cluster]")[0].replace("workers = 3\nservers = 2\nminibatch = 10\nsamples = 1205", """
