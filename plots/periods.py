@@ -85,7 +85,7 @@ def draw(results: Results) -> Figure:
             naive.plot([synchronisation(run) / c for run in of], [run.throughput / base.throughput for run in of],
                        markersize=5.5, linewidth=0, zorder=3, **by_k[k])
         sparknet.plot(ratios, 1 / (1 / workers[-1] + ratios), color=style.COLOURS["sync"], linewidth=1.3, zorder=2)
-    naive.set_title("naive parallelisation, a step: model (lines) and simulated (points)")
+    naive.set_title("naive, a step: model (lines), simulated (points)")
     naive.set_ylabel("simulated speed-up over serial SGD")
     for i, tau in enumerate(taus):
         found = [(np.mean([synchronisation(run) for run in periodic if (period(run), run.workers, round_of(run))
@@ -94,7 +94,7 @@ def draw(results: Results) -> Figure:
         if found:
             sparknet.plot([s for s, _ in found], [e.mean for _, e in found], color=style.shade("#009E73", i, len(taus)),
                           marker=style.MARKERS[i], markersize=5.5, linewidth=1.6, label=f"τ = {tau}", zorder=3)
-    sparknet.set_title(f"{count(workers[-1], 'worker')}: periodic averaging to the target")
+    sparknet.set_title(f"{count(workers[-1], 'worker')}: averaging, to the target")
     for panel in (naive, sparknet):
         logarithmic(panel, "cost of a synchronisation S / C")
     for panel in (*top, naive, sparknet):
@@ -105,7 +105,7 @@ def draw(results: Results) -> Figure:
     second += [Line2D([], [], color=style.COLOURS["sync"], linewidth=1.3,
                       label=f"{count(workers[-1], 'worker')}, naive (model)")] * bool(base)
     notes = [f"Target {100 * results.targets[0]:g} % missed by a seed: " + ", ".join(missed) + "."] if missed else []
-    return style.finish(fig, 6.2, f"C: a gradient of {b} samples ({1000 * c:.2g} simulated ms); S: a synchronisation, its "
+    return style.finish(fig, 6.2, f"C: a gradient of {b} samples ({style.number(1000 * c)} simulated ms); S: a synchronisation, its "
                         f"messages included", [first, second], results, notes)
 
 

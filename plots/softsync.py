@@ -83,7 +83,7 @@ def draw(results: Results) -> Figure:
         panel.set_xlim(-0.7, 2 * n + 1.2 + 0.1 * n)
         panel.set_xticks([0, n, 2 * n])
         panel.grid(axis="x", visible=False)
-        panel.set_title(f"n = {n}, c = {c}\nmean {mean:.2f}, (λ−1)/c = {(workers - 1) / c:.2f}\n"
+        panel.set_title(f"n = {n}, c = {c}\nmean {mean:.2f}\n(λ−1)/c = {(workers - 1) / c:.2f}\n"
                         f"P(τ > 2n) = {style.number(beyond(share, n))}", fontsize=8.5)
         panel.set_xlabel("staleness τ, updates")
         if n == ns[0]:
@@ -93,6 +93,6 @@ def draw(results: Results) -> Figure:
     legend += [Line2D([], [], label="lock-step (sync)", **HARDSYNC)] * any(run.strategy == "sync" for run in runs)
     legend += [Line2D([], [], label="mean of τ", **MEAN), Line2D([], [], label="2n", **BOUND)]
     virtual = " (simulated learners)" if all(run.engine == "simulated" for run in soft) else ""
-    return style.finish(fig, 5.4, f"n-softsync of {workers} workers{virtual}: the model at the end by rate, "
+    return style.finish(fig, 5.5, f"n-softsync of {workers} workers{virtual}: the model at the end by rate, "
                         "and the staleness of its gradients", [legend], results,
                         shown=ENDED)

@@ -175,6 +175,8 @@ class Folder(unittest.TestCase):
                             and box.y1 <= figure.bbox.height + 1, f"{name}: {box}")
         for panel in panels:
             self.assertFalse([box for box in around if box.overlaps(panel)], name)
+        titles = [panel._left_title.get_window_extent(renderer) for panel in figure.axes if panel.get_title("left")]
+        self.assertFalse([a for a, b in itertools.combinations(titles, 2) if a.overlaps(b)], name)
         style.plt.close(figure)
 
 
@@ -566,7 +568,7 @@ class OfExperiments(Folder):
             file["result"].attrs["seconds"] = float(seconds)
 
     def softsync(self):
-        for n in (1, 6, 30):
+        for n in (1, 2, 6, 15, 30):
             for rule, seed, rate in itertools.product(("none", "inverse"), (1, 2), (0.1, 0.4)):
                 failed = rule == "none" and n == 30
                 self.write("staleness_aware", 30, seed, outcome="diverged" if failed else "ok",
@@ -613,10 +615,10 @@ class OfExperiments(Folder):
     def test_softsync(self):
         figure = self.softsync()
         fixed, _, divided = [line for line in figure.axes[0].lines if len(line.get_xdata()) >= 3][:3]
-        self.assertEqual([list(line.get_ydata()) for line in (fixed, divided)], [[90, 90, 10], [90, 90, 90]])
+        self.assertEqual([list(line.get_ydata()) for line in (fixed, divided)], [[90, 90, 90, 90, 10], [90] * 5])
         self.assertNotIn("Not shown", texts(figure))  # runs that diverged are
         titles = [panel.get_title("left") for panel in figure.axes[2:]]
-        self.assertIn("n = 6, c = 5\nmean 6.01, (λ−1)/c = 5.80\nP(τ > 2n) = 0.00100", titles)
+        self.assertIn("n = 6, c = 5\nmean 6.01\n(λ−1)/c = 5.80\nP(τ > 2n) = 0.00100", titles)
         self.assertIn("simulated", texts(figure))
 
     def test_jitter(self):
