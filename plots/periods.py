@@ -68,8 +68,8 @@ def draw(results: Results) -> Figure:
                 panel.errorbar([tau * shift for tau, _ in found], [e.mean for _, e in found],
                                errors(e for _, e in found), markersize=5.5, linewidth=1.6, zorder=3, **look)
         of = [run for run in periodic if round_of(run) == cost and run.workers == workers[-1]]
-        share = np.mean([synchronisation(run) for run in of]) / c
-        panel.set_title(f"S = {style.number(share)} C")
+        if of:
+            panel.set_title(f"S = {style.number(np.mean([synchronisation(run) for run in of]) / c)} C")
         logarithmic(panel, "period τ, local steps")
         panel.set_xticks(taus)
     top[0].set_ylabel("simulated speed-up to the target\nover serial SGD")
