@@ -43,7 +43,7 @@ def draw(results: Results) -> Figure:
         mean.set_ylim(0, 1.1)
         stragglers = runs[0].config["cluster.straggler.workers"]
         mean.set_title("all alike" if slowdown == 1 else f"{count(stragglers, 'worker')} {slowdown:g} times slower")
-    panels[0, 0].set_ylabel("mean of τ over (λ−1)/c")
+    panels[0, 0].set_ylabel("mean of τ\nover (λ−1)/c")
     panels[1, 0].set_ylabel("P(τ > 2n)")
     legend = [Line2D([], [], label=f"n = {n}", markersize=5.5, **look) for n, look in looks.items()]
     legend.append(Line2D([], [], color=style.GREY, linewidth=1, linestyle=(0, (2, 2)), label=f"{LIMIT:g}"))

@@ -50,7 +50,7 @@ def draw(results: Results) -> Figure:
         panel.xaxis.set_major_locator(LogLocator(10, [1, 2, 5]))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.set_title("with parameter servers" if served(by_strategy[block[0]]) else "in lock-step")
+        panel.set_title(f"with{'' if served(by_strategy[block[0]]) else 'out'} parameter servers")
         panel.annotate(f"× at {slowdowns[-1]:g}", (1.01, 1), (0, 5), xycoords="axes fraction", fontsize=9, va="bottom",
                        textcoords="offset points")
     virtual = "simulated seconds" if all(run.engine == "simulated" for run in results.runs) else "seconds"
