@@ -35,7 +35,8 @@ def draw(results: Results) -> Figure:
         looks[strategy, servers] = hue[strategy] | {"linestyle": style.LINES[i]} | ({"markerfacecolor": "white"} if i else {})
         labels[strategy, servers] = f"{strategy}, {count(servers, 'server')}" if len(with_servers[strategy]) > 1 else strategy
 
-    fig, panels = plt.subplots(2, len(clusters), sharex=True, sharey="row", squeeze=False)
+    timed = any(run.time_to_target for run in results.runs)
+    fig, panels = plt.subplots(2 if timed else 1, len(clusters), sharex=True, sharey="row", squeeze=False)
     for j, cluster in enumerate(clusters):
         for variant in (v for v in results.variants if cluster_of(v) == cluster):
             look = looks[variant.strategy, servers_of(variant)]
@@ -49,21 +50,22 @@ def draw(results: Results) -> Figure:
             if 1 in rate and variant.strategy == strategies[0]:
                 panels[0, j].plot(results.workers, [p * rate[1] for p in results.workers], zorder=1, **IDEAL)
         panels[0, j].set_title(cluster)
-        panels[1, j].set_xlabel("workers")
+        panels[-1, j].set_xlabel("workers")
     for panel in panels.flat:
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(results.workers)
         panel.xaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_locator(LogLocator(10, [1] if panel in panels[0] else [1, 2, 5]))
+        panel.yaxis.set_major_locator(LogLocator(10, [1, 2, 5]))
         panel.yaxis.set_minor_locator(NullLocator())
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     virtual = "simulated second" if all(run.engine == "simulated" for run in results.runs) else "second"
     panels[0, 0].set_ylabel(f"samples per {virtual}")
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
-    panels[1, 0].set_ylabel(f"{virtual}s to {target}\ntest accuracy")
+    if timed:
+        panels[1, 0].set_ylabel(f"{virtual}s to {target}\ntest accuracy")
     legend = [Line2D([], [], label=labels[line], markersize=5.5, linewidth=1.6, **looks[line]) for line in lines]
     legend.append(Line2D([], [], label=f"as many times {strategies[0]} with 1 worker as workers", **IDEAL))
-    return style.finish(fig, 6.0, "Throughput, and time to the target where every seed reached it; the minibatch of a "
-                        "worker stays the same", [legend], results)
+    what = "Throughput, and time to the target where every seed reached it" if timed else "Throughput"
+    return style.finish(fig, 6.0 if timed else 3.6, f"{what}; the minibatch of a worker stays the same", [legend], results)
