@@ -57,9 +57,12 @@ const std::vector<Parameter>& cluster_keys() {
        "they "
        "wait",
        0, 1e3},
-      {"cluster.jitter", 0.0, "sigma of the log-normal factor, of mean 1, on the seconds of every gradient",
+      {"cluster.jitter", 0.0,
+       "sigma of the log-normal factor, of mean 1, on the seconds of every gradient; in real runs ranks "
+       "sleep for what it is beyond 1",
        0, 3},
-      {"cluster.straggler.workers", std::int64_t(0), "how many may be slow, the last ones; 0: all", 0, 4096},
+      {"cluster.straggler.workers", std::int64_t(0),
+       "how many may be slow, the last ones; 0: all. In real runs they sleep", 0, 4096},
       {"cluster.straggler.share", 1.0, "of their gradients that are slow", 0, 1},
       {"cluster.straggler.slowdown", 1.0, "times as long", 1, 1e6},
       {"cluster.server.rate", 0.0, "parameters that a server updates a second; 0: takes no time", 0, any},
@@ -242,28 +245,31 @@ void Cluster::seat(int workers, int servers, bool servers_apart, const std::stri
   }
 }
 
-Charges::Charges(const RunConfig& config, const Cluster& cluster, const Network& network, int rank)
-    : hosts_(cluster.hosts(rank)),
-      flops_(flops_per_sample(network)),
-      jitter_(config.settings.number("cluster.jitter")),
+Slowness::Slowness(const RunConfig& config, int rank)
+    : jitter_(config.settings.number("cluster.jitter")),
       share_(config.settings.number("cluster.straggler.share")),
       slowdown_(config.settings.number("cluster.straggler.slowdown")),
-      rate_(config.settings.number("cluster.server.rate")),
-      round_(config.settings.number("cluster.round")),
-      compression_(config.settings.number("cluster.compression")),
-      workers_(config.workers()),
       random_(seeded(config.seed(), 0x636c6f636b, std::uint64_t(rank))) {
   const std::int64_t stragglers = config.settings.integer("cluster.straggler.workers");
   if (stragglers > 0 && rank < config.workers() - stragglers) slowdown_ = 1;
 }
 
-double Charges::gradient(int samples) {
-  if (samples == 0) return 0;
-  double seconds = planned(samples);
+double Slowness::slowed(double seconds) {
   if (slowdown_ > 1 && uniform(random_) < share_) seconds *= slowdown_;
   if (jitter_ > 0) seconds *= std::exp(jitter_ * normal(random_) - 0.5 * jitter_ * jitter_);
   return seconds;
 }
+
+Charges::Charges(const RunConfig& config, const Cluster& cluster, const Network& network, int rank)
+    : hosts_(cluster.hosts(rank)),
+      flops_(flops_per_sample(network)),
+      rate_(config.settings.number("cluster.server.rate")),
+      round_(config.settings.number("cluster.round")),
+      compression_(config.settings.number("cluster.compression")),
+      workers_(config.workers()),
+      slowness_(config, rank) {}
+
+double Charges::gradient(int samples) { return samples == 0 ? 0 : slowness_.slowed(planned(samples)); }
 
 double Charges::planned(int samples) const {
   const auto& known = hosts_.seconds;

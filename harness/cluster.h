@@ -55,6 +55,17 @@ class Cluster {
   std::vector<Fault> faults_;
 };
 
+// Makes one rank's gradients take longer, one after the other. The same seed gives the same factors.
+class Slowness {
+ public:
+  Slowness(const RunConfig& config, int rank);
+  double slowed(double seconds);
+
+ private:
+  double jitter_, share_, slowdown_;
+  std::mt19937_64 random_;
+};
+
 // What one rank of a simulated run charges its clock for, in seconds. The same seed gives the same seconds.
 class Charges {
  public:
@@ -67,9 +78,9 @@ class Charges {
  private:
   double planned(int samples) const;
   const Cluster::Hosts& hosts_;
-  double flops_, jitter_, share_, slowdown_, rate_, round_, compression_;
+  double flops_, rate_, round_, compression_;
   int workers_;
-  std::mt19937_64 random_;
+  Slowness slowness_;
 };
 
 }  // namespace dsgd

@@ -342,7 +342,7 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
 void Reader::unknown(const std::string& key, const Place& at, const Scope& scope) {
   const Names known = scope.keys();
   Names candidates = known;
-  if (!scope.cluster) candidates.insert(candidates.end(), {"optimizer", "synthetic", "cluster"});
+  if (!scope.cluster) candidates.insert(candidates.end(), {"optimizer", "synthetic", "cluster", "faults"});
   if (!scope.strategy && !scope.cluster) {
     candidates.push_back("strategy");
     for (const StrategyEntry* strategy : all_strategies())
@@ -640,6 +640,25 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
           fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
                       "their samples, which {} {} (allowed: equal)",
                       run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
+
+  if (run.leaver() >= 0 && run.workers() == 1)
+    fault({"faults.leave_step", "workers"},
+          "nobody would be left to go on (allowed: 0, or workers from 2 up)");
+  if (run.leaver() >= run.workers())
+    fault({"faults.leave_worker", "workers"},
+          fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
+  if (run.leaver() >= 0 && run.strategy->pairs)
+    fault({"faults.leave_step"},
+          fmt::format("{} has no way to tell a worker's neighbours that it left (allowed: 0)",
+                      run.strategy->name));
+  if (run.settings.number("faults.drop") > 0 && !run.strategy->tolerates_loss) {
+    Names tolerant;
+    for (const StrategyEntry* strategy : all_strategies())
+      if (strategy->tolerates_loss) tolerant.push_back(strategy->name);
+    fault({"faults.drop"}, fmt::format("{} does not tolerate a push that never arrives (allowed: 0, or "
+                                       "strategies {})",
+                                       run.strategy->name, listed(tolerant)));
+  }
 
   const std::string& schedule = run.settings.text("optimizer.schedule");
   if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)

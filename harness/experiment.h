@@ -22,7 +22,7 @@ const std::vector<RunKey>& run_keys();
 
 // One run, complete and checked. Settings are in their effective form: "auto" is resolved, and a key that
 // cannot matter (servers without a parameter server, momentum for plain SGD) has its default. A simulated run
-// has all keys of its cluster, those of the named file included; others have none.
+// has all keys of its cluster, those of the named file included; others have none but those that slow ranks.
 struct RunConfig {
   const StrategyEntry* strategy = nullptr;
   Settings settings;                  // run_keys()
@@ -41,6 +41,8 @@ struct RunConfig {
   SyntheticSpec synthetic() const;
   bool normalised() const;            // pixels, per channel
   Augmentation augmentation() const;  // of epoch 0
+  int leaver() const;                 // the worker that leaves after faults.leave_step steps; -1: nobody
+  bool slowed() const;                // some gradients take longer (cluster.jitter, cluster.straggler)
   // Sorted "key = value" lines of everything that decides the result; the strategy's own parameters are
   // "strategy.NAME.KEY".
   std::string canonical() const;

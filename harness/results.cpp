@@ -191,6 +191,7 @@ RunResult read_result(const std::filesystem::path& path) {
   run.snapshots = h5::read_table<SnapshotRow>(file, "snapshots");
   run.ranks = h5::read_table<RankRow>(file, "ranks");
   run.staleness = h5::read_table<StalenessRow>(file, "staleness");
+  run.departures = h5::read_table<DepartureRow>(file, "departures");
   return run;
 }
 

@@ -20,6 +20,7 @@ struct RunResult {
   std::vector<SnapshotRow> snapshots;
   std::vector<RankRow> ranks;
   std::vector<StalenessRow> staleness;
+  std::vector<DepartureRow> departures;
 
   std::string strategy() const { return std::get<std::string>(config.at("strategy")); }
   std::int64_t integer(const std::string& key) const { return std::get<std::int64_t>(config.at(key)); }

@@ -27,7 +27,7 @@ constexpr std::size_t score_portion = 128;  // test samples between two signs of
 class ModelReplica final : public Replica {
  public:
   ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
-               bool queue, Work* work, World& world, Charges* charges)
+               bool queue, Work* work, World& world, Charges* charges, Slowness* slowness)
       : model_(model),
         train_(train),
         augmentation_(augmentation),
@@ -35,7 +35,8 @@ class ModelReplica final : public Replica {
         queue_(queue),
         work_(work),
         world_(world),
-        charges_(charges) {}
+        charges_(charges),
+        slowness_(slowness) {}
 
   Batch next() override {
     Minibatch m;
@@ -66,6 +67,10 @@ class ModelReplica final : public Replica {
     }
     if (spans) into.space->wait();  // a trace shows when the gradient was there
     if (charges_) world_.charge(charges_->gradient(of.count()));
+    if (slowness_ && of.count()) {
+      const double took = world_.now() - start;
+      world_.sleep(std::max(0.0, slowness_->slowed(took) - took));
+    }
     const Span span{start, world_.now()};
     compute_s += span.end - span.begin;
     if (spans) spans->push_back(span);
@@ -94,6 +99,7 @@ class ModelReplica final : public Replica {
   Work* work_;  // null: in lock-step
   World& world_;
   Charges* charges_;
+  Slowness* slowness_;  // of a real rank
   Work::Portion portion_;
   PendingLoss last_ = dsgd::Loss{};
   double before_ = 0;  // losses of the batch's pieces before the last
@@ -138,6 +144,7 @@ class Run {
           fmt::format("the run needs {} MPI ranks ({} workers, {} servers) but was started with {}",
                       config.ranks(), config.workers(), config.servers(), world_->size()));
     if (cluster) charges_.emplace(config, *cluster, process.network, world.rank());
+    if (!world.simulated() && config.slowed()) slowness_.emplace(config, world.rank());
   }
 
   void operator()() {
@@ -153,6 +160,7 @@ class Run {
     else
       serve(own);
     totals_.total_s = last_seconds_;
+    if (!world_->simulated()) world_->barrier();  // who is done leaves the core to the others
     std::array<double, 1> longest{totals_.total_s};
     world_->max(longest);
     seconds_ = longest[0];
@@ -219,7 +227,8 @@ class Run {
                      .shares = shares},
                     process_.orders);
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
-                   config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr);
+                   config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr,
+                   slowness_ ? &*slowness_ : nullptr);
     r.w = w;
     r.g = g;
     copy(process_.w, r.w);
@@ -238,7 +247,17 @@ class Run {
     start_clock();
     if (!context.server) snapshot(*strategy, r);
     const Traffic& traffic = world_->traffic();
+    const bool leaver = config_.leaver() == world_->rank();
+    const std::int64_t leave_step = config_.settings.integer("faults.leave_step");
     for (;;) {
+      if (leaver && r.t == leave_step) {
+        if (!work)
+          throw std::runtime_error(
+              fmt::format("left after step {} (faults.leave_step); {} cannot go on without it", leave_step,
+                          config_.strategy->name));
+        departures_.push_back({world_->rank(), r.t, r.samples, seconds()});
+        break;
+      }
       const double communicated = traffic.seconds;
       const std::int64_t worked = r.samples, used = r.used;
       r.compute_s = 0;
@@ -269,7 +288,7 @@ class Run {
     settle(0);
     process_.device->space().wait();
     last_seconds_ = seconds();
-    if (work) work->leave();
+    if (work) work->leave(!departures_.empty());
     if (pairs()) {
       snapshots_->finish({config_.samples(), last_seconds_, r.t}, r.w);
       average_snapshots(r.g);
@@ -343,7 +362,7 @@ class Run {
   void answered(const std::vector<Request>& requests) {
     if (!process_.replayed.empty()) check_course(requests, process_.replayed.at(world_->rank()));
     for (const Request& r : requests)
-      requests_.push_back({world_->rank(), r.worker, r.push, r.version, r.samples, r.position});
+      requests_.push_back({world_->rank(), r.worker, r.kind, r.version, r.samples, r.position});
   }
 
   void snapshot(Strategy& strategy, ModelReplica& r) {
@@ -368,8 +387,9 @@ class Run {
     context.space = &host_space();
     if (config_.servers() == 1) context.optimizer.layers = extents(process_.network);
     const auto rule = config_.strategy->make_rule(config_.strategy_settings, context);
-    Shard shard({config_.workers(), config_.minibatch(), config_.samples()}, *rule,
-                process_.w.view().part(own.first, own.count));
+    Shard shard({config_.workers(), config_.minibatch(), config_.samples(),
+                 config_.settings.number("faults.drop"), config_.seed()},
+                *rule, process_.w.view().part(own.first, own.count));
     shard.updated = [&](const Shard& s) {
       if (!snapshots_->due(s.used())) return;
       const double begun = seconds();
@@ -394,7 +414,7 @@ class Run {
     for (std::size_t tau = 0; tau < shard.staleness().size(); ++tau)
       if (const auto count = shard.staleness()[tau]) staleness_.push_back({number, std::int64_t(tau), count});
     for (const Request& r : shard.requests)
-      requests_.push_back({number, r.worker, r.push, r.version, r.samples, r.position});
+      requests_.push_back({number, r.worker, r.kind, r.version, r.samples, r.position});
   }
 
   static void check_course(std::span<const Request> made, std::span<const Request> planned) {
@@ -516,6 +536,7 @@ class Run {
     const auto steps = gather_rows(*world_, rows_);
     const auto staleness = gather_rows(*world_, staleness_);
     const auto requests = gather_rows(*world_, requests_);
+    const auto departures = joined(gather_rows(*world_, departures_));
     std::vector<SpanRow> own_spans;
     for (const auto kind : {SpanRow::compute, SpanRow::transfer, SpanRow::wait})
       for (const Span& s : spans_[kind])
@@ -542,6 +563,7 @@ class Run {
     h5::write_table<RankRow>(file, "ranks", joined(ranks));
     if (config_.servers()) h5::write_table<StalenessRow>(file, "staleness", joined(staleness));
     if (config_.servers() || pairs()) h5::write_table<RequestRow>(file, "requests", joined(requests));
+    if (!departures.empty()) h5::write_table<DepartureRow>(file, "departures", departures);
     if (traced()) h5::write_table<SpanRow>(file, "spans", joined(spans));
 
     const h5::Handle effective = h5::group(file, "effective");
@@ -564,7 +586,7 @@ class Run {
     for (const auto& [key, value] : process_.provenance()) h5::set(provenance, key, value);
 
     const auto [least_used, most_used] = std::minmax_element(uses.begin(), uses.end());
-    const auto [first_loss, last_loss] = losses(steps);
+    const auto [first_loss, last_loss] = losses(steps, departures);
     const std::int64_t updates = config_.servers() || pairs() ? counts[1] : totals_.steps;
     const h5::Handle result = h5::group(file, "result");
     h5::set(result, "seconds", seconds_);
@@ -574,6 +596,7 @@ class Run {
     h5::set(result, "updates", updates);
     h5::set(result, "synchronisations", totals_.synchronisations);
     h5::set(result, "unapplied_samples", counts[2]);
+    h5::set(result, "lost_samples", config_.samples() - counts[0] - counts[2]);
     h5::set(result, "sample_uses_min", *least_used);
     h5::set(result, "sample_uses_max", *most_used);
     h5::set(result, "parameters", std::int64_t(n_));
@@ -583,23 +606,30 @@ class Run {
 
     const bool finite =
         std::isfinite(first_loss) && std::isfinite(last_loss) && std::isfinite(dot(process_.w, process_.w));
-    h5::set(file, "outcome_detail",
-            finite ? fmt::format("training loss {:.4g} -> {:.4g}", first_loss, last_loss)
-                   : std::string("a loss or weight is not finite"));
+    std::string detail = finite ? fmt::format("training loss {:.4g} -> {:.4g}", first_loss, last_loss)
+                                : std::string("a loss or weight is not finite");
+    for (const DepartureRow& d : departures)
+      detail += fmt::format("; rank {} left after step {}, at {:.4g} s", d.rank, d.step, d.seconds);
+    h5::set(file, "outcome_detail", detail);
     h5::set(file, "outcome", std::string(finite && last_loss < first_loss ? "ok" : "diverged"));
     recorder_->close();
   }
 
-  // Training loss over the first and the last tenth of every worker's steps; not finite if any loss is not.
-  static std::pair<double, double> losses(const std::vector<std::vector<StepRow>>& workers) {
+  // Training loss over the first and the last tenth of every worker's steps, of those that left the first
+  // alone; not finite if any loss is not.
+  static std::pair<double, double> losses(const std::vector<std::vector<StepRow>>& workers,
+                                          const std::vector<DepartureRow>& departures) {
     double first = 0, last = 0, first_samples = 0, last_samples = 0;
     for (const auto& rows : workers) {
+      const bool left = std::any_of(departures.begin(), departures.end(), [&](const DepartureRow& d) {
+        return !rows.empty() && d.rank == rows[0].rank;
+      });
       const std::size_t tenth = (rows.size() + 9) / 10;
       for (std::size_t i = 0; i < rows.size(); ++i) {
         const double sum = double(rows[i].loss) * rows[i].samples;
         if (!std::isfinite(sum)) return {sum, sum};
         if (i < tenth) first += sum, first_samples += rows[i].samples;
-        if (i + tenth >= rows.size()) last += sum, last_samples += rows[i].samples;
+        if (!left && i + tenth >= rows.size()) last += sum, last_samples += rows[i].samples;
       }
     }
     return {first / first_samples, last / last_samples};
@@ -620,6 +650,7 @@ class Run {
   std::unique_ptr<Group> between_gpus_;
   std::string collectives_;  // what carries them
   std::optional<Charges> charges_;
+  std::optional<Slowness> slowness_;
   std::optional<Snapshots> snapshots_;
   std::optional<Recorder> recorder_;
   double setup_s_ = 0, start_ = 0, seconds_ = 0, last_seconds_ = 0, scoring_s_ = 0;
@@ -632,6 +663,7 @@ class Run {
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
   std::vector<RequestRow> requests_;
+  std::vector<DepartureRow> departures_;    // of this rank
   std::array<std::vector<Span>, 3> spans_;  // by SpanRow::Kind
   RankRow totals_;
 };

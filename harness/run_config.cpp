@@ -113,6 +113,12 @@ const std::vector<RunKey>& run_keys() {
       integer("synthetic.test", 2000, 1, 1e8, "test samples"),
       number("synthetic.noise", 0.5, 0, 1, "0: samples equal their prototype, 1: noise of full range"),
       integer("synthetic.seed", 1, 0, any, "decides the images"),
+      integer("faults.leave_step", 0, 0, 1e12,
+              "steps after which a worker leaves: strategies with servers go on without it, the others end "
+              "with an error; 0: nobody leaves"),
+      integer("faults.leave_worker", -1, -1, 4095, "which one, from 0 up; -1: the last"),
+      number("faults.drop", 0, 0, 0.99,
+             "share of the pushes that never arrive, drawn by the seed; for strategies that tolerate it"),
       policy(text("title", "", "heading of tables and plots")),
       policy(number("target", 0, 0, 1, "test accuracy that runs are timed to; 0: none")),
       policy(number("time_limit", 600, 1, 1e8, "seconds after which a run is ended")),
@@ -181,11 +187,29 @@ const DeviceEntry& RunConfig::device() const {
 }
 Precision RunConfig::precision() const { return dsgd::precision(settings.text("precision")); }
 
+int RunConfig::leaver() const {
+  const auto worker = int(settings.integer("faults.leave_worker"));
+  return settings.integer("faults.leave_step") == 0 ? -1 : worker < 0 ? workers() - 1 : worker;
+}
+
+bool RunConfig::slowed() const {
+  const auto exceeds = [&](const char* key, double least) {
+    const auto found = settings.values().find(key);
+    return found != settings.values().end() && std::get<double>(found->second) > least;
+  };
+  return exceeds("cluster.jitter", 0) || exceeds("cluster.straggler.slowdown", 1);
+}
+
 Augmentation RunConfig::augmentation() const {
   return {.crop_flip = settings.text("augment") == "crop_flip", .seed = seed()};
 }
 
 namespace {
+
+// A cluster's keys that concern real runs too, whose slow ranks sleep.
+bool slows(const std::string& key) {
+  return key == "cluster.jitter" || key.starts_with("cluster.straggler.");
+}
 
 // Whether the key can have any influence on the run's result.
 bool matters(const RunKey& key, const RunConfig& run) {
@@ -201,7 +225,10 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "precision") return !is("precision", {"fp32"});
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "cluster.name") return false;  // what it stands for does
-  if (key.name.starts_with("cluster.")) return run.simulated();
+  if (key.name.starts_with("cluster.")) return run.simulated() || (slows(key.name) && run.slowed());
+  if (key.name == "faults.leave_worker") return run.settings.integer("faults.leave_step") > 0;
+  if (key.name == "faults.leave_step") return run.settings.integer(key.name) > 0;
+  if (key.name == "faults.drop") return run.settings.number(key.name) > 0;
   if (key.name == "servers") return run.strategy->make_rule != nullptr;
   if (key.name == "optimizer.momentum")
     return is("optimizer.rule", {"momentum", "nesterov", "adam", "adamw", "lars"});
@@ -224,10 +251,12 @@ std::string line(const std::string& key, const Value& value) {
 void RunConfig::normalise() {
   for (const RunKey& key : run_keys())
     if (key.name.starts_with("cluster.")) {
-      if (!simulated()) settings.drop(key.name);
+      if (!simulated() && !matters(key, *this)) settings.drop(key.name);
     } else if (!key.policy && !matters(key, *this)) {
       settings.set(key.name, key.fallback);
     }
+  if (settings.integer("faults.leave_worker") == workers() - 1)
+    settings.set("faults.leave_worker", std::int64_t(-1));
   settings.set("normalise", normalised() ? "channel" : "none");
   settings.set("data_order", data_order());
   settings.set("synthetic.shape", to_string(synthetic().shape));

@@ -108,15 +108,29 @@ struct StalenessRow {
   }
 };
 
+struct DepartureRow {
+  std::int32_t rank = 0;
+  std::int64_t step = 0, samples = 0;
+  double seconds = 0;
+  static h5::Handle type() {
+    return h5::RowType<DepartureRow>()
+        .field("rank", offsetof(DepartureRow, rank), H5T_NATIVE_INT32)
+        .field("step", offsetof(DepartureRow, step), H5T_NATIVE_INT64)
+        .field("samples", offsetof(DepartureRow, samples), H5T_NATIVE_INT64)
+        .field("seconds", offsetof(DepartureRow, seconds), H5T_NATIVE_DOUBLE)
+        .done();
+  }
+};
+
 struct RequestRow {
   std::int32_t shard = 0, worker = 0;
-  std::uint8_t push = 0;
+  std::uint8_t kind = 0;
   std::int64_t version = 0, samples = 0, position = 0;
   static h5::Handle type() {
     return h5::RowType<RequestRow>()
         .field("shard", offsetof(RequestRow, shard), H5T_NATIVE_INT32)
         .field("worker", offsetof(RequestRow, worker), H5T_NATIVE_INT32)
-        .field("push", offsetof(RequestRow, push), H5T_NATIVE_UINT8)
+        .field("kind", offsetof(RequestRow, kind), H5T_NATIVE_UINT8)
         .field("version", offsetof(RequestRow, version), H5T_NATIVE_INT64)
         .field("samples", offsetof(RequestRow, samples), H5T_NATIVE_INT64)
         .field("position", offsetof(RequestRow, position), H5T_NATIVE_INT64)

@@ -40,7 +40,8 @@ std::vector<std::vector<Request>> course_of(const RunResult& recorded, const Run
     if (row.worker < 0 || row.worker >= config.workers())
       throw std::runtime_error(fmt::format("{}: a request of worker {}, of which there are {}",
                                            recorded.file.string(), row.worker, config.workers()));
-    course.at(row.shard).push_back({row.worker, row.push != 0, row.version, row.samples, row.position});
+    course.at(row.shard).push_back(
+        {row.worker, Request::Kind(row.kind), row.version, row.samples, row.position});
   }
   for (std::size_t k = 0; k < course.size(); ++k)
     if (course[k].empty() && (config.servers() || k % 2))

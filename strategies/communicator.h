@@ -100,7 +100,7 @@ class Work {
   // Up to `count` samples of what was granted: {position in the queue's stream, count}; none: the budget is
   // spent.
   virtual Portion take(int count) = 0;
-  virtual void leave() = 0;
+  virtual void leave(bool early = false) = 0;  // early: others go on with the work that is left
 };
 
 // Workers at their own pace, who average their models two by two. Even ranks ask, odd ones answer between
@@ -152,7 +152,8 @@ class World {
   // Lets a simulated world's clock go on: computing takes no virtual time by itself. Does nothing in a real
   // one.
   virtual void charge(double seconds) = 0;
-  virtual bool simulated() const = 0;  // all ranks are in one process, and one is at work at a time
+  virtual void sleep(double seconds) = 0;  // in either: time passes
+  virtual bool simulated() const = 0;      // all ranks are in one process, and one is at work at a time
 
   virtual Group& group() = 0;  // on workers
   // On workers: opens access to a vector of n floats cut over the servers; ends the access opened before.

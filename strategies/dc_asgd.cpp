@@ -71,6 +71,7 @@ extern const StrategyEntry dc_asgd_entry{
         [](const Settings& s, const Context& c) {
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}, {"lambda", strength(s)}};
         },
+    .tolerates_loss = true,
     .conformance = {{"lambda", 0.25}, {"m", 0.5}}};
 
 }  // namespace dsgd

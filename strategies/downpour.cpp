@@ -72,7 +72,13 @@ class DownpourRule final : public Rule {
       : optimizer_(c.optimizer, *c.space, c.parameters), warm_start_(s.integer("warm_start")) {}
   void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
   bool admit(int worker, std::int64_t used) const override { return worker == 0 || used >= warm_start_; }
-  void visit(State& state) override { state.optimizer(optimizer_); }
+  void left(int worker) override {
+    if (worker == 0) warm_start_ = 0;
+  }
+  void visit(State& state) override {
+    state.optimizer(optimizer_);
+    state.number("warm start", warm_start_);
+  }
 
  private:
   Optimizer optimizer_;
@@ -113,6 +119,7 @@ extern const StrategyEntry downpour_entry{
           return Facts{{"global_minibatch", double(c.minibatch * s.integer("n_push"))},
                        {"period", double(s.integer("n_fetch"))}};
         },
+    .tolerates_loss = true,
     .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
     .serial = {{"n_fetch", std::int64_t(1)}, {"n_push", std::int64_t(1)}}};
 

@@ -82,6 +82,7 @@ extern const StrategyEntry fasgd_entry{
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
         },
+    .tolerates_loss = true,
     .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}},
     .serial = {{"beta", 1.0}}};
 

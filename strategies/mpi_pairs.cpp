@@ -68,7 +68,7 @@ void MpiPairs::answer() {
   rest_ = both - theirs;
   send(asked.worker, answer_tag, Kind::push, theirs);
   average();
-  answered_.push_back({asked.worker, true, calls_, theirs, 0});
+  answered_.push_back({asked.worker, Request::push, calls_, theirs, 0});
   open();
 }
 
@@ -108,7 +108,7 @@ MpiPairs::Portion MpiPairs::take(int count) {
   return {0, int(taken)};
 }
 
-void MpiPairs::leave() {
+void MpiPairs::leave(bool) {
   for (const int j : neighbours_) send(j, ask_tag, Kind::leave, 0);
   while (present_ > 0) answer();
   out_.wait();

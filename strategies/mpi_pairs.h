@@ -19,7 +19,7 @@ class MpiPairs final : public Pairs {
   void end_average() override;
   Portion take(int count) override;
   std::int64_t used() const override { return used_; }
-  void leave() override;
+  void leave(bool early) override;
   const std::vector<Request>& answered() const override { return answered_; }
 
  private:

@@ -115,10 +115,10 @@ ParameterServer::Portion MpiParameterServer::take(int count) {
   return taken;
 }
 
-void MpiParameterServer::leave() {
+void MpiParameterServer::leave(bool early) {
   for (Link& link : links_) {
     link.request.wait();
-    link.request.header() = {.kind = Kind::leave, .worker = ranks_.rank};
+    link.request.header() = {.kind = early ? Kind::leave : Kind::done, .worker = ranks_.rank};
     link.request.send(link.server, request_tag);  // the runtime's, not the strategy's traffic
     link.request.wait();
     for (Message& message : link.push) message.wait();
@@ -165,20 +165,24 @@ void Service::serve(const Header& header) {
       break;
     case Kind::push:
       traffic_.bytes_received += std::int64_t(sizeof(Header) + size() * sizeof(float));
-      shard_.requests.push_back({header.worker, true, header.version, header.samples, 0});
+      shard_.requests.push_back({header.worker, Request::push, header.version, header.samples, 0});
       push(client, header);
-      for (int k = 0; k < int(clients_.size()); ++k)
-        if (clients_[k].held) answer(k);
+      answer_held();
       break;
     case Kind::pull:
       traffic_.bytes_received += std::int64_t(sizeof(Header));
       client.held = header.samples;
       client.request = shard_.requests.size();
-      shard_.requests.push_back({header.worker, false, 0, 0, 0});
+      shard_.requests.push_back({header.worker});
       client.reply_slot = header.position;
       answer(header.worker);
       break;
     case Kind::leave:
+      shard_.requests.push_back(
+          {header.worker, Request::leave, shard_.version(), shard_.leave(header.worker)});
+      answer_held();
+      [[fallthrough]];
+    case Kind::done:
       --present_;
       break;
   }
@@ -196,12 +200,17 @@ void Service::push(Client& client, const Header& header) {
   slot.emptied();
 }
 
+void Service::answer_held() {
+  for (int k = 0; k < int(clients_.size()); ++k)
+    if (clients_[k].held) answer(k);
+}
+
 void Service::answer(int worker) {
   Client& client = clients_[worker];
   const auto reply = shard_.pull(worker, client.held);
   if (!reply) return;
   client.held = 0;
-  shard_.requests[client.request] = {worker, false, reply->version, reply->granted, reply->position};
+  shard_.requests[client.request] = {worker, Request::pull, reply->version, reply->granted, reply->position};
   Message& message = client.reply;
   message.wait();
   message.header() = {.kind = Kind::pull,

@@ -18,7 +18,7 @@ class MpiParameterServer final : public ParameterServer {
   void push(float a, ConstVec g, std::int64_t samples) override;
   std::int64_t used() const override { return used_; }
   Portion take(int count) override;
-  void leave() override;
+  void leave(bool early) override;
 
  private:
   struct Link {  // to one server
@@ -70,6 +70,7 @@ class Service {
   void serve(const Header& header);
   void push(Client& client, const Header& header);
   void answer(int worker);
+  void answer_held();
 
   const Ranks& ranks_;
   Shard& shard_;

@@ -5,9 +5,11 @@
 #endif
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 
 #include "strategies/mpi_group.h"
 #include "strategies/mpi_pairs.h"
@@ -48,6 +50,12 @@ class MpiWorld final : public World {
   int workers() const override { return workers_; }
   double now() const override { return MPI_Wtime(); }
   void charge(double seconds) override { advance_clock(seconds); }
+  void sleep(double seconds) override {
+    if (ranks_are_processes)
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    else
+      advance_clock(seconds);
+  }
   bool simulated() const override { return !ranks_are_processes; }
   Group& group() override { return *group_; }
   ParameterServer& server(std::size_t n) override {
@@ -62,7 +70,16 @@ class MpiWorld final : public World {
   }
 
   Traffic& traffic() override { return traffic_; }
-  void barrier() override { MPI_Barrier(ranks_.comm); }
+  // Whoever is early leaves the core to those who still work.
+  void barrier() override {
+    if (!ranks_.patience.crowded) {
+      MPI_Barrier(ranks_.comm);
+      return;
+    }
+    MPI_Request all;
+    MPI_Ibarrier(ranks_.comm, &all);
+    ranks_.wait(all, false);
+  }
   void broadcast(void* data, std::size_t bytes, int root) override {
     for (std::size_t done = 0; done < bytes; done += at_most)
       MPI_Bcast(static_cast<char*>(data) + done, int(std::min(at_most, bytes - done)), MPI_BYTE, root,

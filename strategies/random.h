@@ -11,5 +11,10 @@ inline std::uint64_t mixed(std::uint64_t x) {
   return x ^ x >> 31;
 }
 inline float uniform(std::uint64_t x) { return float(mixed(x) >> 40) * 0x1p-24f; }  // in [0, 1)
+// The same of a seed's stream: different (seed, stream, draw) give unrelated numbers.
+inline double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t draw) {
+  const auto next = [](std::uint64_t x) { return mixed(x + 0x9e3779b97f4a7c15u); };
+  return double(next(next(next(seed) + stream) + draw) >> 11) * 0x1p-53;
+}
 
 }  // namespace dsgd

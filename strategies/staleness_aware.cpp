@@ -1,6 +1,6 @@
 // n-softsync with staleness-modulated rates (Zhang, Gupta, Lian, Liu 2015): the server updates whenever c
 // gradients have arrived, from any learners.
-//   c     = floor(lambda / n)
+//   c     = floor(lambda / n), at least 1            lambda: learners that have not left
 //   w     <- w - (1/c) * sum_{l=1..c} alpha(tau_l) * g_l
 //   alpha(tau) = alpha0 / tau  for tau > 0,  alpha0  for tau = 0        modulation = inverse (the paper)
 //              = alpha0 / (tau + 1)                                     inverse_plus_one (FRED's code,
@@ -15,28 +15,31 @@
 namespace dsgd {
 namespace {
 
-int arrivals_per_update(const Settings& s, const Context& c) {
-  return std::max(1, int(c.workers / s.integer("n")));
-}
+int arrivals_per_update(std::int64_t lambda, std::int64_t n) { return std::max(1, int(lambda / n)); }
 
 class StalenessRule final : public Rule {
  public:
   StalenessRule(const Settings& s, const Context& c)
       : optimizer_(c.optimizer, *c.space, c.parameters),
-        c_(arrivals_per_update(s, c)),
+        n_(s.integer("n")),
+        lambda_(c.workers),
         modulation_(s.text("modulation")) {}
   void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
-  int arrivals() const override { return c_; }
+  int arrivals() const override { return arrivals_per_update(lambda_, n_); }
   double weight(std::int64_t tau) const override {
     if (modulation_ == "inverse") return tau > 0 ? 1.0 / double(tau) : 1.0;
     if (modulation_ == "inverse_plus_one") return 1.0 / double(tau + 1);
     return 1;
   }
-  void visit(State& state) override { state.optimizer(optimizer_); }
+  void left(int) override { --lambda_; }
+  void visit(State& state) override {
+    state.optimizer(optimizer_);
+    state.number("lambda", lambda_);
+  }
 
  private:
   Optimizer optimizer_;
-  int c_;
+  std::int64_t n_, lambda_;
   std::string modulation_;
 };
 
@@ -62,11 +65,12 @@ extern const StrategyEntry staleness_aware_entry{
     .cost = PullPush::cost,
     .effective =
         [](const Settings& s, const Context& c) {
-          const int arrivals = arrivals_per_update(s, c);
+          const int arrivals = arrivals_per_update(c.workers, s.integer("n"));
           return Facts{{"global_minibatch", double(c.minibatch * arrivals)},
                        {"arrivals_per_update", double(arrivals)},
                        {"period", 1}};
         },
+    .tolerates_loss = true,
     .conformance = {{"n", std::int64_t(2)}},
     .serial = {{"n", std::int64_t(1)}}};
 

@@ -110,6 +110,7 @@ struct StrategyEntry {
   std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // null: workers as equals, no servers
   Cost (*cost)(const Settings&, const Context&, std::int64_t steps);
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
+  bool tolerates_loss = false;                          // goes on where a push never arrives
   std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
   std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
   bool pairs = false;                                   // workers at their own pace, who average two by two

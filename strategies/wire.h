@@ -14,7 +14,7 @@ namespace dsgd {
 // How requests, gradients and models travel between workers and servers: a header, and the floats behind it
 // in the same message or, between ranks of one host, in a slot of shared memory.
 
-enum class Kind : std::int32_t { attach, push, pull, leave };
+enum class Kind : std::int32_t { attach, push, pull, leave, done };  // leave: early
 
 struct Header {
   Kind kind = Kind::push;

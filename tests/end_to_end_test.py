@@ -240,7 +240,7 @@ TABLES = {
               ("communication_s", "f8"), ("wait_s", "f8"), ("snapshot_s", "f8"), ("bytes_sent", "i8"), ("bytes_received", "i8"),
               ("messages", "i8"), ("synchronisations", "i8")],
     "staleness": [("shard", "i4"), ("tau", "i8"), ("count", "i8")],
-    "requests": [("shard", "i4"), ("worker", "i4"), ("push", "u1"), ("version", "i8"), ("samples", "i8"), ("position", "i8")],
+    "requests": [("shard", "i4"), ("worker", "i4"), ("kind", "u1"), ("version", "i8"), ("samples", "i8"), ("position", "i8")],
 }
 TEXT, FLOAT, INTEGER = "text", "f8", "i8"
 ATTRIBUTES = {
@@ -249,7 +249,7 @@ ATTRIBUTES = {
                                     "cpu", "instruction_set", "started", "ended", "plan", "plan_sha256"], TEXT),
                    "cores": INTEGER, "ranks": INTEGER, "threads": INTEGER},
     "result": {**dict.fromkeys(["seconds", "setup_s", "scoring_s", "first_loss", "last_loss"], FLOAT),
-               **dict.fromkeys(["samples", "updates", "synchronisations", "unapplied_samples", "parameters", "sample_uses_min",
+               **dict.fromkeys(["samples", "updates", "synchronisations", "unapplied_samples", "lost_samples", "parameters", "sample_uses_min",
                                 "sample_uses_max"], INTEGER),
                "weights_sha256": TEXT},
 }
@@ -547,6 +547,39 @@ class SmallSweep(Case, RecordChecks):
         listing = dsgd("list", "clusters").stdout
         self.assertRegex(listing, r"(?m)^ +broken +not usable here: .*broken.toml:2:1: .*cuont")
         self.assertRegex(listing, r"(?m)^ +ethernet-1g ")
+
+
+class Faults(Case):
+    RUN = SMALL + 'workers = 3\nsamples = 3000\n[cluster]\nstraggler.slowdown = 2\njitter = 0.5\n[faults]\n'
+
+    def test_a_worker_leaves(self):
+        text = self.RUN + 'leave_step = 5\nleave_worker = 1\n[strategy.sync]\n[strategy.downpour]\n[strategy.ssp]\n'
+        done = dsgd("sweep", self.experiment(text), "-o", self.out, code=1)
+        self.assertRegex(done.stderr, r"error: rank 1: left after step 5 \(faults.leave_step\); sync cannot go on without it")
+        found = {r.config["strategy"]: r for r in records(self.out).values()}
+        self.assertEqual("error", found["sync"]["outcome"])
+        self.assertEqual("rank 1: left after step 5 (faults.leave_step); sync cannot go on without it", found["sync"]["outcome_detail"])
+        for name in "downpour", "ssp":
+            r = found[name]
+            self.assertEqual("ok", r["outcome"])
+            self.assertRegex(r["outcome_detail"], r"; rank 1 left after step 5, at \S+ s$")
+            ((rank, step, samples, seconds),) = r.tables["departures"]
+            self.assertEqual((rank, step, samples), (1, 5, 50))
+            self.assertTrue(0 < seconds < r.result["seconds"])
+            self.assertEqual(list(r.tables["ranks"]["steps"])[1], 5)
+            self.assertEqual(3000, sum(r.result[key] for key in ("samples", "unapplied_samples", "lost_samples")))
+            self.assertLessEqual(r.result["lost_samples"], 20)
+            self.assertEqual([1], list(r.tables["requests"]["worker"][r.tables["requests"]["kind"] == 2]))
+
+    def test_pushes_are_lost(self):
+        dsgd("sweep", self.experiment(self.RUN + "drop = 0.25\n[strategy.downpour]\n"), "-o", self.out)
+        r = record(self.out, "downpour-*.h5")
+        self.assertEqual("ok", r["outcome"])
+        pushes = (r.tables["requests"]["kind"] == 1).sum()
+        arrived = r.tables["staleness"]["count"].sum()
+        self.assertAlmostEqual(arrived / pushes, 0.75, delta=0.1)  # of 300
+        self.assertEqual(r.result["lost_samples"], 3000 - r.result["samples"])
+        self.assertLessEqual(r.result["samples"], arrived * 10)  # the last minibatch of an epoch is short
 
 
 class BatchNorm(Case):

@@ -268,6 +268,15 @@ INSTANTIATE_TEST_SUITE_P(
             "1)"},
         Mistake{"optimizer.rule = 'adam'\noptimizer.momentum = 1\n[strategy.sync]",
                 "x.toml:2:22: optimizer.momentum: adam never moves with 1 (allowed: numbers below 1)"},
+        Mistake{
+            "workers = [1, 2]\n[faults]\nleave_step = 3\n[strategy.sync]",
+            "x.toml:3:14: faults.leave_step: nobody would be left to go on (allowed: 0, or workers from 2 "
+            "up)"},
+        Mistake{"workers = 2\n[faults]\nleave_step = 3\nleave_worker = 2\n[strategy.sync]",
+                "x.toml:4:16: faults.leave_worker: there is no worker 2 (allowed: up to 1)"},
+        Mistake{"faults.drop = [0, 0.1]\n[strategy.sync]",
+                "x.toml:1:19: faults.drop: sync does not tolerate a push that never arrives (allowed: 0, or "
+                "strategies downpour, staleness_aware, dc_asgd, fasgd)"},
         Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
                 "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
                 "optimizer.rule = \"sgd\")"},
@@ -659,6 +668,9 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
       {"synthetic.test", {synthetic, {"synthetic.test=1999"}}},
       {"synthetic.noise", {synthetic, {"synthetic.noise=0.6"}}},
       {"synthetic.seed", {synthetic, {"synthetic.seed=2"}}},
+      {"faults.leave_step", {{}, {"workers=2", "faults.leave_step=1"}}},
+      {"faults.leave_worker", {{"workers=3", "faults.leave_step=1"}, {"faults.leave_worker=0"}}},
+      {"faults.drop", {{}, {"faults.drop=0.5"}}},
   };
   const std::string text = "[strategy.downpour]";
   std::set<std::string> ids;
@@ -686,6 +698,22 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
     EXPECT_TRUE(ids.insert(run_of("[strategy.sync]", {own}).id()).second) << own;
   EXPECT_NE(run_of(text).canonical().find("engine = \"mpi\"\n"), std::string::npos);
   EXPECT_NE(run_of(text).canonical().find("\ndevice = \""), std::string::npos);
+}
+
+// Of a cluster's keys real runs have those that slow ranks, where they do.
+TEST(Run, IdentityOfRealRunsChangesWithWhatSlowsThem) {
+  const std::string text = "[strategy.sync]";
+  for (const char* other : {"cluster.straggler.workers=1", "cluster.straggler.share=0.5",
+                            "cluster.straggler.slowdown=1", "cluster.round=1", "cluster=one-straggler"})
+    EXPECT_EQ(run_of(text, {other}).id(), run_of(text).id()) << other;
+  const Lines slow{"cluster.straggler.slowdown=4"};
+  const RunConfig slowed = run_of(text, slow);
+  std::set<std::string> ids{run_of(text).id(), slowed.id()};
+  for (const char* more : {"cluster.straggler.workers=1", "cluster.straggler.share=0.5", "cluster.jitter=1"})
+    ids.insert(run_of(text, {slow[0], more}).id());
+  EXPECT_EQ(ids.size(), 5u);
+  EXPECT_EQ(parse_run(slowed.text()).canonical(), slowed.canonical());
+  EXPECT_FALSE(slowed.settings.values().contains("cluster.round"));
 }
 
 TEST(Run, IdentityDoesNotDependOnPolicy) {

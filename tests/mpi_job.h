@@ -28,6 +28,9 @@ struct Job {
       wrap;                            // what the servers run instead of the rule
   std::vector<Request> replayed;       // what this server or worker takes, in this order; empty: as it comes
   const Space* space = &host_space();  // of the workers
+  int leaver = -1;                // who leaves after `leave_step` steps
+  std::int64_t leave_step = 0;
+  double drop = 0;  // share of the pushes that never arrive
 
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
@@ -82,13 +85,15 @@ class Worker {
 struct Served {
   std::int64_t used = 0, unapplied = 0, version = 0, arrivals = 0;
   std::int64_t counted = 0, fresh = 0;  // in the histogram of staleness: all, and those with tau = 0
+  std::int64_t dropped = 0;             // pushes
   std::int64_t stalest = 0;             // largest tau
 };
 
-constexpr int served_numbers = 7;
+constexpr int served_numbers = 8;
 
 struct Outcome {
   std::int64_t steps = 0, samples = 0;  // of this worker
+  bool left = false;                    // it left early
   std::vector<std::int64_t> uses;       // of each sample, by this worker
   std::vector<float> weights;           // of this worker's replica
   std::vector<float> master;            // the model that the paper reports, on all ranks
@@ -110,8 +115,10 @@ Outcome run(const Job& job, Each each) {
   world().traffic() = {};
   if (world().is_worker()) {
     Worker worker(job);
-    while (worker.step()) each(worker);
-    if (worker.replica.work) worker.replica.work->leave();
+    const auto leaves = [&] { return world().rank() == job.leaver && worker.replica.t == job.leave_step; };
+    while (!leaves() && worker.step()) each(worker);
+    outcome.left = leaves();
+    if (worker.replica.work) worker.replica.work->leave(outcome.left);
     if (worker.pairs) outcome.requests = worker.pairs->answered();
     outcome.traffic = world().traffic();
     outcome.steps = worker.replica.t;
@@ -126,7 +133,7 @@ Outcome run(const Job& job, Each each) {
     Vector w(host_space(), own.count);
     std::unique_ptr<Rule> rule = job.entry().make_rule(job.chosen(), job.context(own.count));
     if (job.wrap) rule = job.wrap(std::move(rule));
-    Shard shard({world().workers(), job.minibatch, job.budget}, *rule, w);
+    Shard shard({world().workers(), job.minibatch, job.budget, job.drop}, *rule, w);
     shard.replayed = job.replayed;
     world().serve(shard);
     outcome.requests = shard.requests;
@@ -139,6 +146,7 @@ Outcome run(const Job& job, Each each) {
         shard.arrivals(),
         std::accumulate(staleness.begin(), staleness.end(), std::int64_t(0)),
         staleness.empty() ? 0 : staleness[0],
+        shard.dropped(),
         std::find_if(staleness.rbegin(), staleness.rend(), [](std::int64_t count) { return count > 0; })
                 .base() -
             staleness.begin() - !staleness.empty()};
@@ -150,7 +158,7 @@ Outcome run(const Job& job, Each each) {
     const ShardRange part = shard_range(n, s, world().servers());
     world().broadcast(outcome.master.data() + part.first, part.count * sizeof(float), world().workers() + s);
     const std::int64_t* v = served.data() + served_numbers * s;
-    outcome.servers.push_back({v[0], v[1], v[2], v[3], v[4], v[5], v[6]});
+    outcome.servers.push_back({v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]});
   }
   if (!world().servers()) world().broadcast(outcome.master.data(), n * sizeof(float), 0);
   outcome.distance = job.problem.distance(outcome.master.data());

@@ -214,7 +214,7 @@ struct Logged final : Pairs {
     asked.push_back(-1);
     return portion;
   }
-  void leave() override { pairs.leave(); }
+  void leave(bool early = false) override { pairs.leave(early); }
   Pairs& pairs;
   std::vector<std::int32_t> counts, asked;
 };

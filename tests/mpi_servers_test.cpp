@@ -182,6 +182,60 @@ TEST(AnyOrder, SspBoundsTheStaleness) {
   }
 }
 
+// The others go on without a worker that leaves, and do its work. Not even what it left undone is missing,
+// unless they were told by then that there is no more.
+TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
+  if (world().workers() == 1) return SUCCEED() << "there are no others";
+  for (const StrategyEntry* entry : all_strategies()) {
+    if (!entry->make_rule) continue;
+    for (const int leaver : {0, world().workers() - 1})
+      for (const int step : {0, 1, 4}) {
+        Job job{.strategy = entry->name, .settings = entry->conformance, .budget = 100 * world_minibatch + 1};
+        job.optimizer.learning_rate = 1.0 / 64;
+        job.leaver = leaver;
+        job.leave_step = step;
+        const Outcome outcome = run(job);
+        if (world().rank() == leaver) {
+          EXPECT_EQ(outcome.left, outcome.steps == step);
+        }
+        std::array<std::int64_t, 1> left{outcome.left};
+        world().sum(left);
+        const std::string where =
+            entry->name + ", worker " + std::to_string(leaver) + " leaves after step " + std::to_string(step);
+        for (const Served& server : outcome.servers) {
+          const std::int64_t lost = job.budget - server.used - server.unapplied;
+          EXPECT_GE(lost, 0) << where;
+          EXPECT_LE(lost, left[0] * 3 * world_minibatch) << where;  // the longest period of `conformance`
+          EXPECT_TRUE(step > 0 || lost == 0) << where;
+        }
+        job.replayed = outcome.requests;
+        const Outcome again = run(job);
+        EXPECT_EQ(again.master, outcome.master) << where;
+        EXPECT_TRUE(again.requests == outcome.requests) << where;
+      }
+  }
+}
+
+// Pushes that never arrive are missing and nothing else: with constant gradients the servers end where those
+// that arrived bring them.
+TEST(AnyOrder, WhatIsDroppedIsMissing) {
+  for (const char* strategy : {"downpour", "staleness_aware"}) {
+    Job job{.strategy = strategy, .budget = 60 * world_minibatch, .drop = 0.25};
+    if (job.strategy == "staleness_aware")
+      job.settings = {{"n", integer(world().workers())}, {"modulation", "none"s}};
+    job.problem.slope = 1;
+    const Outcome outcome = run(job);
+    for (const Served& server : outcome.servers) {
+      EXPECT_EQ(server.arrivals + server.dropped, 60) << strategy;
+      EXPECT_GT(server.dropped, 0) << strategy;
+      EXPECT_EQ(server.used, server.arrivals * world_minibatch) << strategy;
+      EXPECT_EQ(server.arrivals, outcome.servers[0].arrivals) << strategy << ": the same at every shard";
+      for (std::size_t j = 0; j < job.problem.n; ++j)
+        EXPECT_FLOAT_EQ(outcome.master[j], -0.5f * float(j + 1) * float(server.arrivals)) << strategy;
+    }
+  }
+}
+
 // First one worker is slow, then another one.
 TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
   for (const StrategyEntry* entry : all_strategies()) {

@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <string>
 
 #include "strategies/strategy.h"
 
@@ -308,6 +311,105 @@ TEST(Ssp, ReachesItsBoundOfStaleness) {
     s.push(0, 1);
     EXPECT_EQ(s.stale(2 * bound + 1), 1);
   }
+}
+
+// Nobody waits for what will never come.
+TEST(Leaving, LetsTheOthersGoOn) {
+  Script ssp("ssp", {{"s", integer(1)}}, 3);
+  for (const int worker : {0, 1, 2}) ssp.pull(worker);
+  ssp.push(0, 1);
+  ssp.pull(0);
+  ssp.push(0, 1);
+  ssp.push(1, 1);
+  EXPECT_FALSE(ssp.shard->pull(0, 4));  // clocks 2 1 0
+  ssp.shard->leave(2);
+  EXPECT_TRUE(ssp.shard->pull(0, 4));
+  ssp.push(0, 1);
+  EXPECT_FALSE(ssp.shard->pull(0, 4));  // clocks 3 1: worker 1 still counts
+  ssp.shard->leave(0);
+  EXPECT_TRUE(ssp.shard->pull(1, 4));
+
+  Script warm("downpour", {{"warm_start", integer(1000)}}, 3);
+  warm.pull(0);
+  EXPECT_FALSE(warm.shard->pull(1, 4));
+  warm.shard->leave(2);
+  EXPECT_FALSE(warm.shard->pull(1, 4));
+  warm.shard->leave(0);
+  EXPECT_TRUE(warm.shard->pull(1, 4));
+}
+
+// c = floor(lambda / n) follows lambda, also in the middle of a sum.
+TEST(Leaving, LowersTheArrivalsOfAnUpdate) {
+  Script s("staleness_aware", {{"n", integer(1)}, {"modulation", text("none")}}, 3);
+  for (const int worker : {0, 1, 2}) s.pull(worker);
+  s.push(0, 2);
+  s.push(1, 4);
+  EXPECT_EQ(s.shard->version(), 0);  // c = 3
+  s.shard->leave(2);
+  s.push(0, 6);  // c = 2, and three have arrived
+  EXPECT_EQ(s.shard->version(), 1);
+  EXPECT_FLOAT_EQ(s.at(), -0.5f * (2 + 4 + 6) / 3);
+  s.push(1, 2);
+  s.push(1, 4);
+  EXPECT_EQ(s.shard->version(), 2);
+  s.shard->leave(0);  // c = 1
+  s.push(1, 8);
+  EXPECT_EQ(s.shard->version(), 3);
+  EXPECT_FLOAT_EQ(s.at(), -0.5f * (4 + 3 + 8));
+}
+
+// What a worker was granted and has not pushed is granted to others.
+TEST(Leaving, GivesBackWhatWasNotPushed) {
+  Script s("downpour", {}, 2, 20);
+  s.held[0] = s.shard->pull(0, 12).value().version;
+  s.push(0, 1);  // 4 of 12
+  EXPECT_EQ(s.shard->pull(1, 4)->granted, 4);
+  EXPECT_EQ(s.shard->leave(0), 8);
+  EXPECT_EQ(s.shard->pull(1, 100)->granted, 20 - 4 - 4);
+  EXPECT_EQ(s.shard->pull(1, 4)->granted, 0);
+}
+
+// Those who were told that the budget is spent do not come back for more.
+TEST(Leaving, GivesNothingBackOnceTheBudgetIsSpent) {
+  Script s("downpour", {}, 3, 8);
+  s.pull(0);
+  s.pull(1);
+  EXPECT_EQ(s.shard->pull(2, 4)->granted, 0);
+  EXPECT_EQ(s.shard->leave(0), 0);
+  EXPECT_EQ(s.shard->pull(1, 4)->granted, 0);
+}
+
+// The share is that of the settings, the choice that of seed, worker and push: the same at every shard,
+// whatever the others do. What is lost counts nowhere but in the budget.
+TEST(Drops, AreDecidedByTheSeed) {
+  const auto course = [](std::uint64_t seed, bool interleaved) {
+    const StrategyEntry& entry = *find_strategy("downpour");
+    Vector w(host_space(), 1), g(host_space(), 1);
+    fill(1, g);
+    const auto rule = entry.make_rule(Settings(entry.parameters), {.space = &host_space(),
+                                                                   .parameters = 1,
+                                                                   .workers = 2,
+                                                                   .servers = 1,
+                                                                   .optimizer = {.learning_rate = 1}});
+    Shard shard({2, 4, 1 << 20, 0.25, seed}, *rule, w);
+    std::string arrived;
+    for (int t = 0; t < 2000; ++t) {
+      if (interleaved) shard.push(1, shard.version(), 4, g);
+      const auto before = shard.version();
+      shard.push(0, before, 4, g);
+      arrived += shard.version() > before ? "1" : "0";
+    }
+    EXPECT_EQ(shard.version(), shard.arrivals());
+    EXPECT_EQ(shard.arrivals() + shard.dropped(), interleaved ? 4000 : 2000);
+    EXPECT_EQ(shard.used(), 4 * shard.arrivals());
+    EXPECT_EQ(w.data()[0], -float(shard.arrivals()));
+    return arrived;
+  };
+  const std::string once = course(1, false);
+  EXPECT_EQ(course(1, true), once);
+  EXPECT_NE(course(2, false), once);
+  const auto lost = std::count(once.begin(), once.end(), '0');
+  EXPECT_NEAR(double(lost), 500, 4 * std::sqrt(2000 * 0.25 * 0.75));
 }
 
 TEST(Callbacks, SeeEveryUpdateAndArrival) {

@@ -218,10 +218,10 @@ class Replays(Case):
                     requests, staleness = file["requests"][:], file["staleness"][:]
                     self.assertEqual(set(requests["shard"]), set(range(servers)))
                     self.assertEqual(set(requests["worker"]), workers)
-                    self.assertEqual((requests["push"] == 1).sum(), staleness["count"].sum())
+                    self.assertEqual((requests["kind"] == 1).sum(), staleness["count"].sum())
                     first = requests[requests["shard"] == 0]  # of the servers, it keeps the budget
-                    for push in 0, 1:
-                        self.assertEqual(first[first["push"] == push]["samples"].sum(), 1205)
+                    for kind in 0, 1:
+                        self.assertEqual(first[first["kind"] == kind]["samples"].sum(), 1205)
                 self.assert_same_weights(path)
 
     def test_pairs_of_real_workers(self):
@@ -481,6 +481,48 @@ seconds.softmax.4 = 0.01
                 with self.subTest(change, n=n):
                     self.assertAlmostEqual(mean, 29 / (30 // n), delta=0.1)
                     self.assertGreater(beyond, 5e-3)
+
+
+class Faults(Case):
+    RUN = TimeModel.FAST  # a gradient takes a second
+
+    def test_the_others_go_on_without_one_that_leaves(self):
+        results, _ = self.sweep(self.RUN + "[faults]\nleave_step = 10\n" + "".join(
+            f"[strategy.{name}]\n" for name in ("downpour", "ssp", "staleness_aware", "easgd")))
+        self.assertEqual(len(results), 4)
+        for name, path in results.items():
+            with self.subTest(name), h5py.File(path) as file:
+                ((rank, step, samples, seconds),) = file["departures"][:]
+                self.assertEqual((rank, step, samples), (2, 10, 100))
+                self.assertAlmostEqual(seconds, 10, delta=1e-3)
+                self.assertRegex(file.attrs["outcome_detail"], "rank 2 left after step 10, at 10 s$")
+                # 30 of 120 minibatches are done by then; the other two do the rest.
+                self.assertAlmostEqual(file["result"].attrs["seconds"], 10 + 90 / 2, delta=10 if name.startswith("easgd") else 1)
+                self.assertEqual(file["result"].attrs["lost_samples"], 0)
+                self.assertIn(": the same weights", dsgd("replay", path).stdout)
+                self.assertIn("rank 2 left after step 10", dsgd("show", path).stdout)
+
+    def test_lock_step_cannot(self):
+        results, _ = self.sweep(self.RUN + "[faults]\nleave_step = 10\n[strategy.sync]\n[strategy.averaging]\n", code=1)
+        for name, path in results.items():
+            with h5py.File(path) as file:
+                self.assertEqual(file.attrs["outcome"], "error")
+                self.assertIn("rank 2: left after step 10 (faults.leave_step)", file.attrs["outcome_detail"])
+
+    def test_lost_pushes_are_those_of_the_seed(self):
+        text = self.RUN + "[faults]\ndrop = [0, 0.1]\n[strategy.downpour]\nseed = [1, 2]\n"
+        self.sweep(text, "a")
+        self.sweep(text, "b")
+        lost = set()
+        for name in (name for name in os.listdir(f"{self.folder}/a") if name.endswith(".h5")):
+            with h5py.File(f"{self.folder}/a/{name}") as one, h5py.File(f"{self.folder}/b/{name}") as other:
+                for key in "lost_samples", "weights_sha256":
+                    self.assertEqual(one["result"].attrs[key], other["result"].attrs[key])
+                drop = one["config"].attrs["faults.drop"]
+                self.assertEqual(one["result"].attrs["lost_samples"] > 0, drop > 0)
+                lost.add(one["result"].attrs["lost_samples"])
+            self.assertIn(": the same weights", dsgd("replay", f"{self.folder}/a/{name}").stdout)
+        self.assertEqual(len(lost), 3)
 
 
 class Platforms(Case):

@@ -195,7 +195,10 @@ class LocalServer final : public ParameterServer {
     if (first.count == 0) granted_.pop_front();
     return taken;
   }
-  void leave() override {}
+  void leave(bool early) override {
+    for (Shard& shard : shards_)
+      if (early) shard.leave(worker_);
+  }
 
  private:
   struct Push {
@@ -230,6 +233,7 @@ struct ReplaceableRule final : Rule {
   int arrivals() const override { return rule->arrivals(); }
   bool admit(int worker, std::int64_t used) const override { return rule->admit(worker, used); }
   void sent(int worker, ConstVec w) override { rule->sent(worker, w); }
+  void left(int worker) override { rule->left(worker); }
   std::function<std::unique_ptr<Rule>()> make;
   std::unique_ptr<Rule> rule;
 };
