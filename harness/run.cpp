@@ -203,6 +203,7 @@ class Run {
     const Space& space = config_.strategy->elements ? host_space() : process_.device->space();
     context.group = &group(space);
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
+    context.worker = world_->rank();
     const auto vector = [&] {
       return space.host() ? world_->group().vector(n_) : own_.emplace_back(space, n_);
     };
@@ -385,15 +386,21 @@ class Run {
   void serve(const ShardRange& own) {
     Context context = context_of(config_, own.count);
     context.space = &host_space();
+    context.shards = &world_->shards();
     if (config_.servers() == 1) context.optimizer.layers = extents(process_.network);
     const auto rule = config_.strategy->make_rule(config_.strategy_settings, context);
-    Shard shard({config_.workers(), config_.minibatch(), config_.samples(),
-                 config_.settings.number("faults.drop"), config_.seed()},
+    const int number = world_->rank() - world_->workers();
+    Shard shard({.workers = config_.workers(),
+                 .minibatch = config_.minibatch(),
+                 .budget = config_.samples(),
+                 .drop = config_.settings.number("faults.drop"),
+                 .seed = config_.seed(),
+                 .first = number == 0},
                 *rule, process_.w.view().part(own.first, own.count));
     shard.updated = [&](const Shard& s) {
       if (!snapshots_->due(s.used())) return;
       const double begun = seconds();
-      snapshots_->take({s.used(), begun, s.version()}, s.w());
+      snapshots_->take({s.used(), begun, s.version()}, rule->master(s.w()));
       totals_.snapshot_s += seconds() - begun;
     };
     shard.arrived = [&](const Shard& s) {
@@ -401,13 +408,12 @@ class Run {
       last_seconds_ = seconds();
       process_.reporter.tell(s.used(), last_seconds_, 0);
     };
-    const int number = world_->rank() - world_->workers();
     if (!process_.replayed.empty()) shard.replayed = process_.replayed.at(number);
     start_clock();
-    snapshots_->take({0, 0, 0}, shard.w());
+    snapshots_->take({0, 0, 0}, rule->master(shard.w()));
     world_->serve(shard);
     if (!shard.replayed.empty()) check_course(shard.requests, shard.replayed);
-    snapshots_->finish({shard.used(), last_seconds_, shard.version()}, shard.w());
+    snapshots_->finish({shard.used(), last_seconds_, shard.version()}, rule->master(shard.w()));
     used_ = shard.used();
     updates_ = shard.version();
     unapplied_ = shard.unapplied();

@@ -122,16 +122,31 @@ class Pairs : public Work {
 class ParameterServer : public Work {
  public:
   // w <- the servers' vector, and work for `minibatches` more steps is granted, as far as the budget goes.
+  // With 0 the vector alone, no older than when work was granted last.
   void pull(Vec w, int minibatches = 1) {
     begin_pull(minibatches);
     end_pull(w);
   }
   virtual void begin_pull(int minibatches = 1) = 0;  // returns at once
   virtual void end_pull(Vec w) = 0;                  // blocks until the reply is there
-  // Sends a*g, made of `samples` samples, computed at the version that was pulled last. Returns at once; g
-  // may be reused.
-  virtual void push(float a, ConstVec g, std::int64_t samples) = 0;
-  // used(): samples in the servers' vector when the last pull was answered.
+  virtual void pull_work(int minibatches = 1) = 0;   // the work alone; blocks
+  // Whether the servers' vector was another one than that pulled last when work was granted.
+  virtual bool changed() const = 0;
+  // Sends a*g, made of `samples` samples, computed at the version that was pulled last, and a number for the
+  // rule. Returns at once; g may be reused.
+  virtual void push(float a, ConstVec g, std::int64_t samples, double number = 0) = 0;
+  // Tells the servers to take this worker's last push once more, in place of `samples` new samples.
+  virtual void push_again(std::int64_t samples) = 0;
+  // Mean over the elements of what the servers' rules had as number() when they answered last.
+  virtual double number() const = 0;
+  // used(): samples in the servers' vector when work was granted last.
+};
+
+// The servers as equals, for their rules: all of them call it, in the same order.
+class Shards {
+ public:
+  virtual ~Shards() = default;
+  virtual double sum(double x) = 0;  // over the servers, the same bits on all of them
 };
 
 // All ranks of one run: workers 0..P-1, then servers. The only class that knows MPI. Ranks of one host share
@@ -158,6 +173,7 @@ class World {
   virtual Group& group() = 0;  // on workers
   // On workers: opens access to a vector of n floats cut over the servers; ends the access opened before.
   virtual ParameterServer& server(std::size_t n) = 0;
+  virtual Shards& shards() = 0;          // on servers
   virtual void serve(Shard& shard) = 0;  // on servers; returns when all workers have left
   // On workers: opens pairs that average x and share out the budget; ends those opened before,
   // which all workers have left by then. replayed: requests are answered in this order; null: as they come.

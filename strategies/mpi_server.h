@@ -15,7 +15,11 @@ class MpiParameterServer final : public ParameterServer {
   MpiParameterServer(const Ranks& ranks, int workers, int minibatch, std::size_t n, Traffic& traffic);
   void begin_pull(int minibatches) override;
   void end_pull(Vec w) override;
-  void push(float a, ConstVec g, std::int64_t samples) override;
+  void pull_work(int minibatches) override;
+  bool changed() const override { return pulled_ != used_; }
+  void push(float a, ConstVec g, std::int64_t samples, double number) override;
+  void push_again(std::int64_t samples) override;
+  double number() const override { return number_; }
   std::int64_t used() const override { return used_; }
   Portion take(int count) override;
   void leave(bool early) override;
@@ -29,11 +33,15 @@ class MpiParameterServer final : public ParameterServer {
     Message push[2];  // one is filled while the other travels
     Slots slots;      // none: the server is on another host, and the messages carry the floats
     int next = 0;     // of `push`, without slots
-    std::int64_t version = 0;
+    std::int64_t version = 0, pushed = 0;  // held; of the last push
   };
   struct Granted {
     std::int64_t position, count;
   };
+  void ask(Kind kind, int minibatches);
+  void await(Link& link);
+  void granted();
+  Header push_header(Kind kind, std::int64_t version, std::int64_t samples) const;
   void count(std::size_t floats) {
     traffic_.bytes_sent += std::int64_t(sizeof(Header) + floats * sizeof(float));
     ++traffic_.messages;
@@ -46,7 +54,24 @@ class MpiParameterServer final : public ParameterServer {
   Vector staged_;  // a part on its way to a vector that is not in the host's memory
   std::vector<Link> links_;
   std::deque<Granted> granted_;
-  std::int64_t used_ = 0;
+  std::int64_t used_ = 0, position_ = 0;  // as work was granted last
+  std::int64_t pulled_ = -1;              // samples in the oldest part of what was pulled last
+  double number_ = 0;
+  bool work_pulled_ = false;  // by the pull that was begun
+};
+
+// Sums over the servers.
+class MpiShards final : public Shards {
+ public:
+  MpiShards(const Ranks& ranks, MPI_Comm servers, Traffic& traffic)
+      : ranks_(ranks), comm_(servers), all_(comm_.size()), traffic_(traffic) {}
+  double sum(double x) override;
+
+ private:
+  const Ranks& ranks_;
+  const Comm comm_;
+  std::vector<double> all_;
+  Traffic& traffic_;
 };
 
 // A server's side of the same.
@@ -60,9 +85,9 @@ class Service {
     Message reply;
     SharedMemory memory;
     Slots slots;
-    std::int64_t reply_slot = 0;
-    std::int64_t held = 0;    // samples wanted by a pull that the rule holds back
-    std::size_t request = 0;  // that pull, in the shard's record
+    bool waits = false;       // with a pull that is held back
+    Header pull;              // that one
+    std::size_t request = 0;  // in the shard's record
   };
   std::size_t size() const { return shard_.w().size; }
 

@@ -42,8 +42,11 @@ class MpiWorld final : public World {
     if (workers_ < 1)
       throw std::runtime_error(
           fmt::format("{} MPI ranks for {} servers and at least 1 worker", ranks_.size, servers));
-    const MPI_Comm group = split(ranks_.comm, is_worker() ? 0 : MPI_UNDEFINED);
-    if (is_worker()) group_.emplace(ranks_, group, traffic_);
+    const MPI_Comm equals = split(ranks_.comm, is_worker());
+    if (is_worker())
+      group_.emplace(ranks_, equals, traffic_);
+    else
+      shards_.emplace(ranks_, equals, traffic_);
   }
   int rank() const override { return ranks_.rank; }
   int size() const override { return ranks_.size; }
@@ -62,6 +65,7 @@ class MpiWorld final : public World {
     server_.emplace(ranks_, workers_, minibatch_, n, traffic_);
     return *server_;
   }
+  Shards& shards() override { return *shards_; }
   void serve(Shard& shard) override { Service(ranks_, workers_, shard, traffic_).run(); }
 
   Pairs& pairs(Vec x, std::int64_t budget, const std::vector<Request>* replayed) override {
@@ -129,6 +133,7 @@ class MpiWorld final : public World {
   std::optional<MpiGroup> group_;
   std::optional<MpiParameterServer> server_;
   std::optional<MpiPairs> pairs_;
+  std::optional<MpiShards> shards_;
 };
 
 }  // namespace

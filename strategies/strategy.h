@@ -58,6 +58,7 @@ class State {
   virtual ~State() = default;
   virtual void vector(const std::string& name, Vec v) = 0;
   virtual void number(const std::string& name, std::int64_t& n) = 0;
+  virtual void number(const std::string& name, double& x) = 0;
   void optimizer(Optimizer& o, const std::string& name = "optimizer") {
     vector(name, o.state());
     number(name + " updates", o.updates());
@@ -82,6 +83,8 @@ struct Context {
   Group* group = nullptr;             // workers as equals
   ParameterServer* server = nullptr;  // null for strategies without a rule
   Pairs* pairs = nullptr;             // null for strategies not in pairs
+  Shards* shards = nullptr;           // on servers; null: there is one
+  int worker = 0;                     // which one, on workers
   const Space* space = nullptr;
   std::size_t parameters = 0;
   int workers = 1, servers = 0, minibatch = 32;
@@ -118,7 +121,9 @@ struct StrategyEntry {
   int collectives = 1;                                  // over all workers at the end of a period
   bool lossy = false;                                   // no settings make one worker serial SGD
   bool elements = false;        // reads and writes single elements: its vectors are in the host's memory
-  bool cost_is_bound = false;   // messages depend on the data: `cost` is the most that their bytes can be
+  bool cost_is_bound =
+      false;                // messages depend on the data or on who is idle: `cost` is the most that is sent
+  bool in_batches = false;  // Rule::batch(); samples are read again, in the same batch or as a copy
   double conformance_rate = 1;  // times the tests' rates, where this one's mean something else
 };
 

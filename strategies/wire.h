@@ -14,15 +14,21 @@ namespace dsgd {
 // How requests, gradients and models travel between workers and servers: a header, and the floats behind it
 // in the same message or, between ranks of one host, in a slot of shared memory.
 
-enum class Kind : std::int32_t { attach, push, pull, leave, done };  // leave: early
+// push_again: the floats of the last push once more, pull_work: the model stays; leave: early.
+enum class Kind : std::int16_t { attach, push, push_again, pull, pull_work, leave, done };
 
 struct Header {
   Kind kind = Kind::push;
+  std::int16_t slot = 0;  // push, pull: to use
   std::int32_t worker = 0;
-  std::int64_t version = 0, used = 0;
+  std::int64_t version = 0;
+  std::int64_t used = 0;      // push: when its work was granted; pull: least; reply: in the vector
   std::int64_t samples = 0;   // push: made of; pull: wanted; reply: granted
-  std::int64_t position = 0;  // reply: of the work granted; push, pull: the slot to use; attach: of the slots
-  SharedMemory::Handle memory;  // attach: where the worker's slots are
+  std::int64_t position = 0;  // push, reply: of the work granted; attach: of the slots
+  union {
+    SharedMemory::Handle memory = {};  // attach: where the worker's slots are
+    double number;                     // push, reply: the strategy's
+  };
 };
 static_assert(sizeof(Header) == 64);
 

@@ -32,6 +32,14 @@ class Checkpoint final : public State {
     }
     n = numbers_.at(name);
   }
+  void number(const std::string& name, double& x) override {
+    if (!restoring_) {
+      expect_new(name);
+      reals_[name] = x;
+      return;
+    }
+    x = reals_.at(name);
+  }
   void restore() { restoring_ = true; }
 
  private:
@@ -41,6 +49,7 @@ class Checkpoint final : public State {
   bool restoring_ = false;
   std::map<std::string, std::vector<float>> vectors_;
   std::map<std::string, std::int64_t> numbers_;
+  std::map<std::string, double> reals_;
   std::set<std::string> names_;
 };
 

@@ -68,6 +68,7 @@ class Worker {
       replica.work = pairs = context.pairs =
           &world().pairs(replica.w, job.budget, again ? &job.replayed : nullptr);
     }
+    context.worker = world().rank();
     strategy = job.entry().make(job.chosen(), context);
   }
   bool step() { return replica.step(*strategy); }
@@ -131,9 +132,16 @@ Outcome run(const Job& job, Each each) {
     const int s = world().rank() - world().workers();
     const ShardRange own = shard_range(n, s, world().servers());
     Vector w(host_space(), own.count);
-    std::unique_ptr<Rule> rule = job.entry().make_rule(job.chosen(), job.context(own.count));
+    Context context = job.context(own.count);
+    context.shards = &world().shards();
+    std::unique_ptr<Rule> rule = job.entry().make_rule(job.chosen(), context);
     if (job.wrap) rule = job.wrap(std::move(rule));
-    Shard shard({world().workers(), job.minibatch, job.budget, job.drop}, *rule, w);
+    Shard shard({.workers = world().workers(),
+                 .minibatch = job.minibatch,
+                 .budget = job.budget,
+                 .drop = job.drop,
+                 .first = s == 0},
+                *rule, w);
     shard.replayed = job.replayed;
     world().serve(shard);
     outcome.requests = shard.requests;
@@ -151,7 +159,8 @@ Outcome run(const Job& job, Each each) {
                 .base() -
             staleness.begin() - !staleness.empty()};
     std::copy(std::begin(values), std::end(values), served.begin() + served_numbers * s);
-    std::copy(w.data(), w.data() + own.count, outcome.master.begin() + own.first);
+    const Vec master = rule->master(w);
+    std::copy(master.data, master.data + own.count, outcome.master.begin() + own.first);
   }
   world().sum(served);
   for (int s = 0; s < world().servers(); ++s) {

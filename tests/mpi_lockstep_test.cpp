@@ -350,6 +350,7 @@ struct FirstQ final : State {
     if (name == "q") values.assign(v.data, v.data + v.size);
   }
   void number(const std::string&, std::int64_t&) override {}
+  void number(const std::string&, double&) override {}
   Doubles values;
 };
 

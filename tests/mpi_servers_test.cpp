@@ -236,6 +236,27 @@ TEST(AnyOrder, WhatIsDroppedIsMissing) {
   }
 }
 
+// What a worker has sent is what the servers have recorded of it, to the byte.
+TEST(AnyOrder, CountersAgreeWithTheRequests) {
+  for (const StrategyEntry* entry : all_strategies()) {
+    if (!entry->make_rule) continue;
+    const Job job{
+        .strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
+    const Outcome outcome = run(job);
+    std::vector<std::int64_t> recorded(2 * world().workers());  // bytes and messages of each
+    for (const Request& r : outcome.requests) {
+      const auto n = shard_range(job.problem.n, world().rank() - world().workers(), world().servers()).count;
+      recorded[2 * r.worker] += 64 + (r.kind == Request::push ? std::int64_t(4 * n) : 0);
+      ++recorded[2 * r.worker + 1];
+    }
+    world().sum(recorded);
+    if (world().is_worker()) {
+      EXPECT_EQ(outcome.traffic.bytes_sent, recorded[2 * world().rank()]) << entry->name;
+      EXPECT_EQ(outcome.traffic.messages, recorded[2 * world().rank() + 1]) << entry->name;
+    }
+  }
+}
+
 // First one worker is slow, then another one.
 TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
   for (const StrategyEntry* entry : all_strategies()) {

@@ -109,9 +109,11 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
     Outcome outcome = run(job);
     std::array<std::int64_t, 1> samples{outcome.samples};
     world().sum(samples);
-    EXPECT_EQ(samples[0], job.budget);
+    EXPECT_GE(samples[0], job.budget);
+    EXPECT_TRUE(samples[0] == job.budget || GetParam()->in_batches);  // copies come on top
     world().sum(outcome.uses);
-    if (GetParam()->data_order != "shard") {  // one stream: every sample as often as any other
+    if (GetParam()->data_order != "shard" &&
+        !GetParam()->in_batches) {  // one stream: every sample as often as any other
       const auto [least, most] = std::minmax_element(outcome.uses.begin(), outcome.uses.end());
       EXPECT_LE(*most - *least, 1);
     }
@@ -139,7 +141,11 @@ RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
     } else {
       EXPECT_EQ(double(outcome.traffic.bytes_sent), cost.bytes_sent) << outcome.steps << " steps";
     }
-    EXPECT_EQ(double(outcome.traffic.messages), cost.messages) << outcome.steps << " steps";
+    if (GetParam()->in_batches) {
+      EXPECT_LE(double(outcome.traffic.messages), cost.messages) << outcome.steps << " steps";
+    } else {
+      EXPECT_EQ(double(outcome.traffic.messages), cost.messages) << outcome.steps << " steps";
+    }
     const auto period = std::int64_t(fact("period", job));
     EXPECT_EQ(outcome.traffic.synchronisations,
               world().servers() ? 0 : periods(outcome.steps, period) * job.entry().collectives);

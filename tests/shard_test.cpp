@@ -412,6 +412,150 @@ TEST(Drops, AreDecidedByTheSeed) {
   EXPECT_NEAR(double(lost), 500, 4 * std::sqrt(2000 * 0.25 * 0.75));
 }
 
+// Batches of 10 samples; updates add the mean of what was pushed.
+struct Batches final : Rule {
+  std::int64_t batch() const override { return 10; }
+  bool same_batch() const override { return same; }
+  int backups() const override { return 1; }
+  void apply(Vec w, const Arrival& a, std::int64_t) override {
+    axpy(a.scale, a.g, w);
+    numbers.push_back(a.number);
+  }
+  bool same = false;
+  std::vector<double> numbers;
+};
+
+struct BatchScript {
+  explicit BatchScript(std::int64_t budget = 1 << 20, double drop = 0)
+      : shard({4, 4, budget, drop}, rule, w) {}
+  // Asks for four samples: where they begin and how many there are; {-1, 0}: held back.
+  std::pair<std::int64_t, std::int64_t> ask(int worker) {
+    const auto reply = shard.pull(worker, 4, {.w = false});
+    if (!reply) return {-1, 0};
+    at[worker] = {reply->used, reply->position, 0.5};
+    return {reply->position, reply->granted};
+  }
+  void push(int worker, float x, std::int64_t samples = 4) {
+    fill(x, g);
+    shard.push(worker, shard.version(), samples, g, at[worker]);
+  }
+  Batches rule;
+  Vector w{host_space(), 1}, g{host_space(), 1};
+  std::map<int, Shard::Origin> at;
+  Shard shard;
+};
+using Work = std::pair<std::int64_t, std::int64_t>;
+const Work held_back{-1, 0};
+
+TEST(Portions, MakeUpABatch) {
+  BatchScript s;
+  EXPECT_EQ(s.ask(0), Work(0, 4));
+  EXPECT_EQ(s.ask(1), Work(4, 4));
+  EXPECT_EQ(s.ask(2), Work(8, 2));
+  s.push(1, 1);
+  s.push(0, 2);
+  EXPECT_EQ(s.shard.version(), 0);
+  EXPECT_EQ(s.shard.unapplied(), 8);
+  s.push(2, 4, 2);
+  EXPECT_EQ(s.shard.version(), 1);
+  EXPECT_EQ(s.shard.used(), 10);
+  EXPECT_FLOAT_EQ(s.w.data()[0], 0.7f);  // (1 + 2 + 4) / 10
+  EXPECT_EQ(s.rule.numbers, std::vector<double>{1.5});
+  EXPECT_EQ(s.ask(0), Work(10, 4));
+}
+
+TEST(Portions, OfTheSameBatchOnceMore) {
+  BatchScript s;
+  s.rule.same = true;
+  for (int batch = 0; batch < 3; ++batch) {
+    for (const auto& [worker, work] : std::map<int, Work>{{0, {0, 4}}, {1, {4, 4}}, {2, {8, 2}}})
+      EXPECT_EQ(s.ask(worker), work);
+    for (const int worker : {0, 1, 2}) s.push(worker, 1, worker == 2 ? 2 : 4);
+  }
+  EXPECT_EQ(s.shard.used(), 30);
+}
+
+// The idle get a copy of what is out, each another one, and no more than one of each. The first result wins.
+TEST(Portions, HaveBackups) {
+  BatchScript s;
+  for (const int worker : {0, 1, 2}) s.ask(worker);
+  s.push(2, 4, 2);
+  const Work copy = s.ask(2), other = s.ask(3);
+  EXPECT_EQ(copy, Work(0, 4));
+  EXPECT_EQ(other, Work(4, 4));
+  s.push(3, 1);  // worker 1's portion
+  EXPECT_EQ(s.ask(3), held_back);
+  s.push(2, 2);  // worker 0's
+  EXPECT_EQ(s.shard.version(), 1);
+  s.push(1, 100);  // too late: the batch is over
+  s.push(0, 100);
+  EXPECT_EQ(s.shard.late(), 2);
+  EXPECT_EQ(s.shard.arrivals(), 3);
+  EXPECT_FLOAT_EQ(s.w.data()[0], 0.7f);
+  EXPECT_EQ(s.ask(3), Work(10, 4));
+
+  BatchScript within;
+  within.ask(0);
+  within.ask(1);
+  within.ask(2);
+  within.push(2, 4, 2);
+  within.ask(2);       // a copy of worker 0's
+  within.push(2, 1);   // which comes first
+  within.push(0, 50);  // too late in the same batch
+  EXPECT_EQ(within.shard.late(), 1);
+  EXPECT_EQ(within.shard.unapplied(), 6);
+}
+
+// What was lost on the way, or left with its worker, is granted again.
+TEST(Portions, ThatAreLostAreGrantedAgain) {
+  BatchScript s;
+  for (const int worker : {0, 1, 2}) s.ask(worker);
+  EXPECT_EQ(s.ask(0), Work(0, 4)) << "its push did not arrive";
+  s.shard.leave(1);
+  EXPECT_EQ(s.ask(3), Work(4, 4));
+  s.push(0, 1), s.push(2, 1, 2), s.push(3, 1);
+  EXPECT_EQ(s.shard.version(), 1);
+
+  BatchScript lossy(1000, 0.5);
+  for (int turn = 0; turn < 10000 && lossy.shard.used() < 1000; ++turn) {
+    const Work work = lossy.ask(turn % 4);
+    if (work.second > 0) lossy.push(turn % 4, 1, work.second);
+  }
+  EXPECT_EQ(lossy.shard.used(), 1000);
+  EXPECT_GT(lossy.shard.dropped(), 100);
+}
+
+// The last samples may not make a batch.
+TEST(Portions, EndWithTheBudget) {
+  BatchScript s(15);
+  for (const int worker : {0, 1, 2}) s.ask(worker);
+  EXPECT_EQ(s.ask(3), Work(0, 4));
+  for (const int worker : {0, 1, 2}) s.push(worker, 1, worker == 2 ? 2 : 4);
+  EXPECT_EQ(s.ask(0), Work(10, 4));
+  EXPECT_EQ(s.ask(1), Work(14, 1));
+  EXPECT_EQ(s.ask(2).second, 0);
+  s.push(0, 1), s.push(1, 1, 1);
+  EXPECT_EQ(s.shard.used() + s.shard.unapplied(), 15);
+}
+
+// Only the first of the servers grants work; all know which gradients belong to their batch.
+TEST(Portions, AreGrantedByTheFirstServer) {
+  Batches rule;
+  Vector w(host_space(), 1), g(host_space(), 1);
+  Shard other({.workers = 2, .minibatch = 4, .budget = 100, .first = false}, rule, w);
+  EXPECT_EQ(other.pull(0, 4, {.w = false})->granted, 0);
+  EXPECT_FALSE(other.pull(0, 0, {.w = true, .least = 10}));
+  other.push(0, 0, 4, g, {0, 0});
+  other.push(1, 0, 4, g, {0, 0});  // a copy
+  other.push(1, 0, 4, g, {0, 4});
+  EXPECT_EQ(other.unapplied(), 8);
+  other.push(0, 0, 2, g, {0, 8});
+  EXPECT_EQ(other.version(), 1);
+  other.push(1, 0, 4, g, {0, 4});  // of the batch before
+  EXPECT_EQ(other.late(), 2);
+  EXPECT_TRUE(other.pull(0, 0, {.w = true, .least = 10}));
+}
+
 TEST(Callbacks, SeeEveryUpdateAndArrival) {
   Script s("staleness_aware", {{"n", integer(1)}}, 3);  // c = 3
   std::vector<std::int64_t> updates, arrivals;

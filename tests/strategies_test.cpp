@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <numbers>
+#include <numeric>
 #include <set>
 
 #include "strategies/strategy.h"
@@ -151,35 +152,47 @@ class LocalServer final : public ParameterServer {
 
   void begin_pull(int minibatches) override {
     log("fetch");
-    while (deliver()) {
-    }
+    ask(minibatches, {.w = true, .least = minibatches ? 0 : used_});
     fetched_.clear();
-    replies_.clear();
-    for (Shard& shard : shards_) {
-      replies_.push_back(shard.pull(worker_, std::int64_t(minibatches) * minibatch_).value());
+    for (Shard& shard : shards_)
       fetched_.insert(fetched_.end(), shard.w().data, shard.w().data + shard.w().size);
-    }
+    work_pulled_ = minibatches > 0;
   }
+  void pull_work(int minibatches) override {
+    log("ask");
+    ask(minibatches, {.w = false});
+    granted();
+  }
+  bool changed() const override { return pulled_ != used_; }
   void end_pull(Vec w) override {
     log("fetched");
     std::copy(fetched_.begin(), fetched_.end(), w.data);
     for (std::size_t s = 0; s < shards_.size(); ++s) versions_[s] = replies_[s].version;
-    used_ = replies_[0].used;
-    if (replies_[0].granted) granted_.push_back({replies_[0].position, int(replies_[0].granted)});
+    pulled_ = replies_[0].used;
+    if (work_pulled_) granted();
   }
-  void push(float a, ConstVec g, std::int64_t samples) override {
+  void push(float a, ConstVec g, std::int64_t samples, double number) override {
     log("push:" + std::to_string(samples));
     Vector scaled(host_space(), g.size);
     axpy(a, g, scaled);
-    pending_.push_back({std::move(scaled), samples, versions_});
+    pushed_ = versions_;
+    pending_.push_back({std::move(scaled), samples, versions_, {used_, position_, number}});
   }
+  void push_again(std::int64_t samples) override {
+    log("again:" + std::to_string(samples));
+    pending_.push_back({Vector(), samples, pushed_, {}});
+  }
+  double number() const override { return number_; }
   bool deliver() {
     if (pending_.empty()) return false;
     const Push& push = pending_.front();
     std::size_t at = 0;
     for (std::size_t s = 0; s < shards_.size(); ++s) {
       const std::size_t count = shards_[s].w().size;
-      shards_[s].push(worker_, push.versions[s], push.samples, push.g.view().part(at, count));
+      if (push.g.size())
+        shards_[s].push(worker_, push.versions[s], push.samples, push.g.view().part(at, count), push.from);
+      else
+        shards_[s].push_again(worker_, push.versions[s], push.samples);
       at += count;
     }
     pending_.pop_front();
@@ -205,15 +218,37 @@ class LocalServer final : public ParameterServer {
     Vector g;
     std::int64_t samples;
     std::vector<std::int64_t> versions;
+    Shard::Origin from;
   };
+  void ask(int minibatches, Shard::What what) {
+    while (deliver()) {
+    }
+    replies_.clear();
+    for (Shard& shard : shards_)
+      replies_.push_back(shard.pull(worker_, std::int64_t(minibatches) * minibatch_, what).value());
+  }
+  void granted() {
+    used_ = replies_[0].used;
+    position_ = replies_[0].position;
+    if (replies_[0].granted) granted_.push_back({position_, int(replies_[0].granted)});
+    number_ = 0;
+    double n = 0;
+    for (std::size_t s = 0; s < shards_.size(); ++s) {
+      number_ += replies_[s].number * double(shards_[s].w().size);
+      n += double(shards_[s].w().size);
+    }
+    number_ /= n;
+  }
   std::deque<Shard>& shards_;
   int worker_, minibatch_;
-  std::vector<std::int64_t> versions_;
+  std::vector<std::int64_t> versions_, pushed_;
   std::deque<Push> pending_;
   std::deque<Portion> granted_;
   std::vector<Shard::Reply> replies_;
   std::vector<float> fetched_;
-  std::int64_t used_ = 0;
+  std::int64_t used_ = 0, position_ = 0, pulled_ = -1;
+  double number_ = 0;
+  bool work_pulled_ = false;
 };
 
 class LoggedReplica final : public QuadraticReplica {
@@ -234,6 +269,11 @@ struct ReplaceableRule final : Rule {
   bool admit(int worker, std::int64_t used) const override { return rule->admit(worker, used); }
   void sent(int worker, ConstVec w) override { rule->sent(worker, w); }
   void left(int worker) override { rule->left(worker); }
+  std::int64_t batch() const override { return rule->batch(); }
+  bool same_batch() const override { return rule->same_batch(); }
+  int backups() const override { return rule->backups(); }
+  double number() const override { return rule->number(); }
+  Vec master(Vec w) override { return rule->master(w); }
   std::function<std::unique_ptr<Rule>()> make;
   std::unique_ptr<Rule> rule;
 };
@@ -255,13 +295,15 @@ struct Cluster {
       const ShardRange part = shard_range(problem.n, s, servers);
       context.parameters = part.count;
       rules.emplace_back([this, context] { return entry.make_rule(settings, context); });
-      shards.emplace_back(Shard::Settings{workers, minibatch, budget}, rules.back(),
-                          w.view().part(part.first, part.count));
+      shards.emplace_back(
+          Shard::Settings{.workers = workers, .minibatch = minibatch, .budget = budget, .first = s == 0},
+          rules.back(), w.view().part(part.first, part.count));
     }
     context.parameters = problem.n;
     for (int k = 0; k < workers; ++k) {
       local.push_back(std::make_unique<LocalServer>(shards, k, minibatch));
       context.server = local.back().get();
+      context.worker = k;
       contexts.push_back(context);
       learners.push_back(entry.make(settings, context));
       replicas.push_back(std::make_unique<LoggedReplica>(problem, Order{order, k, workers, minibatch, budget},
@@ -757,7 +799,8 @@ TEST(Checkpoint, OfLearnersAndRulesIsComplete) {
     for (const auto& optimizer : server_optimizers())
       for (const int workers : {1, 2, 3, 4}) {
         const auto end = [&](int interrupted_at) {
-          Cluster cluster(entry->name, entry->conformance, optimizer, workers, 2, 1 << 20);
+          Cluster cluster(entry->name, entry->conformance, optimizer, workers, entry->in_batches ? 1 : 2,
+                          1 << 20);  // sums over shards need them at work side by side
           Dice dice;
           for (int event = 0; event < 60; ++event) {
             if (event == interrupted_at) cluster.restart();
