@@ -10,15 +10,58 @@
 // text, and against B-FASGD, which takes v for a deviation. The author's simulator, FRED, has neither b nor v
 // (and divides by its arrivals per update, here 1). Not in the paper are gamma and beta (0.9 is FRED's), the
 // rate at tau = 0 (here that at 1, as Zhang's) and where v begins (here at 1, so that early steps are those
-// of SGD; n and b begin at 0). Weight decay and momentum come after the division. B-FASGD, which skips pulls
-// and pushes by the mean of v, is not here.
+// of SGD; n and b begin at 0). Weight decay and momentum come after the division.
+// B-FASGD: a fetch and a push each happen with probability 1 / (1 + c / (mean v + 0.0001)), c_fetch and
+// c_push apart (0: always), with the mean of v as the servers told it last. Without the fetch a worker keeps
+// its w; without the push the servers apply its last gradient again, at that one's age. (FRED takes w for
+// fresh all the same.) A worker's first fetch and its first push always happen.
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "strategies/pull_push.h"
+#include "strategies/random.h"
 
 namespace dsgd {
 namespace {
+
+class Fasgd final : public Strategy {
+ public:
+  Fasgd(const Settings& s, const Context& c)
+      : server_(*c.server),
+        c_fetch_(s.number("c_fetch")),
+        c_push_(s.number("c_push")),
+        seed_(c.seed),
+        worker_(c.worker) {}
+
+  bool step(Replica& r) override {
+    if (r.t == 0 || opens(c_fetch_))
+      server_.pull(r.w);
+    else
+      server_.pull_work();
+    const Batch batch = r.next();
+    if (!batch) return false;
+    r.gradient(r.w, batch, r.g);
+    if (r.t == 0 || opens(c_push_))
+      server_.push(1.0f / float(batch.count()), r.g, batch.count());
+    else
+      server_.push_again(batch.count());
+    return true;
+  }
+  void visit(State& state) override { state.number("draws", draws_); }
+
+ private:
+  bool opens(double c) {
+    return c == 0 || uniform(seed_, std::uint64_t(worker_), std::uint64_t(draws_++)) <
+                         1 / (1 + c / (server_.number() + 1e-4));
+  }
+
+  ParameterServer& server_;
+  double c_fetch_, c_push_;
+  std::uint64_t seed_;
+  int worker_;
+  std::int64_t draws_ = 0;
+};
 
 class FasgdRule final : public Rule {
  public:
@@ -30,17 +73,26 @@ class FasgdRule final : public Rule {
         n_(*c.space, c.parameters),
         b_(*c.space, variant_ == "released" ? 0 : c.parameters),
         v_(*c.space, variant_ == "released" ? 0 : c.parameters),
-        divided_(*c.space, c.parameters) {
+        divided_(*c.space, c.parameters),
+        ones_(*c.space, gated(s) ? c.parameters : 0) {
     fill(1, v_);
+    fill(1, ones_);
+    for (int k = 0; k < c.workers && s.number("c_push") > 0; ++k) last_.emplace_back(*c.space, c.parameters);
   }
+  static bool gated(const Settings& s) { return s.number("c_fetch") > 0 || s.number("c_push") > 0; }
   double weight(std::int64_t tau) const override {
     return 1.0 / double(variant_ == "released" ? tau + 1 : std::max<std::int64_t>(tau, 1));
   }
+  double number() const override {  // mean of v
+    return ones_.size() ? dot(v_.view(), ones_.view()) / double(ones_.size()) : 0;
+  }
   void apply(Vec w, const Arrival& a, std::int64_t used) override {
+    const ConstVec g = a.again ? last_[a.worker].view() : a.g;
+    if (!last_.empty() && !a.again) copy(g, last_[a.worker]);
     if (variant_ == "released")
-      divide_by_magnitude(0.9f, 0.001f, a.g, n_, divided_);
+      divide_by_magnitude(0.9f, 0.001f, g, n_, divided_);
     else
-      divide_by_deviation(with_, a.g, n_, b_, v_, divided_);
+      divide_by_deviation(with_, g, n_, b_, v_, divided_);
     optimizer_.step(w, divided_, a.scale, used);
   }
   void visit(State& state) override {
@@ -48,13 +100,15 @@ class FasgdRule final : public Rule {
     state.vector("n", n_);
     state.vector("b", b_);
     state.vector("v", v_);
+    for (std::size_t k = 0; k < last_.size(); ++k) state.vector("last " + std::to_string(k), last_[k]);
   }
 
  private:
   Optimizer optimizer_;
   std::string variant_;
   Space::Deviation with_;
-  Vector n_, b_, v_, divided_;
+  Vector n_, b_, v_, divided_, ones_;
+  std::vector<Vector> last_;  // gradient of each worker, for pushes that are left out
 };
 
 }  // namespace
@@ -72,18 +126,29 @@ extern const StrategyEntry fasgd_entry{
                     {"intended", "printed", "released"}},
                    {"gamma", 0.9, "share of the old moments kept (intended, printed)", 0, 1},
                    {"beta", 0.9, "share of the old v kept (intended, printed)", 0, 1},
-                   {"epsilon", 1e-4, "added to the variance (intended, printed)", 1e-12, 1}},
-    .make = PullPush::make,
+                   {"epsilon", 1e-4, "added to the variance (intended, printed)", 1e-12, 1},
+                   {"c_fetch", 0.0,
+                    "leaves out fetches where the gradients deviate little (B-FASGD); 0: none", 0, 1e6},
+                   {"c_push", 0.0, "leaves out pushes where the gradients deviate little (B-FASGD); 0: none",
+                    0, 1e6}},
+    .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
+      return std::make_unique<Fasgd>(s, c);
+    },
     .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
       return std::make_unique<FasgdRule>(s, c);
     },
     .cost = PullPush::cost,
     .effective =
-        [](const Settings&, const Context& c) {
+        [](const Settings& s, const Context& c) {
+          if (FasgdRule::gated(s) && s.text("variant") != "intended")
+            throw std::invalid_argument(
+                "c_fetch and c_push compare with a deviation (allowed: variant = \"intended\")");
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
         },
     .tolerates_loss = true,
-    .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}},
-    .serial = {{"beta", 1.0}}};
+    .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}, {"c_fetch", 0.125}, {"c_push", 0.125}},
+    .serial = {{"beta", 1.0}},
+    .cost_is_bound = true,
+    .conformance_rate = 2};
 
 }  // namespace dsgd

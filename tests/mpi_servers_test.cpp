@@ -244,16 +244,20 @@ TEST(AnyOrder, CountersAgreeWithTheRequests) {
         .strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
     const Outcome outcome = run(job);
     std::vector<std::int64_t> recorded(2 * world().workers());  // bytes and messages of each
+    std::array<std::int64_t, 1> again{0};
     for (const Request& r : outcome.requests) {
       const auto n = shard_range(job.problem.n, world().rank() - world().workers(), world().servers()).count;
       recorded[2 * r.worker] += 64 + (r.kind == Request::push ? std::int64_t(4 * n) : 0);
       ++recorded[2 * r.worker + 1];
+      again[0] += r.kind == Request::push_again;
     }
     world().sum(recorded);
+    world().sum(again);
     if (world().is_worker()) {
       EXPECT_EQ(outcome.traffic.bytes_sent, recorded[2 * world().rank()]) << entry->name;
       EXPECT_EQ(outcome.traffic.messages, recorded[2 * world().rank() + 1]) << entry->name;
     }
+    EXPECT_EQ(again[0] > 0, entry->name == "fasgd") << entry->name << ": pushes were left out";
   }
 }
 

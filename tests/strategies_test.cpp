@@ -13,6 +13,7 @@
 #include <numeric>
 #include <set>
 
+#include "strategies/random.h"
 #include "strategies/strategy.h"
 #include "tests/checkpoint.h"
 #include "tests/quadratic.h"
@@ -725,6 +726,73 @@ TEST(Twin, Fasgd) {
         EXPECT_LE(against_pull_push_twin(cluster, plain), rounding)
             << workers << " workers, " << variant << ", optimizer " << int(optimizer.rule);
       }
+}
+
+// B-FASGD: fetches and pushes are left out with probability 1 - 1 / (1 + c / (mean v + 1e-4)), with the mean
+// that the learner was told last; the servers then take its last gradient again, as old as that one is.
+TEST(Twin, BFasgd) {
+  for (const int workers : {1, 2, 3, 5})
+    for (const auto& [c_fetch, c_push] : std::vector<std::pair<double, double>>{{1, 0}, {0, 1}, {0.5, 2}}) {
+      const OptimizerSettings sgd{.learning_rate = 1.0 / 64};
+      Cluster cluster(
+          "fasgd",
+          {{"gamma", 0.75}, {"beta", 0.5}, {"epsilon", 0.25}, {"c_fetch", c_fetch}, {"c_push", c_push}}, sgd,
+          workers, 3, 1 << 20);
+      PlainFasgd plain(sgd, cluster.problem.n, "intended");
+      struct Push {
+        Doubles g;  // none: the last one again
+        std::int64_t version;
+      };
+      struct Learner {
+        Doubles w, cached;
+        std::int64_t version = 0, pushed = 0, t = 0, draws = 0;
+        double told = 0;
+        std::deque<Push> travelling = {};
+      };
+      std::vector<Learner> learners(workers);
+      const auto arrive = [&](int k) {
+        Learner& l = learners[k];
+        if (l.travelling.empty()) return;
+        if (!l.travelling.front().g.empty()) l.cached = l.travelling.front().g;
+        plain.arrive(k, l.cached, l.travelling.front().version);
+        l.travelling.pop_front();
+      };
+      std::int64_t position = 0, left_out = 0;
+      Dice dice;
+      double far = 0;
+      for (int event = 0; event < 200; ++event) {
+        const int k = dice.roll(workers);
+        Learner& l = learners[k];
+        if (dice.roll(3) == 0) {
+          cluster.deliver(k);
+          arrive(k);
+        } else {
+          const auto opens = [&](double c) {
+            const bool open = c == 0 || uniform(1, std::uint64_t(k), std::uint64_t(l.draws++)) <
+                                            1 / (1 + c / (l.told + 1e-4));
+            left_out += !open;
+            return open;
+          };
+          const bool fetch = l.t == 0 || opens(c_fetch);
+          while (!l.travelling.empty()) arrive(k);
+          if (fetch) l.w = plain.w, l.version = plain.version;
+          l.told = std::accumulate(plain.v.begin(), plain.v.end(), 0.0) / double(plain.v.size());
+          Doubles g(cluster.problem.n);
+          cluster.problem.gradient(l.w.data(), Order().stream(position, 4), g.data());
+          position += 4;
+          if (l.t++ == 0 || opens(c_push))
+            l.travelling.push_back({0.25 * g, l.pushed = l.version});
+          else
+            l.travelling.push_back({{}, l.pushed});
+          EXPECT_TRUE(cluster.step(k));
+        }
+        far = std::max(far, difference(plain.w, cluster.w.data()));
+      }
+      EXPECT_LE(far, rounding) << workers << " workers, c_fetch " << c_fetch << ", c_push " << c_push;
+      EXPECT_GT(left_out, 20);
+      for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
+      EXPECT_EQ(cluster.shards[0].used(), plain.used);
+    }
 }
 
 // Bulk-synchronous: nobody pulls before all have pushed, and the updates of a round add up to one of sync at
