@@ -660,6 +660,10 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
                                        run.strategy->name, listed(tolerant)));
   }
 
+  if (run.strategy->in_batches && run.data_order() != "queue")
+    fault({"data_order"},
+          fmt::format("{} hands out portions of a batch (allowed: auto, queue)", run.strategy->name));
+
   const std::string& schedule = run.settings.text("optimizer.schedule");
   if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)
     fault({"optimizer.schedule", "optimizer.schedule_samples"},

@@ -27,7 +27,8 @@ namespace dsgd {
   entry(onebit) \
   entry(powersgd) \
   entry(dpsgd) \
-  entry(adpsgd)
+  entry(adpsgd) \
+  entry(sandblaster)
 // clang-format on
 
 #define DSGD_DECLARE(name) extern const StrategyEntry name##_entry;

@@ -32,8 +32,9 @@ GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
 
 COMPRESSED = ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit", "powersgd")
 LOCK_STEP = ("sync", "averaging", "bmuf", "easgd_sync", "eamsgd_sync", "slowmo", "diloco", *COMPRESSED)
-SETTINGS = {"threshold": "tau = 0.05\n", "topk": "density = 0.1\n", "signsgd": "optimizer.learning_rate = 0.001\n", "diloco": "H = 10\n", "fasgd": "optimizer.learning_rate = 0.002\n"}  # of strategies that need some
-SERVED = ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "easgd", "eamsgd")
+SETTINGS = {"threshold": "tau = 0.05\n", "topk": "density = 0.1\n", "signsgd": "optimizer.learning_rate = 0.001\n", "diloco": "H = 10\n", "fasgd": "optimizer.learning_rate = 0.002\n",
+            "sandblaster": "batch = 80\nportion = 1\nbackups = 0\n"}  # of strategies that need some
+SERVED = ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "easgd", "eamsgd", "sandblaster")
 STRATEGIES = LOCK_STEP + SERVED
 QUICKSTART = ("sync", "averaging", "bmuf", "downpour", "staleness_aware")
 
@@ -349,11 +350,14 @@ class RecordChecks:
                 own = r.tables["staleness"][r.tables["staleness"]["shard"] == shard]
                 arrivals = own["count"].sum()
                 tau = r.config.get("strategy.tau", 1)  # every step pushes a gradient, every period and the end a difference
-                self.assertEqual((-(-rows["steps"][:workers] // tau)).sum(), arrivals)
+                if r.config["strategy"] == "sandblaster":  # a push for every portion, here of a minibatch
+                    self.assertEqual(budget // minibatch, arrivals)
+                else:
+                    self.assertEqual((-(-rows["steps"][:workers] // tau)).sum(), arrivals)
                 self.assertTrue((own["count"] > 0).all() and (own["tau"] >= 0).all())
             if "staleness_bound" in r.groups["effective"]:
                 self.assertLessEqual(r.tables["staleness"]["tau"].max(), r.groups["effective"]["staleness_bound"])
-            c = max(1, workers // r.config.get("strategy.n", workers))
+            c = r.config.get("strategy.batch", 0) // minibatch or max(1, workers // r.config.get("strategy.n", workers))
             self.assertEqual(arrivals // c, result["updates"])
         elif r.config["strategy"] == "sync":
             n = result["parameters"]
@@ -497,7 +501,8 @@ class SmallSweep(Case, RecordChecks):
             with self.subTest(strategy=strategy, workers=workers):
                 self.assert_consistent(r, test_count=TEST)
                 uses = r.result["sample_uses_min"], r.result["sample_uses_max"]
-                if strategy in ("downpour", "ssp", "easgd", "eamsgd") and workers == 2:  # replicas go through their own parts at their own pace
+                if strategy in ("downpour", "ssp", "easgd", "eamsgd") and workers == 2 or strategy == "sandblaster":
+                    # Replicas go through their own parts at their own pace; batches are looked at more than once.
                     self.assertTrue(uses[0] <= EPOCHS <= uses[1], uses)
                 else:
                     self.assertEqual((EPOCHS, EPOCHS), uses)

@@ -276,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "x.toml:4:16: faults.leave_worker: there is no worker 2 (allowed: up to 1)"},
         Mistake{"faults.drop = [0, 0.1]\n[strategy.sync]",
                 "x.toml:1:19: faults.drop: sync does not tolerate a push that never arrives (allowed: 0, or "
-                "strategies downpour, staleness_aware, dc_asgd, fasgd)"},
+                "strategies downpour, staleness_aware, dc_asgd, fasgd, sandblaster)"},
         Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
                 "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
                 "optimizer.rule = \"sgd\")"},

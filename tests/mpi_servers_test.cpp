@@ -261,6 +261,36 @@ TEST(AnyOrder, CountersAgreeWithTheRequests) {
   }
 }
 
+// Portions, copies of them and sums over the shards change nothing: the servers end where L-BFGS on one
+// machine does.
+TEST(AnyOrder, SandblasterIsSerialLbfgs) {
+  for (const bool resample : {true, false})
+    for (const int portion : {1, 2}) {
+      const std::int64_t batch = 20;
+      Job job{.strategy = "sandblaster",
+              .settings = {{"batch", batch},
+                           {"portion", integer(portion)},
+                           {"backups", integer(1)},
+                           {"history", integer(3)},
+                           {"resample", resample}},
+              .budget = 12 * batch + 7};
+      job.problem.curved = true;
+      PlainLbfgs serial{.w = Doubles(job.problem.n), .history = 3, .resample = resample, .rate = 0.5};
+      for (int evaluation = 0; evaluation < 12; ++evaluation) serial.step(job.problem, batch);
+      const Outcome outcome = run(job, [](Worker& worker) {  // one is slow: there are copies
+        if (world().rank() != 0 || worker.replica.t > 20) return;
+        world().sleep(500e-6);
+      });
+      EXPECT_LE(difference(serial.x, outcome.master.data()), 1e-3)
+          << "portions of " << portion << (resample ? ", fresh batches" : ", one batch");
+      for (const Served& server : outcome.servers) {
+        EXPECT_EQ(server.version, 12);
+        EXPECT_EQ(server.unapplied, 7);
+        EXPECT_EQ(server.fresh, server.arrivals);
+      }
+    }
+}
+
 // First one worker is slow, then another one.
 TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
   for (const StrategyEntry* entry : all_strategies()) {

@@ -79,6 +79,12 @@ def strategies():
     return re.findall(r"^  (\w+) ", dsgd("list", "strategies").stdout, re.M)
 
 
+def tables(names):
+    """With settings at which the tiny runs do what is special about a strategy."""
+    own = {"sandblaster": "batch = 50\nportion = 2\n"}
+    return "".join(f"[strategy.{name}]\n{own.get(name, '')}" for name in names)
+
+
 def everything(path):
     """All attributes and tables of a result, dates apart."""
     found = {}
@@ -133,7 +139,7 @@ class Golden(Case):
         """Where these differ for a good reason, --regenerate and say the reason in the commit."""
         names = [name.removesuffix(".txt") for name in sorted(os.listdir(GOLDEN))]
         self.assertGreaterEqual(len(names), 5)
-        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in names))
+        results, _ = self.sweep(TINY + tables(names))
         for name in names:
             with self.subTest(name):
                 with open(f"{GOLDEN}/{name}.txt") as f:
@@ -142,7 +148,7 @@ class Golden(Case):
     def regenerate(self):
         os.makedirs(GOLDEN, exist_ok=True)
         names = strategies()
-        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in names))
+        results, _ = self.sweep(TINY + tables(names))
         for name in names:
             with open(f"{GOLDEN}/{name}.txt", "w") as f:
                 f.write(transcript(results[f"{name}-3w-seed1"]))
@@ -150,7 +156,7 @@ class Golden(Case):
 
 class Repeating(Case):
     def test_the_same_seed_gives_the_same_file(self):
-        text = TINY + "".join(f"[strategy.{name}]\n" for name in strategies())
+        text = TINY + tables(strategies())
         first, second = (self.sweep(text, out)[0] for out in ("a", "b"))
         self.assertEqual(first.keys(), second.keys())
         for name in first:
@@ -250,7 +256,7 @@ class Replays(Case):
                 self.assertRegex(done.stdout + done.stderr, f": other weights|left the recorded course at request ({at - 1}|{at}) of")
 
     def test_simulated_runs_of_every_strategy(self):
-        results, _ = self.sweep(TINY + "".join(f"[strategy.{name}]\n" for name in strategies()))
+        results, _ = self.sweep(TINY + tables(strategies()))
         for name, path in results.items():
             with self.subTest(name):
                 self.assert_same_weights(path)
@@ -387,6 +393,19 @@ seconds.softmax.10 = 1
         self.assertAlmostEqual(self.result(results["sync-3w-seed1"], "seconds"), 1200 / 30 * 4, delta=0.01)
         # 1 + 1 + 1/4 minibatches a second; the last one may be the straggler's
         self.assertAlmostEqual(self.result(results["downpour-3w-seed1"], "seconds"), 120 / 2.25, delta=4)
+
+    def test_sandblaster_does_not_wait_for_a_slow_worker(self):
+        """Dean et al. 2012: with small portions and backups a straggler costs no more than its own work."""
+        def seconds(slowdown, portion, backups):
+            text = self.FAST.replace("[cluster.hosts.a]", f"straggler.workers = 1\nstraggler.slowdown = {slowdown}\n[cluster.hosts.a]")
+            text = text.replace("samples = 1200", "samples = 2400").replace("workers = 3", "workers = 4").replace("servers = 2", "servers = 3")
+            results, _ = self.sweep(text + f"[strategy.sandblaster]\nbatch = 240\nportion = {portion}\nbackups = {backups}\n",
+                                    f"out-{slowdown}-{portion}-{backups}")
+            (path,) = results.values()
+            return self.result(path, "seconds")
+        self.assertAlmostEqual(seconds(1, 1, 1), 10 * 24 / 4, delta=0.01)
+        self.assertLess(seconds(10, 1, 1), 10 * 24 / 3 + 10)  # the last copy may be the straggler's
+        self.assertAlmostEqual(seconds(10, 6, 0), 10 * 60, delta=0.01)  # its pace
 
     def test_rounds_cost_what_the_cluster_says(self):
         text = self.FAST.replace("[cluster.hosts.a]", "round = 10\n[cluster.hosts.a]")

@@ -86,6 +86,7 @@ TEST(Table, CostsWhatTheReadmeSays) {
     expect("dpsgd", {{"topology", "complete"s}}, T, T, 0, 0);
     expect("staleness_aware", {}, T, 0, T + 1, T);
     for (const char* each_step : {"ssp", "dc_asgd", "fasgd"}) expect(each_step, {}, T, 0, T + 1, T);
+    expect("sandblaster", {}, T, 0, 2 * T + 1, T);  // at most
     for (const char* name : {"easgd", "eamsgd"}) expect(name, {{"tau", integer(3)}}, T, 0, third + 1, third);
     for (const char* name : {"easgd_sync", "eamsgd_sync"})
       expect(name, {{"tau", integer(3)}}, T, third, 0, 0);
@@ -793,6 +794,44 @@ TEST(Twin, BFasgd) {
       for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
       EXPECT_EQ(cluster.shards[0].used(), plain.used);
     }
+}
+
+// Whoever computes which portion, and however often: the batch's gradient is that of its samples.
+TEST(Twin, Sandblaster) {
+  for (const int workers : {1, 2, 3, 5})
+    for (const bool resample : {true, false})
+      for (const int portion : {1, 2, 5}) {
+        const std::int64_t batch = 20;
+        Cluster cluster("sandblaster",
+                        {{"batch", batch},
+                         {"portion", integer(portion)},
+                         {"backups", integer(workers)},
+                         {"history", integer(3)},
+                         {"resample", resample}},
+                        {.learning_rate = 1.0 / 8}, workers, 1, 1 << 20);
+        PlainLbfgs plain{
+            .w = Doubles(cluster.problem.n), .history = 3, .resample = resample, .rate = 1.0 / 8};
+        Dice dice;
+        double far = 0;
+        const Shard& shard = cluster.shards[0];
+        for (std::int64_t seen = 0; seen < 16;) {
+          const int k = dice.roll(workers);
+          if (dice.roll(3) > 0) {
+            ASSERT_TRUE(cluster.step(k));
+          } else {
+            cluster.deliver(k);
+          }
+          for (; seen < shard.version(); ++seen) plain.step(cluster.problem, batch);
+          far = std::max(far, difference(plain.w, cluster.w.data()));
+          far = std::max(far, difference(plain.x, cluster.rules[0].master(cluster.w).data));
+        }
+        EXPECT_LE(far, 1e-3) << workers << " workers, portions of " << portion
+                             << (resample ? ", fresh batches" : ", one batch");
+        EXPECT_EQ(shard.used(), batch * shard.version());
+        EXPECT_EQ(shard.late() > 0, workers > 1) << "no copy was too late";
+        const auto tau = shard.staleness();
+        EXPECT_EQ(tau[0], shard.arrivals()) << "a gradient of another batch counted";
+      }
 }
 
 // Bulk-synchronous: nobody pulls before all have pushed, and the updates of a round add up to one of sync at

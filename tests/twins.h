@@ -165,6 +165,67 @@ struct PlainOptimizer {
   double t = 0;  // updates
 };
 
+// L-BFGS with an Armijo line search, H as a matrix: the BFGS formula over the pairs that are kept.
+struct PlainLbfgs {
+  static double dot(const Doubles& p, const Doubles& q) {
+    return std::inner_product(p.begin(), p.end(), q.begin(), 0.0);
+  }
+  // f and g at w; what is to be looked at next is in w then. Returns whether that is with the same batch.
+  bool evaluated(double f, const Doubles& g) {
+    if (searching && f > f0 + 1e-4 * a * slope) {
+      a /= 2;
+      if (a < 1e-6) a = 0, pairs.clear();
+      w = x + a * d;
+      return true;
+    }
+    if (searching && dot(w - x, g - g0) > 0) pairs.push_back({w - x, g - g0});
+    if (pairs.size() > history) pairs.erase(pairs.begin());
+    x = w, f0 = f, g0 = g;
+    searching = !searching || !resample;
+    if (!searching) return false;
+    d = -1 * direction(g);
+    if (dot(g, d) > 0) pairs.clear(), d = -rate * g;
+    slope = dot(g, d);
+    a = 1;
+    w = x + d;
+    return true;
+  }
+  Doubles direction(const Doubles& g) const {  // H g
+    const std::size_t n = w.size();
+    std::vector<Doubles> H(n, Doubles(n));
+    const double first = pairs.empty() ? rate
+                                       : dot(pairs.back().first, pairs.back().second) /
+                                             dot(pairs.back().second, pairs.back().second);
+    for (std::size_t i = 0; i < n; ++i) H[i][i] = first;
+    for (const auto& [s, y] : pairs) {  // H <- V^T H V + rho s s^T, V = 1 - rho y s^T
+      const double rho = 1 / dot(s, y);
+      Doubles Hy(n);
+      for (std::size_t i = 0; i < n; ++i) Hy[i] = dot(H[i], y);
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < n; ++j)
+          H[i][j] += rho * (1 + rho * dot(y, Hy)) * s[i] * s[j] - rho * (Hy[i] * s[j] + s[i] * Hy[j]);
+    }
+    Doubles Hg(n);
+    for (std::size_t i = 0; i < n; ++i) Hg[i] = dot(H[i], g);
+    return Hg;
+  }
+  // The mean over `batch` samples of the stream, from where the last batch was or behind it.
+  void step(const Quadratic& problem, std::int64_t batch) {
+    Doubles g(problem.n);
+    const double f = problem.gradient(w.data(), Order().stream(position, batch), g.data());
+    if (!evaluated(f / double(batch), (1 / double(batch)) * g) && resample) position += batch;
+  }
+  Doubles w, x = w;  // x: accepted
+  std::size_t history;
+  bool resample;
+  double rate;
+  std::vector<std::pair<Doubles, Doubles>> pairs = {};
+  Doubles g0 = {}, d = {};
+  double f0 = 0, slope = 0, a = 0;
+  bool searching = false;
+  std::int64_t position = 0;
+};
+
 // Workers in lock-step.
 struct PlainWorkers {
   PlainWorkers(const Quadratic& quadratic, const OptimizerSettings& settings, Order shape)

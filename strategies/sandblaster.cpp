@@ -1,0 +1,216 @@
+// Sandblaster L-BFGS (Dean et al. 2012, algorithm 1.2): workers compute the gradient of one large batch, in
+// portions that go to whoever is idle; the servers make a step of L-BFGS of it.
+//   worker:   accrued <- 0;  for every minibatch of a portion: accrued <- accrued + g(w);  push accrued
+//             w is fetched where it has changed. When all portions of the batch are out, idle workers get
+//             copies of those that are not done (backups); what comes first counts.
+//   servers, when the batch is complete, f and g its mean loss and gradient at w:
+//             f > f_0 + c1 * a * d.g_0:  a <- a / 2                    (Armijo; the same batch at another w)
+//             otherwise:  s <- w - x;  y <- g - g_0;  history <- (s, y);  x <- w;  f_0, g_0 <- f, g
+//                         d <- -H g, two loops over the history (Nocedal 1980);  a <- 1
+//             w <- x + a * d
+// Vectors and history stay cut over the servers, which take the coordinator's decisions together: from sums
+// of their dot products. With `resample` every accepted step is followed by a new batch, first at x, so that
+// s and y belong to one batch; without, the first batch is the only one. The paper tells neither the length
+// of the history nor the line search nor the batch. Pairs with s.y <= 0 are left out; without a history H is
+// the learning rate; a search in vain, or a direction that does not descend, ends the history.
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "strategies/strategy.h"
+
+namespace dsgd {
+namespace {
+
+constexpr double c1 = 1e-4, shortest = 1e-6;
+
+class Sandblaster final : public Strategy {
+ public:
+  Sandblaster(const Settings& s, const Context& c)
+      : server_(*c.server), portion_(int(s.integer("portion"))), accrued_(*c.space, c.parameters) {}
+
+  bool step(Replica& r) override {
+    Batch batch = r.next();
+    if (!batch) {  // the portion is done
+      if (samples_ > 0) server_.push(1, accrued_, samples_, loss_);
+      fill(0, accrued_);
+      samples_ = 0;
+      loss_ = 0;
+      server_.pull_work(portion_);
+      batch = r.next();
+      if (!batch) return false;
+      if (server_.changed()) server_.pull(r.w, 0);
+    }
+    loss_ += r.gradient(r.w, batch, r.g);
+    axpy(1, r.g, accrued_);
+    samples_ += batch.count();
+    return true;
+  }
+  void visit(State& state) override {
+    state.vector("accrued", accrued_);
+    state.number("samples", samples_);
+    state.number("loss", loss_);
+  }
+
+ private:
+  ParameterServer& server_;
+  int portion_;
+  Vector accrued_;
+  std::int64_t samples_ = 0;
+  double loss_ = 0;
+};
+
+class LBfgs final : public Rule {
+ public:
+  LBfgs(const Settings& s, const Context& c)
+      : batch_(s.integer("batch")),
+        backups_(int(s.integer("backups"))),
+        resample_(s.flag("resample")),
+        rate_(c.optimizer.learning_rate),
+        l2_(c.optimizer.l2),
+        schedule_(c.optimizer.schedule),
+        servers_(c.servers),
+        shards_(c.shards),
+        x_(*c.space, c.parameters),
+        g_(*c.space, c.parameters),
+        d_(*c.space, c.parameters) {
+    for (std::int64_t i = 0; i < s.integer("history"); ++i)
+      history_.push_back({Vector(*c.space, c.parameters), Vector(*c.space, c.parameters)});
+  }
+  std::int64_t batch() const override { return batch_; }
+  bool same_batch() const override { return searching_ || !resample_; }
+  int backups() const override { return backups_; }
+  Vec master(Vec w) override { return begun_ ? x_.view() : w; }
+
+  void apply(Vec w, const Arrival& a, std::int64_t used) override {
+    const double f = sum(a.number) / servers_ * a.scale + 0.5 * l2_ * product(w, w);
+    if (searching_ && !(f <= f_ + c1 * a_ * slope_)) {  // also where f is not a number
+      a_ /= 2;
+      if (a_ < shortest) a_ = 0, pairs_ = 0;  // back to x
+      return look(w);
+    }
+    Pair& fresh = history_[std::size_t(pairs_) % history_.size()];
+    if (searching_) {
+      copy(w, fresh.s);
+      axpy(-1, x_, fresh.s);
+      copy(g_, fresh.y);
+      scale(-1, fresh.y);
+    }
+    copy(w, x_);
+    copy(a.g, g_);
+    scale(a.scale, g_);
+    axpy(float(l2_), w, g_);
+    f_ = f;
+    begun_ = 1;
+    if (searching_) {
+      axpy(1, g_, fresh.y);
+      if (product(fresh.s, fresh.y) > 0) ++pairs_;
+      searching_ = !resample_;
+      if (resample_) return;  // a new batch, at x
+    }
+    direct(rate_ * schedule_.at(used));
+    a_ = searching_ = 1;
+    look(w);
+  }
+  void visit(State& state) override {
+    state.vector("x", x_);
+    state.vector("g", g_);
+    state.vector("d", d_);
+    for (std::size_t i = 0; i < history_.size(); ++i) {
+      state.vector("s " + std::to_string(i), history_[i].s);
+      state.vector("y " + std::to_string(i), history_[i].y);
+    }
+    state.number("pairs", pairs_);
+    state.number("begun", begun_);
+    state.number("searching", searching_);
+    state.number("f", f_);
+    state.number("slope", slope_);
+    state.number("a", a_);
+  }
+
+ private:
+  struct Pair {
+    Vector s, y;
+  };
+  void look(Vec w) {  // w <- x + a * d
+    copy(x_, w);
+    axpy(float(a_), d_, w);
+  }
+  void direct(double rate) {  // d <- -H g
+    const std::size_t kept = std::min(std::size_t(pairs_), history_.size());
+    const auto back = [&](std::size_t i) -> Pair& {
+      return history_[(std::size_t(pairs_) - 1 - i) % history_.size()];
+    };
+    std::vector<double> alpha(kept), curvature(kept);
+    copy(g_, d_);
+    scale(-1, d_);
+    for (std::size_t i = 0; i < kept; ++i) {
+      curvature[i] = product(back(i).s, back(i).y);
+      alpha[i] = product(back(i).s, d_) / curvature[i];
+      axpy(float(-alpha[i]), back(i).y, d_);
+    }
+    scale(float(kept ? curvature[0] / product(back(0).y, back(0).y) : rate), d_);
+    for (std::size_t i = kept; i-- > 0;)
+      axpy(float(alpha[i] - product(back(i).y, d_) / curvature[i]), back(i).s, d_);
+    slope_ = product(g_, d_);
+    if (slope_ <= 0 || kept == 0) return;
+    pairs_ = 0;  // rounding has got the better of them
+    direct(rate);
+  }
+  double sum(double x) const { return shards_ ? shards_->sum(x) : x; }
+  double product(ConstVec x, ConstVec y) const { return sum(dot(x, y)); }
+
+  std::int64_t batch_;
+  int backups_;
+  bool resample_;
+  double rate_, l2_;
+  Schedule schedule_;
+  int servers_;
+  Shards* shards_;
+  Vector x_, g_, d_;           // x: the last accepted w; g: its gradient
+  std::vector<Pair> history_;  // a ring
+  std::int64_t pairs_ = 0, begun_ = 0, searching_ = 0;
+  double f_ = 0, slope_ = 0, a_ = 0;
+};
+
+}  // namespace
+
+extern const StrategyEntry sandblaster_entry{
+    .name = "sandblaster",
+    .summary = "L-BFGS on the servers, portions of large batches for idle workers",
+    .paper = "Dean et al. 2012 (algorithm 1.2)",
+    .data_order = "queue",
+    .parameters = {{"batch", std::int64_t(6000), "samples of a gradient", 1, 1e12},
+                   {"portion", std::int64_t(4), "minibatches that a worker is given at a time", 1, 1e9},
+                   {"backups", std::int64_t(1), "copies of a portion near the end of a batch", 0, 4096},
+                   {"history", std::int64_t(10), "pairs of differences kept", 1, 1000},
+                   {"resample", true, "a new batch after every accepted step"}},
+    .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
+      return std::make_unique<Sandblaster>(s, c);
+    },
+    .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
+      return std::make_unique<LBfgs>(s, c);
+    },
+    .cost =
+        [](const Settings&, const Context& c, std::int64_t steps) {
+          // Portions of one minibatch, each of another batch.
+          return double(2 * steps + 1) * pull_cost(c) + double(steps) * push_cost(c);
+        },
+    .effective =
+        [](const Settings& s, const Context& c) {
+          if (c.optimizer.rule != OptimizerSettings::Rule::sgd || c.optimizer.clip > 0)
+            throw std::invalid_argument(
+                "its steps are those of L-BFGS (allowed: optimizer.rule = \"sgd\", optimizer.clip = 0)");
+          return Facts{{"global_minibatch", double(s.integer("batch"))},
+                       {"period", double(s.integer("portion"))}};
+        },
+    .tolerates_loss = true,
+    .conformance = {{"batch", std::int64_t(24)},
+                    {"portion", std::int64_t(2)},
+                    {"backups", std::int64_t(3)},
+                    {"history", std::int64_t(3)}},
+    .lossy = true,
+    .cost_is_bound = true,
+    .in_batches = true};
+
+}  // namespace dsgd
