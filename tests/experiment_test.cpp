@@ -557,6 +557,7 @@ std::map<std::string, Value> everything(const RunConfig& run) {
   std::map<std::string, Value> all = run.settings.values();
   for (const auto& [key, value] : run.strategy_settings.values()) all["strategy." + key] = value;
   all["strategy"] = run.strategy->name;
+  all.erase("cluster.name");  // a run holds all that the file says
   return all;
 }
 
