@@ -394,6 +394,20 @@ seconds.softmax.10 = 1
         # 1 + 1 + 1/4 minibatches a second; the last one may be the straggler's
         self.assertAlmostEqual(self.result(results["downpour-3w-seed1"], "seconds"), 120 / 2.25, delta=4)
 
+    def test_staleness_is_what_the_papers_say(self):
+        """Zhang et al. 2015: about n with n-softsync, seldom above 2n; with every gradient an update of its own about P - 1."""
+        text = self.FAST.replace("[cluster.hosts.a]", "jitter = 0.3\n[cluster.hosts.a]").replace("workers = 3", "workers = 6")
+        results, _ = self.sweep(text.replace("samples = 1200", "samples = 12000") + "[strategy.staleness_aware]\nn = [1, 2, 6]\n")
+        self.assertEqual(len(glob.glob(f"{self.folder}/out/*.h5")), 3)
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                n, rows = file["config"].attrs["strategy.n"], file["staleness"][:]
+                mean = (rows["tau"] * rows["count"]).sum() / rows["count"].sum()
+                above = rows["count"][rows["tau"] > 2 * n].sum() / rows["count"].sum()
+                with self.subTest(n=n, mean=mean, above=above):
+                    self.assertAlmostEqual(mean, 5 if n == 6 else n, delta=0.5)
+                    self.assertLess(above, 0.01)
+
     def test_sandblaster_does_not_wait_for_a_slow_worker(self):
         """Dean et al. 2012: with small portions and backups a straggler costs no more than its own work."""
         def seconds(slowdown, portion, backups):
