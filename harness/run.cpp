@@ -203,7 +203,7 @@ class Run {
     const Space& space = config_.strategy->elements ? host_space() : process_.device->space();
     context.group = &group(space);
     context.server = config_.servers() ? &world_->server(n_) : nullptr;
-    context.worker = world_->rank();
+    context.rank = world_->rank();
     const auto vector = [&] {
       return space.host() ? world_->group().vector(n_) : own_.emplace_back(space, n_);
     };

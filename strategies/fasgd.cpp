@@ -32,7 +32,7 @@ class Fasgd final : public Strategy {
         c_fetch_(s.number("c_fetch")),
         c_push_(s.number("c_push")),
         seed_(c.seed),
-        worker_(c.worker) {}
+        worker_(c.rank) {}
 
   bool step(Replica& r) override {
     if (r.t == 0 || opens(c_fetch_))

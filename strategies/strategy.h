@@ -84,7 +84,6 @@ struct Context {
   ParameterServer* server = nullptr;  // null for strategies without a rule
   Pairs* pairs = nullptr;             // null for strategies not in pairs
   Shards* shards = nullptr;           // on servers; null: there is one
-  int worker = 0;                     // which one, on workers
   const Space* space = nullptr;
   std::size_t parameters = 0;
   int workers = 1, servers = 0, minibatch = 32;

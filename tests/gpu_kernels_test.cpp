@@ -58,7 +58,7 @@ Image image(const Shape& s) { return {s.channels, s.height, s.width}; }
 struct Truth {
   Truth(const Shape& input, const LayerSpec& layer, const std::vector<float>& x, const std::vector<float>& dy,
         int rows, const std::vector<float>& weights = {})
-      : out(place({"one", input, {layer}}).back().out),
+      : out(dsgd::place({"one", input, {layer}}).back().out),
         dx(std::size_t(rows) * input.size()),
         g(weights.size()) {
     const auto device = find_device("reference")->make();
@@ -89,7 +89,7 @@ TEST_F(GpuKernels, Pool) {
       const LayerSpec layer =
           max ? LayerSpec(MaxPool{size, stride, ceil}) : LayerSpec(AvgPool{size, stride, ceil});
       const std::string what = to_string(layer) + " of " + to_string(in);
-      const Shape out = place({"one", in, {layer}}).back().out;
+      const Shape out = dsgd::place({"one", in, {layer}}).back().out;
       const auto x = integers(batch * in.size(), 1), dy = integers(batch * out.size(), 2);
       const Truth truth(in, layer, x, dy, batch);
       std::vector<float> y(batch * out.size(), NAN), dx(batch * in.size(), NAN);

@@ -68,7 +68,7 @@ class Worker {
       replica.work = pairs = context.pairs =
           &world().pairs(replica.w, job.budget, again ? &job.replayed : nullptr);
     }
-    context.worker = world().rank();
+    context.rank = world().rank();
     strategy = job.entry().make(job.chosen(), context);
   }
   bool step() { return replica.step(*strategy); }

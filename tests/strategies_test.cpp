@@ -305,7 +305,7 @@ struct Cluster {
     for (int k = 0; k < workers; ++k) {
       local.push_back(std::make_unique<LocalServer>(shards, k, minibatch));
       context.server = local.back().get();
-      context.worker = k;
+      context.rank = k;
       contexts.push_back(context);
       learners.push_back(entry.make(settings, context));
       replicas.push_back(std::make_unique<LoggedReplica>(problem, Order{order, k, workers, minibatch, budget},
