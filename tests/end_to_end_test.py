@@ -239,7 +239,7 @@ TABLES = {
                   ("test_correct", "i8"), ("test_count", "i8")],
     "ranks": [("rank", "i4"), ("server", "u1"), ("steps", "i8"), ("samples", "i8"), ("total_s", "f8"), ("compute_s", "f8"),
               ("communication_s", "f8"), ("wait_s", "f8"), ("snapshot_s", "f8"), ("bytes_sent", "i8"), ("bytes_received", "i8"),
-              ("messages", "i8"), ("synchronisations", "i8")],
+              ("messages", "i8"), ("synchronisations", "i8"), ("compression_s", "f8"), ("share", "f8")],
     "staleness": [("shard", "i4"), ("tau", "i8"), ("count", "i8")],
     "requests": [("shard", "i4"), ("worker", "i4"), ("kind", "u1"), ("version", "i8"), ("samples", "i8"), ("position", "i8")],
 }

@@ -80,25 +80,26 @@ INSTANTIATE_TEST_SUITE_P(Table, FixedOrder, testing::ValuesIn(FixedOrder::all())
 // minibatches of it (a quarter of it in the second half) shrink the initial distance, 8, by e^-3 even where a
 // gradient counts as a sixteenth: sums of two, at a staleness of eight. The noise of the samples stays far
 // below that; the bound leaves a factor of two.
-RANKS_TEST_P(Conformance, ReachesTheOptimum) {
-  Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
+double distance_at_the_end(const StrategyEntry& entry, const Space& space) {
+  Job job{.strategy = entry.name, .settings = entry.conformance};
   job.budget = 5120 * world_minibatch;
-  job.optimizer.learning_rate = GetParam()->conformance_rate / 64;
+  job.optimizer.learning_rate = entry.conformance_rate / 64;
   job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
-  const Outcome outcome = run(job, [](Worker& worker) {
+  job.space = &space;
+  const auto each = [](Worker& worker) {
     if (worker.pairs) world().charge(0.001);  // all are equally fast
-  });
-  EXPECT_LT(outcome.distance, 0.1 * 8);
+  };
+  return run(job, each).distance;
+}
+
+RANKS_TEST_P(Conformance, ReachesTheOptimum) {
+  EXPECT_LT(distance_at_the_end(*GetParam(), host_space()), 0.1 * 8);
 }
 
 RANKS_TEST_P(Conformance, ReachesTheOptimumInAnyMemory) {
-  if (GetParam()->elements || !(world().servers() || GetParam()->pairs)) return SUCCEED();
-  Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
-  job.budget = 5120 * world_minibatch;
-  job.optimizer.learning_rate = GetParam()->conformance_rate / 64;
-  job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
-  job.space = &far_space();
-  EXPECT_LT(run(job).distance, 0.1 * 8);
+  if (GetParam()->elements || !(world().servers() || GetParam()->pairs) || world().workers() > 3)
+    return SUCCEED();
+  EXPECT_LT(distance_at_the_end(*GetParam(), far_space()), 0.1 * 8);
 }
 
 RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
