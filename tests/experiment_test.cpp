@@ -834,6 +834,17 @@ TEST(Shipped, EveryStrategyHasAnExperiment) {
 }
 
 // Mutations of a good file load or are refused; nothing else may happen.
+TEST(Shipped, SearchTriesEveryStrategyAlike) {
+  std::map<std::pair<std::string, int>, int> trials;
+  for (const RunConfig& run : load_experiment(find_experiment("search")).runs)
+    ++trials[{run.strategy->name, run.workers()}];
+  for (const StrategyEntry* strategy : all_strategies())
+    for (const int workers : {1, 2, 8, 32}) {
+      const int made = trials[std::pair(strategy->name, workers)];
+      EXPECT_EQ(made, 16) << strategy->name << " with " << workers << " workers";
+    }
+}
+
 TEST(Shipped, DamagedFilesNeverCrash) {
   std::ifstream in(find_experiment("quickstart"));
   const std::string good{std::istreambuf_iterator<char>(in), {}};
