@@ -46,7 +46,8 @@ class Copy:
             if os.path.isfile(there) and not (os.path.isfile(here) and read(there) == read(here)):
                 os.makedirs(os.path.dirname(here), exist_ok=True)
                 shutil.copyfile(there, here)
-        self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"], COMPILING)
+        self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                  "-DDSGD_CUDA=OFF"], COMPILING)
         self.compile()
         for program in PROGRAMS:
             self.run([f"{self.build}/tests/{program}"], TESTING)
