@@ -3,6 +3,7 @@ import argparse
 import concurrent.futures
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,8 @@ class Copy:
             try:
                 self.run([f"{self.build}/tests/{program}", *words], TESTING)
             except RuntimeError as e:
-                failed = [line.split("]")[1].split()[0] for line in str(e).splitlines() if line.startswith("[  FAILED  ]") and "]" in line]
-                return f"{program} {failed[0].rstrip(',') if failed else 'crashed'}"
+                failed = re.search(r"\[  FAILED  \] (\S+\.[^\s,]+)", str(e))
+                return f"{program} {failed[1] if failed else 'crashed'}"
             except subprocess.TimeoutExpired:
                 return f"{program} did not end"
         return ""
