@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "strategies/compressed.h"
+#include "strategies/random.h"
 
 namespace dsgd {
 namespace {
@@ -66,12 +67,7 @@ class Qsgd final : public Compressor {
     }
     return most;
   }
-  float random() {  // uniform in [0, 1): SplitMix64 (Steele, Lea, Flood 2014) of the number of the draw
-    std::uint64_t x = state_ + std::uint64_t(++draws_) * 0xd1342543de82ef95u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return float((x ^ x >> 31) >> 40) * 0x1p-24f;
-  }
+  float random() { return uniform(state_ + std::uint64_t(++draws_) * 0xd1342543de82ef95u); }
 
   int bits_, levels_;
   std::size_t bucket_;
