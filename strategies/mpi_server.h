@@ -5,7 +5,6 @@
 
 #include "strategies/communicator.h"
 #include "strategies/mpi_ranks.h"
-#include "strategies/server.h"
 
 namespace dsgd {
 
@@ -58,52 +57,6 @@ class MpiParameterServer final : public ParameterServer {
   std::int64_t pulled_ = -1;              // samples in the oldest part of what was pulled last
   double number_ = 0;
   bool work_pulled_ = false;  // by the pull that was begun
-};
-
-// Sums over the servers.
-class MpiShards final : public Shards {
- public:
-  MpiShards(const Ranks& ranks, MPI_Comm servers, Traffic& traffic)
-      : ranks_(ranks), comm_(servers), all_(comm_.size()), traffic_(traffic) {}
-  double sum(double x) override;
-
- private:
-  const Ranks& ranks_;
-  const Comm comm_;
-  std::vector<double> all_;
-  Traffic& traffic_;
-};
-
-// A server's side of the same.
-class Service {
- public:
-  Service(const Ranks& ranks, int workers, Shard& shard, Traffic& traffic);
-  void run();
-
- private:
-  struct Client {
-    Message reply;
-    SharedMemory memory;
-    Slots slots;
-    bool waits = false;       // with a pull that is held back
-    Header pull;              // that one
-    std::size_t request = 0;  // in the shard's record
-  };
-  std::size_t size() const { return shard_.w().size; }
-
-  int source() const;  // of the next request
-  void serve(const Header& header);
-  void push(Client& client, const Header& header);
-  void answer(int worker);
-  void answer_held();
-
-  const Ranks& ranks_;
-  Shard& shard_;
-  Traffic& traffic_;
-  int present_;
-  bool all_ring_ = true;
-  std::vector<Client> clients_;
-  Message incoming_;
 };
 
 }  // namespace dsgd

@@ -14,6 +14,7 @@
 #include "strategies/mpi_group.h"
 #include "strategies/mpi_pairs.h"
 #include "strategies/mpi_server.h"
+#include "strategies/mpi_service.h"
 
 namespace dsgd {
 namespace {
