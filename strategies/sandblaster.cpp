@@ -14,9 +14,9 @@
 // of the history nor the line search nor the batch. Pairs with s.y <= 0 are left out; without a history H is
 // the learning rate; a search in vain, or a direction that does not descend, ends the history.
 
-#include <algorithm>
 #include <stdexcept>
 
+#include "strategies/lbfgs.h"
 #include "strategies/strategy.h"
 
 namespace dsgd {
@@ -73,10 +73,8 @@ class LBfgs final : public Rule {
         shards_(c.shards),
         x_(*c.space, c.parameters),
         g_(*c.space, c.parameters),
-        d_(*c.space, c.parameters) {
-    for (std::int64_t i = 0; i < s.integer("history"); ++i)
-      history_.push_back({Vector(*c.space, c.parameters), Vector(*c.space, c.parameters)});
-  }
+        d_(*c.space, c.parameters),
+        history_(*c.space, c.parameters, s.integer("history")) {}
   std::int64_t batch() const override { return batch_; }
   bool same_batch() const override { return searching_ || !resample_; }
   int backups() const override { return backups_; }
@@ -86,10 +84,13 @@ class LBfgs final : public Rule {
     const double f = sum(a.number) / servers_ * a.scale + 0.5 * l2_ * product(w, w);
     if (searching_ && !(f <= f_ + c1 * a_ * slope_)) {  // also where f is not a number
       a_ /= 2;
-      if (a_ < shortest) a_ = 0, pairs_ = 0;  // back to x
+      if (a_ < shortest) {  // back to x
+        a_ = 0;
+        history_.forget();
+      }
       return look(w);
     }
-    Pair& fresh = history_[std::size_t(pairs_) % history_.size()];
+    auto& fresh = history_.fresh();
     if (searching_) {
       copy(w, fresh.s);
       axpy(-1, x_, fresh.s);
@@ -104,7 +105,7 @@ class LBfgs final : public Rule {
     begun_ = 1;
     if (searching_) {
       axpy(1, g_, fresh.y);
-      if (product(fresh.s, fresh.y) > 0) ++pairs_;
+      if (product(fresh.s, fresh.y) > 0) history_.keep();
       searching_ = !resample_;
       if (resample_) return;  // a new batch, at x
     }
@@ -116,11 +117,7 @@ class LBfgs final : public Rule {
     state.vector("x", x_);
     state.vector("g", g_);
     state.vector("d", d_);
-    for (std::size_t i = 0; i < history_.size(); ++i) {
-      state.vector("s " + std::to_string(i), history_[i].s);
-      state.vector("y " + std::to_string(i), history_[i].y);
-    }
-    state.number("pairs", pairs_);
+    history_.visit(state);
     state.number("begun", begun_);
     state.number("searching", searching_);
     state.number("f", f_);
@@ -129,32 +126,16 @@ class LBfgs final : public Rule {
   }
 
  private:
-  struct Pair {
-    Vector s, y;
-  };
   void look(Vec w) {  // w <- x + a * d
     copy(x_, w);
     axpy(float(a_), d_, w);
   }
   void direct(double rate) {  // d <- -H g
-    const std::size_t kept = std::min(std::size_t(pairs_), history_.size());
-    const auto back = [&](std::size_t i) -> Pair& {
-      return history_[(std::size_t(pairs_) - 1 - i) % history_.size()];
-    };
-    std::vector<double> alpha(kept), curvature(kept);
-    copy(g_, d_);
-    scale(-1, d_);
-    for (std::size_t i = 0; i < kept; ++i) {
-      curvature[i] = product(back(i).s, back(i).y);
-      alpha[i] = product(back(i).s, d_) / curvature[i];
-      axpy(float(-alpha[i]), back(i).y, d_);
-    }
-    scale(float(kept ? curvature[0] / product(back(0).y, back(0).y) : rate), d_);
-    for (std::size_t i = kept; i-- > 0;)
-      axpy(float(alpha[i] - product(back(i).y, d_) / curvature[i]), back(i).s, d_);
+    const auto dots = [&](ConstVec x, ConstVec y) { return product(x, y); };
+    history_.direction(g_, rate, d_, dots);
     slope_ = product(g_, d_);
-    if (slope_ <= 0 || kept == 0) return;
-    pairs_ = 0;  // rounding has got the better of them
+    if (slope_ <= 0 || history_.empty()) return;
+    history_.forget();  // rounding has got the better of it
     direct(rate);
   }
   double sum(double x) const { return shards_ ? shards_->sum(x) : x; }
@@ -167,9 +148,9 @@ class LBfgs final : public Rule {
   Schedule schedule_;
   int servers_;
   Shards* shards_;
-  Vector x_, g_, d_;           // x: the last accepted w; g: its gradient
-  std::vector<Pair> history_;  // a ring
-  std::int64_t pairs_ = 0, begun_ = 0, searching_ = 0;
+  Vector x_, g_, d_;  // x: the last accepted w; g: its gradient
+  LBfgsHistory history_;
+  std::int64_t begun_ = 0, searching_ = 0;
   double f_ = 0, slope_ = 0, a_ = 0;
 };
 
