@@ -23,20 +23,31 @@ namespace {
 
 constexpr std::size_t score_portion = 128;  // test samples between two signs of life
 
+// What a gradient takes besides being computed: a simulated rank charges its clock, a slow real one sleeps.
+struct Pace {
+  World& world;
+  Charges* charges = nullptr;    // of a simulated rank
+  Slowness* slowness = nullptr;  // of a real one
+  void spend(double start, int samples) const {
+    if (charges) world.charge(charges->gradient(samples));
+    if (!slowness || samples == 0) return;
+    const double took = world.now() - start;
+    world.sleep(std::max(0.0, slowness->slowed(took) - took));
+  }
+};
+
 // A worker's access to model and data, and the stopwatch around its gradients.
 class ModelReplica final : public Replica {
  public:
   ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
-               bool queue, Work* work, World& world, Charges* charges, Slowness* slowness)
+               bool queue, Work* work, const Pace& pace)
       : model_(model),
         train_(train),
         augmentation_(augmentation),
         sampler_(sampler),
         queue_(queue),
         work_(work),
-        world_(world),
-        charges_(charges),
-        slowness_(slowness) {}
+        pace_(pace) {}
 
   Batch next() override {
     Minibatch m;
@@ -56,7 +67,7 @@ class ModelReplica final : public Replica {
   }
 
   Replica::Loss gradient(ConstVec at, const Batch& of, Vec into) override {
-    const double start = world_.now();
+    const double start = pace_.world.now();
     before_ = 0;
     for (std::size_t first = 0; first == 0 || first < of.ids.size(); first += std::size_t(minibatch)) {
       if (first) before_ += last_.get().sum;
@@ -66,12 +77,8 @@ class ModelReplica final : public Replica {
       if (first) axpy(1, part_.view(), into);
     }
     if (spans) into.space->wait();  // a trace shows when the gradient was there
-    if (charges_) world_.charge(charges_->gradient(of.count()));
-    if (slowness_ && of.count()) {
-      const double took = world_.now() - start;
-      world_.sleep(std::max(0.0, slowness_->slowed(took) - took));
-    }
-    const Span span{start, world_.now()};
+    pace_.spend(start, of.count());
+    const Span span{start, pace_.world.now()};
     compute_s += span.end - span.begin;
     if (spans) spans->push_back(span);
     samples += of.count();
@@ -97,9 +104,7 @@ class ModelReplica final : public Replica {
   Sampler& sampler_;
   bool queue_;
   Work* work_;  // null: in lock-step
-  World& world_;
-  Charges* charges_;
-  Slowness* slowness_;  // of a real rank
+  Pace pace_;
   Work::Portion portion_;
   PendingLoss last_ = dsgd::Loss{};
   double before_ = 0;  // losses of the batch's pieces before the last
@@ -228,8 +233,7 @@ class Run {
                      .shares = shares},
                     process_.orders);
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
-                   config_.data_order() == "queue", work, *world_, charges_ ? &*charges_ : nullptr,
-                   slowness_ ? &*slowness_ : nullptr);
+                   config_.data_order() == "queue", work, pace());
     r.w = w;
     r.g = g;
     copy(process_.w, r.w);
@@ -317,6 +321,8 @@ class Run {
     }
   }
 
+  Pace pace() { return {*world_, charges_ ? &*charges_ : nullptr, slowness_ ? &*slowness_ : nullptr}; }
+
   // Each worker's speed, samples a second of a full minibatch, the median of a few, over that of all. Empty:
   // equal shares.
   std::vector<double> measured_shares(Vec w, Vec g) {
@@ -330,7 +336,7 @@ class Run {
     for (double& one : seconds) {
       const double begin = world_->now();
       process_.model.gradient(w, process_.data.train, ids, g);
-      if (charges_) world_->charge(charges_->gradient(int(ids.size())));
+      pace().spend(begin, int(ids.size()));
       one = world_->now() - begin;
     }
     fill(0, g);

@@ -21,10 +21,11 @@ import sys
 import tempfile
 import time
 import unittest
-import zlib
 
 import h5py
 import numpy as np
+
+from result_files import seal
 
 DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsgd")
 PATIENCE = 240  # seconds that any one command may take
@@ -213,14 +214,6 @@ class Record:
 
     def __getitem__(self, name):
         return self.attributes[name]
-
-
-def seal(path):
-    """Writes the first line that results/README.md describes."""
-    with open(path, "r+b") as file:
-        content = file.read()[64:]
-        file.seek(0)
-        file.write(b"%-63s\n" % (b"dsgd result, schema 1, crc32 %08x of %d bytes" % (zlib.crc32(content), len(content))))
 
 
 def records(folder):

@@ -20,14 +20,13 @@ std::string name_of(const testing::TestParamInfo<const StrategyEntry*>& info) { 
 
 class Entry : public testing::TestWithParam<const StrategyEntry*> {
  protected:
-  Job conformance() const {
+  // With a budget of `steps` steps of all workers, and one sample that makes the last minibatch a short one.
+  Job conformance(int steps) const {
     Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
     job.problem.curved = true;
+    job.budget = std::int64_t(steps) * world().workers() * world_minibatch + 1;
+    job.optimizer.learning_rate = 1.0 / 64;
     return job;
-  }
-  // A budget of `steps` steps of all workers, and one sample that makes the last minibatch a short one.
-  static std::int64_t ragged(int steps) {
-    return std::int64_t(steps) * world().workers() * world_minibatch + 1;
   }
   double fact(const std::string& name, const Job& job) const {
     for (const auto& [key, value] : GetParam()->effective(job.chosen(), job.context(job.problem.n)))
@@ -106,9 +105,7 @@ RANKS_TEST_P(Conformance, ReachesTheOptimumInAnyMemory) {
 
 RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
   for (const int steps : {0, 1, 7, 12}) {
-    Job job = conformance();
-    job.budget = ragged(steps);
-    job.optimizer.learning_rate = 1.0 / 64;
+    Job job = conformance(steps);
     Outcome outcome = run(job);
     std::array<std::int64_t, 1> samples{outcome.samples};
     world().sum(samples);
@@ -132,9 +129,7 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
 
 RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
-    Job job = conformance();
-    job.budget = ragged(steps);
-    job.optimizer.learning_rate = 1.0 / 64;
+    Job job = conformance(steps);
     const Outcome outcome = run(job);
     if (!world().is_worker() || GetParam()->pairs) continue;
     const Cost cost = GetParam()->cost(job.chosen(), job.context(job.problem.n), outcome.steps);
@@ -156,14 +151,13 @@ RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
 }
 
 RANKS_TEST_P(Conformance, SaysItsGlobalMinibatch) {
-  const Job job = conformance();
+  const Job job = conformance(1);
   EXPECT_GE(fact("global_minibatch", job), world_minibatch);
 }
 
 RANKS_TEST_P(FixedOrder, SameBitsInEveryRun) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::adagrad}) {
-    Job job = conformance();
-    job.budget = ragged(20);
+    Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.1};
     const Outcome first = run(job), second = run(job);
     EXPECT_EQ(first.master, second.master);
@@ -176,8 +170,7 @@ RANKS_TEST_P(FixedOrder, SameBitsInEveryRun) {
 RANKS_TEST_P(FixedOrder, WorksInAnyMemory) {
   if (GetParam()->elements) return SUCCEED() << "it works in the host's memory";
   for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adam}) {
-    Job job = conformance();
-    job.budget = ragged(20);
+    Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.01};
     const Outcome here = run(job);
     job.space = &far_space();
@@ -191,8 +184,7 @@ RANKS_TEST_P(FixedOrder, WorksInAnyMemory) {
 
 RANKS_TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
   if (GetParam()->own_models) return SUCCEED() << "their master is compared below";
-  Job job = conformance();
-  job.budget = ragged(20);
+  Job job = conformance(20);
   job.optimizer.learning_rate = 0.1;
   EXPECT_TRUE(same_on_all_workers(run(job).weights));
 }
@@ -200,8 +192,7 @@ RANKS_TEST_P(LockStep, EndsWithTheSameModelOnAllWorkers) {
 // The reported model may be formed by a collective; forming it changes nothing.
 RANKS_TEST_P(LockStep, MasterLeavesTrainingAlone) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
-    Job job = conformance();
-    job.budget = ragged(10);
+    Job job = conformance(10);
     job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
     bool same = true;
     const Outcome alone = run(job), watched = run(job, [&](Worker&worker) {
@@ -218,8 +209,7 @@ RANKS_TEST_P(LockStep, ContinuesFromACheckpoint) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum,
                           OptimizerSettings::Rule::adagrad, OptimizerSettings::Rule::adam})
     for (const int at : {1, 5, 6}) {
-      Job job = conformance();
-      job.budget = ragged(12);
+      Job job = conformance(12);
       job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
       Worker first(job);
       for (int t = 0; t < at; ++t) first.step();
@@ -240,9 +230,7 @@ RANKS_TEST_P(LockStep, ContinuesFromACheckpoint) {
 // Who asks sends a message in every step, and everything is answered: the formula is the workers' average.
 RANKS_TEST_P(InPairs, SendWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
-    Job job = conformance();
-    job.budget = ragged(steps);
-    job.optimizer.learning_rate = 1.0 / 64;
+    Job job = conformance(steps);
     const Outcome outcome = run(job);
     const int asking = (world().workers() + 1) / 2;
     const bool asks = world().rank() % 2 == 0 && world().workers() > 1;
@@ -260,8 +248,7 @@ RANKS_TEST_P(InPairs, SendWhatTheTableSays) {
 
 // With no gradients nothing changes but by averages, which leave the sum over the workers alone.
 RANKS_TEST_P(InPairs, KeepTheMean) {
-  Job job = conformance();
-  job.budget = ragged(12);
+  Job job = conformance(12);
   job.optimizer.learning_rate = 0;
   Worker worker(job);
   fill(float(1 << 12) * float(world().rank() + 1), worker.replica.w);
@@ -280,8 +267,7 @@ RANKS_TEST_P(InPairs, KeepTheMean) {
 // The order in which workers answer is all that is not in the settings.
 RANKS_TEST_P(InPairs, RepeatWhatWasRecorded) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
-    Job job = conformance();
-    job.budget = ragged(20);
+    Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
     const Outcome first = run(job);
     job.replayed = first.requests;

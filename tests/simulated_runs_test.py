@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 import unittest
-import zlib
 
 import h5py
+
+from result_files import seal
 
 BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
 DSGD, SIM = f"{BUILD}/dsgd", f"{BUILD}/dsgd-sim"
@@ -193,14 +194,6 @@ class Engines(Case):
         for line in done.stdout.splitlines():
             if line.startswith("sync"):
                 self.assertIn("1 (base)" if re.search(r" 1 +\d", line) else "weak", line)
-
-
-def seal(path):
-    """Writes the first line that results/README.md describes."""
-    with open(path, "r+b") as file:
-        content = file.read()[64:]
-        file.seek(0)
-        file.write(b"%-63s\n" % (b"dsgd result, schema 1, crc32 %08x of %d bytes" % (zlib.crc32(content), len(content))))
 
 
 class Replays(Case):
