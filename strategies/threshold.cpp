@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "strategies/compressed.h"
+#include "strategies/sparse.h"
 
 namespace dsgd {
 namespace {

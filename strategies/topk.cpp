@@ -14,9 +14,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "strategies/compressed.h"
+#include "strategies/sparse.h"
 
 namespace dsgd {
 namespace {
@@ -61,10 +61,10 @@ class TopK final : public Compressor {
     }
   }
   Bytes encode(ConstVec v) override {
-    select(v, elements(settings_, v.size, t_++));
+    const auto& sent = largest_.of(v, elements(settings_, v.size, t_++));
     if (masking_ && u_.size())
-      for (const std::uint32_t i : indices_) u_.data()[i] = 0;
-    return Sparse::encode(v.size, indices_, [&](BitWriter& out, std::uint32_t i) { out.put(v.data[i]); });
+      for (const std::uint32_t i : sent) u_.data()[i] = 0;
+    return Sparse::encode(v.size, sent, [&](BitWriter& out, std::uint32_t i) { out.put(v.data[i]); });
   }
   void add(const Bytes& message, Vec y, float a) const override {
     Sparse::decode(y.size, message, [&](BitReader& in, std::uint32_t i) { y.data[i] += a * in.number(); });
@@ -75,29 +75,13 @@ class TopK final : public Compressor {
   }
 
  private:
-  void select(ConstVec v, std::size_t k) {
-    const auto magnitude = [&](std::size_t i) {  // ordered as |v_i|, and not-a-number above all
-      return std::bit_cast<std::uint32_t>(v.data[i]) & 0x7fffffff;
-    };
-    magnitudes_.resize(v.size);
-    for (std::size_t i = 0; i < v.size; ++i) magnitudes_[i] = magnitude(i);
-    const auto last = magnitudes_.begin() + std::ptrdiff_t(k - 1);
-    std::nth_element(magnitudes_.begin(), last, magnitudes_.end(), std::greater<>());
-    const std::uint32_t least = *last;
-    std::size_t equal = std::size_t(std::count(magnitudes_.begin(), last + 1, least));
-    indices_.clear();
-    for (std::size_t i = 0; i < v.size; ++i)
-      if (magnitude(i) > least || (magnitude(i) == least && equal > 0 && equal--))
-        indices_.push_back(std::uint32_t(i));
-  }
-
   Settings settings_;
   double clip_;
   float mu_;
   bool nesterov_, masking_;
   Vector u_, scaled_;
   std::int64_t t_ = 0;
-  std::vector<std::uint32_t> magnitudes_, indices_;
+  Largest largest_;
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <random>
 
-#include "strategies/bits.h"
+#include "strategies/sparse.h"
 #include "strategies/compressed.h"
 #include "tests/checkpoint.h"
 #include "tests/twins.h"
