@@ -75,7 +75,9 @@ const std::vector<Parameter>& cluster_keys() {
       {"cluster.server.hosts", std::string(),
        "whose last ones are the servers' own; empty: the first by name"},
       {"cluster.compression", 0.0,
-       "seconds that a worker takes to pack or unpack one parameter of what it sends; 0: no time", 0, 1e3},
+       "seconds that a worker takes to pack or unpack one parameter of what it sends; 0: no time. Not where "
+       "the host's work.STRATEGY is known, which contains it",
+       0, 1e3},
       {"cluster.round", 0.0, "seconds of every synchronisation besides its messages: a scheduler's", 0, 1e6},
   };
   return keys;
@@ -265,7 +267,7 @@ Charges::Charges(const RunConfig& config, const Cluster& cluster, const Network&
       flops_(flops_per_sample(network)),
       rate_(config.settings.number("cluster.server.rate")),
       round_(config.settings.number("cluster.round")),
-      compression_(config.settings.number("cluster.compression")),
+      compression_(hosts_.work.empty() ? config.settings.number("cluster.compression") : 0),
       workers_(config.workers()),
       slowness_(config, rank) {}
 

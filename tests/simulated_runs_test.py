@@ -347,6 +347,12 @@ seconds.softmax.10 = 1
                     self.assertAlmostEqual(row["compression_s"], charged, delta=1e-6)
                 self.assertAlmostEqual(file["result"].attrs["seconds"], 40 + charged, delta=0.01)
 
+    def test_known_work_contains_the_compression(self):
+        self.sweep(self.FAST.replace("[cluster.hosts.a]", "compression = 1e-3\n[cluster.hosts.a]\nwork.qsgd.3 = 1e-4") + "[strategy.qsgd]\n")
+        with h5py.File(glob.glob(f"{self.folder}/out/*.h5")[0]) as file:
+            self.assertAlmostEqual(file["result"].attrs["seconds"], 40 + 40 * file["result"].attrs["parameters"] * 1e-4, delta=0.01)
+            self.assertEqual(max(file["ranks"]["compression_s"]), 0)
+
     def test_shares_follow_the_speed_of_workers(self):
         """HeteroSpark: of three workers one is four times as fast. Equal shares last as long as the slow ones take."""
         text = self.FAST.replace("minibatch = 10", "minibatch = 12").replace("seconds.softmax.10 = 1", "speed = 1e6").replace("count = 8", "count = 2")
