@@ -735,6 +735,7 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
   std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
   std::iota(ids.begin(), ids.end(), 0);
   Vector g(device->space(), parameters(network));
+  flushes_ = flush_subnormals();
   const auto begun = std::chrono::steady_clock::now();
   model.gradient(w, data.train, ids, g);
   device->space().wait();
@@ -744,8 +745,10 @@ Process::Process(const RunConfig& config, const std::filesystem::path& data_dir,
 std::map<std::string, Value> Process::provenance() const {
   std::string plan;
   for (const std::string& line : model.plan().implementations()) plan += line + "\n";
-  plan += fmt::format("one thread a rank; {} copies into another layout in a gradient of {} samples\n",
-                      model.plan().reorders(), model.plan().batch());
+  plan += fmt::format(
+      "one thread a rank; subnormal numbers are {}; {} copies into another layout in a gradient of {} "
+      "samples\n",
+      flushes_ ? "zero" : "kept", model.plan().reorders(), model.plan().batch());
   return {{"device_library", device->library()},
           {"instruction_set", instruction_set()},
           {"threads", std::int64_t(1)},

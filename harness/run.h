@@ -34,6 +34,9 @@ struct Process {
   // What bits depend on besides the configuration and the program: device library, instructions, plan.
   std::map<std::string, Value> provenance() const;
   std::string weights_sha256() const;
+
+ private:
+  bool flushes_;
 };
 
 // One rank's part of a run: loads, plans, trains, scores; rank 0 fills the record. Every process tells its

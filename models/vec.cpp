@@ -1,6 +1,9 @@
 #include "models/vec.h"
 
 #include <sys/mman.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -132,6 +135,16 @@ class HostSpace final : public Space {
 const Space& host_space() {
   static const HostSpace space;
   return space;
+}
+
+bool flush_subnormals() {
+#ifdef __SSE2__
+  _MM_SET_FLUSH_ZERO_MODE(_MM_FLUSH_ZERO_ON);
+  _MM_SET_DENORMALS_ZERO_MODE(_MM_DENORMALS_ZERO_ON);
+  return true;
+#else
+  return false;
+#endif
 }
 
 Vector& Vector::operator=(Vector&& other) noexcept {

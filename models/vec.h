@@ -101,6 +101,10 @@ inline void divide_by_magnitude(float gamma, float epsilon, ConstVec g, Vec m, V
   d.space->divide_by_magnitude(gamma, epsilon, g.data, m.data, d.data, d.size);
 }
 
+// From here on numbers below 2^-126 count as zero, in this thread and those that it starts; false: the
+// processor cannot. Else gradients of a saturated model, which are full of them, take many times as long.
+bool flush_subnormals();
+
 // Owns the elements of one vector, zero at birth.
 class Vector {
  public:

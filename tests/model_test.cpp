@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "models/optimizer.h"
 
@@ -475,6 +477,23 @@ std::vector<std::string> device_names() {
 }
 INSTANTIATE_TEST_SUITE_P(Model, OnDevice, testing::ValuesIn(device_names()),
                          [](const auto& test) { return test.param; });
+
+TEST(Subnormals, CountAsZeroInAThreadAndThoseItStarts) {
+  const auto half_of_the_least = [] {
+    volatile float least = std::numeric_limits<float>::min();
+    return least * 0.5f;
+  };
+  float here = -1, there = -1;
+  bool flushes = false;
+  std::thread([&] {
+    flushes = flush_subnormals();
+    here = half_of_the_least();
+    std::thread([&] { there = half_of_the_least(); }).join();
+  }).join();
+  EXPECT_EQ(here == 0, flushes);
+  EXPECT_EQ(there == 0, flushes);
+  EXPECT_GT(half_of_the_least(), 0) << "others go on as they were";
+}
 
 }  // namespace
 }  // namespace dsgd
