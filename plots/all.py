@@ -8,6 +8,7 @@ from pathlib import Path
 
 try:
     import convergence
+    import families
     import jitter
     import periods
     import results
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
              "apt install python3-h5py python3-matplotlib")
 
 FIGURES = (convergence, speedup, staleness, time_breakdown, traffic)
-OF_EXPERIMENTS = (jitter, periods, scaling, softsync, straggler)  # each for results of one shape
+OF_EXPERIMENTS = (families, jitter, periods, scaling, softsync, straggler)  # each for results of one shape
 
 EXAMPLES = """
 examples:

@@ -33,6 +33,8 @@ def curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def draw(results: Results) -> Figure:
+    if len(results.workers) == 1 and len({variant.strategy for variant in results.variants}) > MOST_LINES:
+        raise style.OfAnotherExperiment()  # families.py
     curves = {group: curve(runs) for group in results.groups if (runs := [r for r in group.ok if len(r.snapshots)])}
     curves = {group: c for group, c in curves.items() if len(c[0])}
     if not curves:

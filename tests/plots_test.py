@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plots"))
 import best  # noqa: E402
 import convergence  # noqa: E402
+import families  # noqa: E402
 import jitter  # noqa: E402
 import periods  # noqa: E402
 import results  # noqa: E402
@@ -612,6 +613,27 @@ class OfExperiments(Folder):
                            config={"cluster.name": cluster} | ({"servers": servers} if servers else {}))
         return scaling.draw(results.load(self.folder))
 
+    def families(self):
+        for (i, strategy), seed in itertools.product(enumerate(("sync", "topk", "qsgd", "signsgd", "averaging", "bmuf", "dpsgd",
+                                                                "easgd", "mine")), (1, 2)):
+            rows = [(0, 0, 0, 0, 0, 10, 100), (500, 2 + i, 0, 0, 0, 60, 100), (1000, 4 + 2 * i, 0, 0, 0, 80 + i, 100)]
+            self.write(strategy, 8, seed, 4 + 2 * i, tables={"snapshots": rows})
+        return families.draw(results.load(self.folder))
+
+    def test_families(self):
+        style.setup()
+        figure = self.families()
+        shown = {panel.get_title("left"): panel for panel in figure.axes[::2]}
+        self.assertEqual(list(shown), ["lock-step, compressed gradients", "lock-step, local steps and gossip",
+                                       "models averaged without a common pace", "others"])
+        names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure.axes[1::2]]
+        self.assertEqual(names, [["signsgd  83.0", "qsgd  82.0", "topk  81.0", "sync  80.0"],
+                                 ["dpsgd  86.0", "bmuf  85.0", "averaging  84.0", "sync  80.0"],
+                                 ["easgd  87.0", "sync  80.0"], ["mine  88.0", "sync  80.0"]])
+        self.assertEqual(figure.axes[1].get_xlim()[1], 1.03 * 20)
+        with self.assertRaises(style.OfAnotherExperiment):
+            convergence.draw(results.load(self.folder))
+
     def test_softsync(self):
         figure = self.softsync()
         fixed, _, divided = [line for line in figure.axes[0].lines if len(line.get_xdata()) >= 3][:3]
@@ -657,7 +679,7 @@ class OfExperiments(Folder):
 
     def test_nothing_covers_the_panels_or_leaves_the_figure(self):
         style.setup()
-        for draw in (self.softsync, self.jitter, self.straggler, self.periods, self.scaling):
+        for draw in (self.families, self.softsync, self.jitter, self.straggler, self.periods, self.scaling):
             for path in self.folder.glob("*.h5"):
                 path.unlink()
             self.assert_tidy(draw(), draw.__name__)

@@ -1,0 +1,68 @@
+"""Test accuracy of many strategies with one number of workers, a row of panels for each family, sync in all of them."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+import style
+from convergence import MOST_LINES, accuracy_range, curve
+from results import Results, count
+
+FAMILIES = {
+    "lock-step, compressed gradients": ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit", "powersgd"),
+    "lock-step, local steps and gossip": ("averaging", "bmuf", "slowmo", "diloco", "easgd_sync", "eamsgd_sync", "dpsgd"),
+    "gradients to parameter servers": ("downpour", "staleness_aware", "ssp", "dc_asgd", "fasgd", "sandblaster"),
+    "models averaged without a common pace": ("easgd", "eamsgd", "adpsgd"),
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C564B")
+
+
+def draw(results: Results) -> Figure:
+    if len(results.workers) > 1 or len(results.variants) <= MOST_LINES:
+        raise style.OfAnotherExperiment()
+    strategies = [variant.strategy for variant in results.variants]
+    if len(set(strategies)) < len(strategies):
+        raise style.LeftOut("a strategy has several settings")
+    curves = {group.variant.strategy: c for group in results.groups
+              if (runs := [run for run in group.ok if len(run.snapshots)]) and len((c := curve(runs))[0])}
+    rows = {name: [s for s in strategies if s in family and s in curves] for name, family in FAMILIES.items()}
+    rows["others"] = [s for s in curves if s != "sync" and not any(s in family for family in FAMILIES.values())]
+    rows = {name: sorted(row, key=lambda s: -curves[s][2][-1]) for name, row in rows.items() if row}
+    if not rows:
+        raise style.LeftOut("no run that ended as ok has snapshots")
+
+    fig, panels = plt.subplots(len(rows), 2, sharex="col", sharey=True, squeeze=False)
+    for (by_samples, by_seconds), (name, row) in zip(panels, rows.items()):
+        lines = [(s, curves[s], {"color": COLOURS[i % len(COLOURS)], "marker": style.MARKERS[i % len(style.MARKERS)]})
+                 for i, s in enumerate(row)]
+        lines += [("sync", curves["sync"], {"color": "black", "marker": None})] * ("sync" in curves)
+        legend = []
+        for strategy, (samples, seconds, mean, half), look in lines:
+            for panel, x in ((by_samples, samples / 1000), (by_seconds, seconds)):
+                panel.fill_between(x, 100 * (mean - half), 100 * (mean + half), color=look["color"], alpha=0.1, linewidth=0)
+                panel.plot(x, 100 * mean, color=look["color"], linewidth=1.4, zorder=3)
+                panel.plot(x[-1:], 100 * mean[-1:], markersize=5, markeredgecolor="white", markeredgewidth=0.6, zorder=4, **look)
+            interval = f" ± {100 * half[-1]:.1f}" if half[-1] > 0 else ""
+            legend.append(Line2D([], [], linewidth=1.8, markersize=5, label=f"{strategy}  {100 * mean[-1]:.1f}{interval}", **look))
+        by_seconds.legend(handles=legend, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=1.8)
+        by_samples.set_title(name)
+        by_samples.set_ylabel("test accuracy, %")
+    virtual = "simulated seconds" if all(run.engine == "simulated" for run in results.runs) else "seconds of wall clock"
+    panels[-1, 0].set_xlabel("samples used by all workers, thousands")
+    panels[-1, 1].set_xlabel(f"{virtual}, evaluation excluded")
+    panels[0, 0].set_xlim(left=0)
+    panels[0, 1].set_xlim(left=0, right=time_shown(curves))
+    panels[0, 0].set_ylim(*accuracy_range(curves, []))
+    workers, = results.workers
+    return style.finish(fig, 2.3 * len(rows) + 0.3,
+                        f"{count(workers, 'worker')}: test accuracy at equal samples and at equal time; beside each name its last value, %",
+                        [[style.band_legend()]], results)
+
+
+def time_shown(curves: dict) -> float:
+    """The end of all but those that take more than three times as long as half of them."""
+    ends = sorted(seconds[-1] for _, seconds, _, _ in curves.values())
+    return 1.03 * max(end for end in ends if end <= 3 * float(np.median(ends)))
