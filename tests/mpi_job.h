@@ -28,7 +28,7 @@ struct Job {
       wrap;                            // what the servers run instead of the rule
   std::vector<Request> replayed;       // what this server or worker takes, in this order; empty: as it comes
   const Space* space = &host_space();  // of the workers
-  int leaver = -1;                // who leaves after `leave_step` steps
+  int leaver = -1;                     // who leaves after `leave_step` steps
   std::int64_t leave_step = 0;
   double drop = 0;  // share of the pushes that never arrive
 
@@ -69,7 +69,8 @@ class Worker {
           &world().pairs(replica.w, job.budget, again ? &job.replayed : nullptr);
     }
     context.rank = world().rank();
-    strategy = job.entry().make(job.chosen(), context);
+    make = [&job, context] { return job.entry().make(job.chosen(), context); };
+    strategy = make();
   }
   bool step() { return replica.step(*strategy); }
 
@@ -79,6 +80,7 @@ class Worker {
  public:
   QuadraticReplica replica;
   Pairs* pairs = nullptr;
+  std::function<std::unique_ptr<Strategy>()> make;  // another one for the same replica
   std::unique_ptr<Strategy> strategy;
 };
 

@@ -227,6 +227,22 @@ RANKS_TEST_P(LockStep, ContinuesFromACheckpoint) {
     }
 }
 
+RANKS_TEST_P(InPairs, ContinueFromACheckpoint) {
+  for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adam}) {
+    Job job = conformance(12);
+    job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
+    const Outcome first = run(job);
+    job.replayed = first.requests;
+    const Outcome again = run(job, [](Worker& worker) {
+      auto fresh = worker.make();
+      carry_over(*worker.strategy, *fresh);
+      worker.strategy = std::move(fresh);
+    });
+    EXPECT_EQ(again.weights, first.weights);
+    EXPECT_EQ(again.master, first.master);
+  }
+}
+
 // Who asks sends a message in every step, and everything is answered: the formula is the workers' average.
 RANKS_TEST_P(InPairs, SendWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
