@@ -67,12 +67,19 @@ class ModelReplica final : public Replica {
   }
 
   Replica::Loss gradient(ConstVec at, const Batch& of, Vec into) override {
+    return gradient_in_parts(at, of, into, {});
+  }
+
+  Replica::Loss gradient_in_parts(ConstVec at, const Batch& of, Vec into, const OnReady& ready) override {
+    const bool whole =
+        of.ids.size() <= std::size_t(minibatch);  // otherwise it is complete after the last piece
     const double start = pace_.world.now();
     before_ = 0;
     for (std::size_t first = 0; first == 0 || first < of.ids.size(); first += std::size_t(minibatch)) {
       if (first) before_ += last_.get().sum;
       const auto piece = of.ids.subspan(first, std::min(std::size_t(minibatch), of.ids.size() - first));
-      last_ = model_.begin_gradient(at, train_, piece, first ? part_.view() : into, augmentation_);
+      last_ = model_.begin_gradient(at, train_, piece, first ? part_.view() : into, augmentation_,
+                                    whole ? ready : OnReady{});
       losses.push_back(last_);
       if (first) axpy(1, part_.view(), into);
     }
@@ -293,6 +300,7 @@ class Run {
     settle(0);
     process_.device->space().wait();
     last_seconds_ = seconds();
+    if (between_gpus_) collectives_ = between_gpus_->library();  // how the sums were made
     if (work) work->leave(!departures_.empty());
     if (pairs()) {
       snapshots_->finish({config_.samples(), last_seconds_, r.t}, r.w);

@@ -211,6 +211,10 @@ bool slows(const std::string& key) {
   return key == "cluster.jitter" || key.starts_with("cluster.straggler.");
 }
 
+bool matters(const Parameter& p, const RunConfig& run) {
+  return !p.between_gpus || (run.device().name == "cudnn" && run.workers() > 1 && !run.simulated());
+}
+
 // Whether the key can have any influence on the run's result.
 bool matters(const RunKey& key, const RunConfig& run) {
   const auto is = [&](const char* other, std::initializer_list<const char*> values) {
@@ -255,6 +259,8 @@ void RunConfig::normalise() {
     } else if (!key.policy && !matters(key, *this)) {
       settings.set(key.name, key.fallback);
     }
+  for (const Parameter& p : strategy->parameters)
+    if (!matters(p, *this)) strategy_settings.set(p.name, p.fallback);
   if (settings.integer("faults.leave_worker") == workers() - 1)
     settings.set("faults.leave_worker", std::int64_t(-1));
   settings.set("normalise", normalised() ? "channel" : "none");
@@ -273,7 +279,8 @@ std::string RunConfig::canonical() const {
       if (find_host_key(key)) lines.insert(line(key, value));
   }
   const std::string prefix = "strategy." + strategy->name;
-  for (const auto& [key, value] : strategy_settings.values()) lines.insert(line(prefix + "." + key, value));
+  for (const Parameter& p : strategy->parameters)
+    if (matters(p, *this)) lines.insert(line(prefix + "." + p.name, strategy_settings.values().at(p.name)));
   if (strategy_settings.values().empty()) lines.insert(prefix + " = {}\n");
   return fmt::to_string(fmt::join(lines, ""));
 }

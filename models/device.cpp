@@ -29,7 +29,7 @@ Loss Plan::score(ConstVec w, const float* x, const std::uint8_t* labels, int n, 
 }
 
 PendingLoss Plan::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                           const Augmentation& how, Vec g) {
+                           const Augmentation& how, Vec g, const OnReady&) {
   gather(from, ids, x_.data(), labels_.data(), how);
   return gradient(w, x_.data(), labels_.data(), int(ids.size()), g);
 }

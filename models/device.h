@@ -67,9 +67,9 @@ class Plan {
   virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given);
   // The same of the samples `ids` of a set, read as gather() does. A device may keep a copy of the set, which
   // must not change then; it may be at work when this returns, in the order of the calls and with its
-  // space's.
+  // space's. Then it may have told `ready` of parts of g, as often as it likes.
   virtual PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                               const Augmentation& how, Vec g);
+                               const Augmentation& how, Vec g, const OnReady& ready = {});
   virtual Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
                      const Moments* given);
   int batch() const { return batch_; }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -215,7 +216,7 @@ class CudnnPlan final : public Plan {
   using Plan::gradient;
   using Plan::score;
   PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                       const Augmentation& how, Vec g) override;
+                       const Augmentation& how, Vec g, const OnReady& ready) override;
   Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
              const Moments* given) override;
   std::vector<std::string> implementations() const override { return implementations_; }
@@ -277,8 +278,15 @@ class CudnnPlan final : public Plan {
       DSGD_CHECK(cudaStreamWaitEvent(library_->side, forked_, 0));
       step();
     });
-    forks_ = true;
   }
+  // All of a unit's gradients of parameters have been asked for.
+  using Ends = std::array<std::size_t, 2>;  // in the pieces of gradients_ and float_gradients_
+  void parameters_done(const Unit& u) {
+    const Ends ends{gradients_.pieces.size(), float_gradients_.pieces.size()};
+    backward_.push_back([this, first = u.p.first, ends] { complete(first, ends); });
+  }
+  void complete(std::size_t first, const Ends& ends);
+  void run_backward(std::size_t grain);
   // Steps of a unit on its way back: to the gradient of the data, that somebody wants only before the first
   // parameters if it is the network's input.
   Steps& back(bool data = false);
@@ -303,6 +311,7 @@ class CudnnPlan final : public Plan {
   const Precision precision_;
   const Type type_;
   const Shape input_;
+  const std::size_t parameters_;
   const std::unique_ptr<Kernels> kernels_, side_kernels_;
   std::vector<Unit> units_;
   std::vector<std::unique_ptr<Convolution>> convolutions_;
@@ -313,8 +322,18 @@ class CudnnPlan final : public Plan {
   std::size_t current_ = 0, first_ = 0;  // the unit on its way back; the first with parameters
   std::vector<std::string> implementations_;
   int copies_ = 0;
-  bool forks_ = false, given_ = false;
+  bool given_ = false;
   Event forked_, joined_;
+
+  // A gradient's end that is complete: from `first` on, where the GPU has come to the event.
+  struct Mark {
+    std::size_t first;
+    cudaEvent_t event;
+  };
+  std::size_t grain_ = 0, complete_ = 0;  // elements between two marks, 0: none; where the last one is
+  Ends unpacked_{};
+  std::vector<Mark> marks_;
+  std::deque<Event> events_;  // as many as there ever were marks
 
   const float* w_ = nullptr;
   float* g_ = nullptr;
@@ -340,8 +359,12 @@ class CudnnPlan final : public Plan {
   Memory outcomes_, done_;
   std::uint64_t posts_ = 0;
 
-  using Key = std::tuple<const float*, const float*, std::uint64_t>;  // w, g, number of the set
-  std::map<Key, cudaGraphExec_t> graphs_;                             // null: seen once
+  using Key = std::tuple<const float*, const float*, std::uint64_t, std::size_t>;  // w, g, set, grain
+  struct Graph {
+    cudaGraphExec_t ready = nullptr;  // null: seen once
+    std::vector<Mark> marks{};
+  };
+  std::map<Key, Graph> graphs_;
   void forget_graphs();
 };
 
@@ -410,13 +433,14 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
       precision_(precision),
       type_(precision == Precision::bf16 ? Type::bf16 : Type::f32),
       input_(net.input),
+      parameters_(parameters(net)),
       kernels_(make_kernels(stream_, type_, batch)),
       side_kernels_(make_kernels(library_->side, type_, batch)),
       units_(units(net)),
       weights_{type_, make_kernels(stream_, type_, batch)},
       logit_weights_{Type::f32, make_kernels(stream_, Type::f32, batch)},
-      gradients_{type_, make_kernels(stream_, type_, batch)},
-      float_gradients_{Type::f32, make_kernels(stream_, Type::f32, batch)} {
+      gradients_{type_, make_kernels(library_->side, type_, batch)},
+      float_gradients_{Type::f32, make_kernels(library_->side, Type::f32, batch)} {
   const auto has_parameters = [](const Unit& u) { return u.p.weights > 0; };
   first_ = std::size_t(std::find_if(units_.begin(), units_.end(), has_parameters) - units_.begin());
   const std::size_t channels = normalised_channels(net), row = net.input.size();
@@ -502,15 +526,6 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
   if (!dense_last)
     forward_.push_back(
         [this] { kernels_->give(units_.back().y, std::size_t(batch_) * classes_, logits_at_); });
-  if (forks_)
-    backward_.push_back([this] {
-      DSGD_CHECK(cudaEventRecord(joined_, library_->side));
-      DSGD_CHECK(cudaStreamWaitEvent(stream_, joined_, 0));
-    });
-  backward_.push_back([this] {
-    for (const Copies* c : {&gradients_, &float_gradients_})
-      c->kernels->unpack(c->table.as<Piece>(), int(c->pieces.size()), c->data.data(), g_);
-  });
 
   for (Copies* c : {&weights_, &logit_weights_, &gradients_, &float_gradients_}) {
     c->data = Memory::device(c->size * size_of(c->type));
@@ -535,7 +550,7 @@ CudnnPlan::~CudnnPlan() {
 
 void CudnnPlan::forget_graphs() {
   for (const auto& [key, graph] : graphs_)
-    if (graph) cudaGraphExecDestroy(graph);
+    if (graph.ready) cudaGraphExecDestroy(graph.ready);
   graphs_.clear();
 }
 
@@ -591,6 +606,7 @@ void CudnnPlan::dense(Unit& u, bool last) {
     parameters->run(u.x, u.dy, gradients(float_gradients_, dw), to, workspace_[1], library_->side);
     if (!summed) side_kernels_->bias_back({units, 1, 1}, u.dy, parts_[1], to);
   });
+  parameters_done(u);
   const Product* const data = prepare({inputs, batch_, units, false, false, type_, type_, tf32});
   back(true).push_back(
       [=, this, &u] { data->run(weights(weights_, w), u.dy, u.dx, nullptr, workspace_[0], stream_); });
@@ -625,6 +641,7 @@ void CudnnPlan::convolution(Unit& u, const Conv2d& l) {
     if (biased) side_kernels_->bias_back(whole, dz, parts_[1], g_ + bias_at);
     c->weights(u.x, dz, gradients(copies, dw), workspace_[1]);
   });
+  parameters_done(u);
   back(true).push_back([=, this, &u] { c->data(weights(weights_, w), dz, u.dx, workspace_[0]); });
   implementations_.back() += (u.pool ? " + pool: " : ": ") + c->algorithms();
 }
@@ -643,6 +660,7 @@ void CudnnPlan::norm(Unit& u, const BatchNorm& l, std::size_t channel) {
     kernels_->norm_sums(step_, u.in, epsilon, moments, u.x, u.dy, parts_[0], sums_at_, g_ + first,
                         g_ + shift);
   });
+  parameters_done(u);
   back(true).push_back([=, this, &u] {
     kernels_->norm_back(step_, u.in, epsilon, moments, w_ + first, sums_at_, u.x, u.dy, u.dx);
   });
@@ -651,6 +669,40 @@ void CudnnPlan::norm(Unit& u, const BatchNorm& l, std::size_t channel) {
 void CudnnPlan::windows(Unit& u, Window window) {
   forward_.push_back([=, this, &u] { kernels_->pool(u.in, u.out, window, nullptr, u.act, u.x, u.y); });
   back(true).push_back([=, this, &u] { kernels_->pool_back(u.in, u.out, window, u.x, u.dy, u.dx); });
+}
+
+// On the side stream: copies of gradients go to where they are wanted, and a mark says that all is there.
+void CudnnPlan::complete(std::size_t first, const Ends& ends) {
+  if (first > 0 && (grain_ == 0 || complete_ - first < grain_)) return;
+  DSGD_CHECK(cudaEventRecord(forked_, stream_));
+  DSGD_CHECK(cudaStreamWaitEvent(library_->side, forked_, 0));
+  const Copies* const copies[] = {&gradients_, &float_gradients_};
+  for (std::size_t k = 0; k < ends.size(); ++k)
+    copies[k]->kernels->unpack(copies[k]->table.as<Piece>() + unpacked_[k], int(ends[k] - unpacked_[k]),
+                               copies[k]->data.data(), g_);
+  unpacked_ = ends;
+  complete_ = first;
+  if (first > 0) {
+    if (events_.size() == marks_.size()) events_.emplace_back();
+    marks_.push_back({first, events_[marks_.size()]});
+    // Of a graph: recorded by each of its launches. The flag is refused outside of a capture.
+    cudaStreamCaptureStatus capture{};
+    DSGD_CHECK(cudaStreamIsCapturing(library_->side, &capture));
+    DSGD_CHECK(cudaEventRecordWithFlags(
+        marks_.back().event, library_->side,
+        capture == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault));
+    return;
+  }
+  DSGD_CHECK(cudaEventRecord(joined_, library_->side));
+  DSGD_CHECK(cudaStreamWaitEvent(stream_, joined_, 0));
+}
+
+void CudnnPlan::run_backward(std::size_t grain) {
+  grain_ = grain;
+  complete_ = parameters_;
+  unpacked_ = {};
+  marks_.clear();
+  run(backward_);
 }
 
 bool CudnnPlan::usable(ConstVec v) const {
@@ -747,7 +799,7 @@ void CudnnPlan::backward(ConstVec w, const float* dlogits, int n, Vec g, float* 
   bind(g);
   library_->space.from_host(dlogits, floats_, std::size_t(n) * classes_);
   kernels_->take(step_, floats_, std::size_t(classes_), dlogits_at_);
-  run(backward_);
+  run_backward(0);
   if (dx) {
     run(input_gradient_);
     kernels_->give(dx_at_, std::size_t(n) * input_.size(), floats_);
@@ -757,9 +809,10 @@ void CudnnPlan::backward(ConstVec w, const float* dlogits, int n, Vec g, float* 
 }
 
 PendingLoss CudnnPlan::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                                const Augmentation& how, Vec g) {
+                                const Augmentation& how, Vec g, const OnReady& ready) {
   constexpr std::size_t most_graphs = 1024;
   const auto set = Resident::of(from, library_->space);
+  const std::size_t grain = usable(g) ? ready.grain : 0;
   bind(w);
   bind(g);
   given_ = false;
@@ -768,16 +821,19 @@ PendingLoss CudnnPlan::gradient(ConstVec w, const Samples& from, std::span<const
     gather(*set);
     run(forward_);
     judge(dlogits_at_);
-    run(backward_);
+    run_backward(grain);
   };
   if (graphs_.size() >= most_graphs) forget_graphs();
-  const auto [at, fresh] = graphs_.try_emplace(Key{w_, g_, set->number}, nullptr);
+  const auto [at, fresh] = graphs_.try_emplace(Key{w_, g_, set->number, grain});
+  Graph& graph = at->second;
   if (fresh) {
     enqueue();  // libraries load what they need, which they may not do under capture
+    graph.marks = marks_;
   } else {
-    if (!at->second) at->second = captured(enqueue);
-    DSGD_CHECK(cudaGraphLaunch(at->second, stream_));
+    if (!graph.ready) graph.ready = captured(enqueue);
+    DSGD_CHECK(cudaGraphLaunch(graph.ready, stream_));
   }
+  for (const Mark& mark : graph.marks) ready.call(mark.first, mark.event);
   deliver(g);
   return {*this, posts_};
 }

@@ -20,14 +20,14 @@ Model::Model(const Network& net, Device& device, int batch)
 }
 
 PendingLoss Model::begin_gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
-                                  const Augmentation& how) {
+                                  const Augmentation& how, const OnReady& ready) {
   check(from, ids);
   if (ids.empty()) {
     fill(0, g);
     return Loss{};
   }
   const std::size_t most = plan_->batch();
-  if (ids.size() <= most) return plan_->gradient(w, from, ids, how, g);
+  if (ids.size() <= most) return plan_->gradient(w, from, ids, how, g, ready);
   Loss loss;
   for (std::size_t first = 0; first < ids.size(); first += most) {
     const auto piece = ids.subspan(first, std::min(most, ids.size() - first));

@@ -25,9 +25,9 @@ class Model {
                 const Augmentation& how = {}) {
     return begin_gradient(w, from, ids, g, how).get();
   }
-  // The same, but the loss may still have to be waited for.
+  // The same, but the loss may still have to be waited for, and `ready` may have been told of parts of g.
   PendingLoss begin_gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
-                             const Augmentation& how = {});
+                             const Augmentation& how = {}, const OnReady& ready = {});
   // The minibatch `ids` (at most `batch`), as it is, is added to the statistics; of no samples:
   // `statistics()`.
   void observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into);

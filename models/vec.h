@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -104,6 +105,13 @@ inline void divide_by_magnitude(float gamma, float epsilon, ConstVec g, Vec m, V
 // From here on numbers below 2^-126 count as zero, in this thread and those that it starts; false: the
 // processor cannot. Else gradients of a saturated model, which are full of them, take many times as long.
 bool flush_subnormals();
+
+// For who wants a vector that a GPU fills from its end on before all of it is there.
+struct OnReady {
+  std::size_t grain = 0;  // elements, at least so many more at each call; 0: nobody wants to know
+  // Elements from `first` on are complete where the GPU has come to `event`, a cudaEvent_t.
+  std::function<void(std::size_t first, void* event)> call;
+};
 
 // Owns the elements of one vector, zero at birth.
 class Vector {

@@ -14,6 +14,10 @@ class Aggregation {
   Aggregation(const Settings& s, const Context& c) : group_(*c.group), fan_(fan(s, c)) {}
   explicit Aggregation(const Context& c) : group_(*c.group) {}
   void sum(Vec v) const { fan_ ? group_.tree_sum(fan_, v) : group_.sum(v); }
+  OnReady begin_sum(Vec v, std::size_t bucket) const {
+    return fan_ ? OnReady{} : group_.begin_sum(v, bucket);
+  }
+  void end_sum(Vec v) const { fan_ ? group_.tree_sum(fan_, v) : group_.end_sum(v); }
   void mean(Vec v) const {
     if (!fan_) return group_.mean(v);
     group_.tree_sum(fan_, v);

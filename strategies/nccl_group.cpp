@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -34,7 +35,6 @@ class Communicator {
     DSGD_CHECK(cudaSetDevice(device));
     try {
       finish(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "ncclCommInitRankConfig");
-      DSGD_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     } catch (...) {
       if (comm_) ncclCommAbort(comm_);
       throw;
@@ -57,23 +57,29 @@ class Communicator {
     }
     for (Sum& sum : pending_) spare_.push_back(sum);
     for (const Sum& sum : spare_)
-      for (cudaEvent_t event : {sum.ready, sum.begun, sum.ended}) cudaEventDestroy(event);
-    cudaStreamDestroy(stream_);
+      for (cudaEvent_t event : {sum.begun, sum.ended}) cudaEventDestroy(event);
   }
   Communicator(const Communicator&) = delete;
 
-  // Queues v <- sum over the workers of v, after what `compute` holds and before what it will hold.
-  void sum(float* v, std::size_t n, cudaStream_t compute) {
+  // The sums that follow wait for `event`, or for what `compute` holds.
+  void wait(cudaEvent_t event) { DSGD_CHECK(cudaStreamWaitEvent(stream_, event, 0)); }
+  void wait(cudaStream_t compute) {
+    DSGD_CHECK(cudaEventRecord(ready_, compute));
+    wait(cudaEvent_t(ready_));
+  }
+  // Queues v <- sum over the workers of v.
+  void sum(float* v, std::size_t n) {
     const std::lock_guard lock(mutex_);
-    Sum sum = fresh();
-    DSGD_CHECK(cudaEventRecord(sum.ready, compute));
-    DSGD_CHECK(cudaStreamWaitEvent(stream_, sum.ready, 0));
+    const Sum sum = fresh();
     DSGD_CHECK(cudaEventRecord(sum.begun, stream_));
     finish(ncclAllReduce(v, v, n, ncclFloat32, ncclSum, comm_, stream_), "ncclAllReduce");
     DSGD_CHECK(cudaEventRecord(sum.ended, stream_));
-    DSGD_CHECK(cudaStreamWaitEvent(compute, sum.ended, 0));
-    sum.queued = Clock::now();
     pending_.push_back(sum);
+  }
+  // What `compute` will hold waits for the sums.
+  void hold(cudaStream_t compute) {
+    DSGD_CHECK(cudaEventRecord(summed_, stream_));
+    DSGD_CHECK(cudaStreamWaitEvent(compute, summed_, 0));
   }
 
   // Seconds of the sums that have ended since this was asked last.
@@ -92,20 +98,20 @@ class Communicator {
 
  private:
   struct Sum {
-    cudaEvent_t ready = nullptr, begun = nullptr, ended = nullptr;
+    cudaEvent_t begun = nullptr, ended = nullptr;
     Clock::time_point queued;
   };
 
   Sum fresh() {
     Sum sum;
     if (spare_.empty()) {
-      DSGD_CHECK(cudaEventCreateWithFlags(&sum.ready, cudaEventDisableTiming));
       DSGD_CHECK(cudaEventCreate(&sum.begun));
       DSGD_CHECK(cudaEventCreate(&sum.ended));
     } else {
       sum = spare_.back();
       spare_.pop_back();
     }
+    sum.queued = Clock::now();
     return sum;
   }
 
@@ -163,8 +169,9 @@ class Communicator {
   }
 
   ncclComm_t comm_ = nullptr;
-  cudaStream_t stream_ = nullptr;
   const int rank_, device_;
+  const cuda::Stream stream_;
+  const cuda::Event ready_, summed_;
   const double seconds_;
   std::mutex mutex_;  // of everything below, and of calls to NCCL
   std::condition_variable over_;
@@ -194,23 +201,58 @@ class NcclGroup final : public Group {
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override { group_.begin_mix(v, offsets); }
   void end_mix(Vec v) override { group_.end_mix(v); }
   Vec vector(std::size_t n) override { return vectors_.emplace_back(space_, n); }
+  OnReady begin_sum(Vec v, std::size_t bucket) override {
+    bucket_ = v.space == &space_ && bucket < v.size ? bucket : 0;
+    if (bucket_ == 0) return {};
+    begun_ = v;
+    buckets_ = left_ = (v.size + bucket - 1) / bucket;
+    return {bucket, [this](std::size_t first, void* event) {
+              if (left_ == 0 || (left_ - 1) * bucket_ < first) return;
+              communicator_.wait(static_cast<cudaEvent_t>(event));
+              sum_from(first);
+            }};
+  }
+  void end_sum(Vec v) override {
+    if (bucket_ == 0) return sum(v);
+    count(v.size);
+    communicator_.wait(place_.stream);
+    sum_from(0);
+    communicator_.hold(place_.stream);
+    bucket_ = 0;
+  }
   std::string library() const override {
     int version = 0;
     ncclGetVersion(&version);
-    return fmt::format("NCCL {}.{}.{}", version / 10000, version % 10000 / 100, version % 100);
+    const std::string buckets =
+        buckets_ ? fmt::format(", gradients in {} buckets during the backward pass", buckets_) : "";
+    return fmt::format("NCCL {}.{}.{}{}", version / 10000, version % 10000 / 100, version % 100, buckets);
   }
 
  private:
   void reduce(float a, Vec v) override {
     if (v.space != &space_) return a == 1 ? group_.sum(v) : group_.mean(v);
-    ++traffic_.synchronisations;
-    traffic_.seconds += communicator_.ended();
-    if (v.size > 0) communicator_.sum(v.data, v.size, place_.stream);
+    count(v.size);
+    if (v.size > 0) {
+      communicator_.wait(place_.stream);
+      communicator_.sum(v.data, v.size);
+      communicator_.hold(place_.stream);
+    }
     if (a != 1) scale(a, v);
-    const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size() - 1) / size());
+  }
+  // Begins those of the buckets left that lie behind `first`.
+  void sum_from(std::size_t first) {
+    for (; left_ > 0 && (left_ - 1) * bucket_ >= first; --left_) {
+      const std::size_t at = (left_ - 1) * bucket_;
+      communicator_.sum(begun_.data + at, std::min(bucket_, begun_.size - at));
+    }
+  }
+  void count(std::size_t n) {
+    ++traffic_.synchronisations;
+    ++traffic_.messages;
+    traffic_.seconds += communicator_.ended();
+    const auto volume = std::int64_t(2 * sizeof(float) * n * (size() - 1) / size());
     traffic_.bytes_sent += volume;
     traffic_.bytes_received += volume;
-    ++traffic_.messages;
   }
 
   Group& group_;
@@ -219,6 +261,9 @@ class NcclGroup final : public Group {
   const cuda::Place place_;
   Communicator communicator_;
   std::deque<Vector> vectors_;
+  Vec begun_;                          // the vector whose buckets are on their way
+  std::size_t bucket_ = 0, left_ = 0;  // their size, 0: none are; those that have not begun
+  std::size_t buckets_ = 0;            // of the last such vector
 };
 
 // A trivial value as a message.

@@ -14,6 +14,8 @@ namespace dsgd {
 //   - verbs return when the sum is queued. It waits on the GPU for what fills the vector, and what uses the
 //     vector waits for it. Traffic::seconds are the GPU's, from the vector's being complete to the sum, and
 //     are known, and counted, when a later sum begins;
+//   - a sum in buckets begins while the vector is being filled. The buckets are the same ones in the same
+//     order on all workers, whoever tells of parts of it and who does not; they count as one sum;
 //   - a sum that is not there `seconds` after it was queued (a peer has died or hangs, a link is down) ends
 //     this process with a message, and the launcher ends the other ranks.
 // Collective. Null where not all workers have their vectors in a GPU of their own or NCCL is not there; then

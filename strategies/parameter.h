@@ -20,6 +20,7 @@ struct Parameter {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
   std::vector<std::string> allowed;  // for text; empty: anything
+  bool between_gpus = false;         // means something only where workers' vectors are in GPUs' memory
 };
 
 std::string kind(const Parameter& parameter);     // "an integer"

@@ -44,6 +44,10 @@ class Replica {
   // g <- sum over the batch of dL(w)/dw; returns the summed loss, to be looked at before the next one is
   // asked for. An empty batch gives zeros.
   virtual Loss gradient(ConstVec w, const Batch& batch, Vec g) = 0;
+  // The same; what is at work behind its host may tell of parts of g, never of all.
+  virtual Loss gradient_in_parts(ConstVec at, const Batch& batch, Vec into, const OnReady&) {
+    return gradient(at, batch, into);
+  }
   Vec w, g;               // this worker's model and gradient
   std::int64_t t = 0;     // steps that this worker has done
   std::int64_t used = 0;  // samples that all workers have used before this step (lock-step strategies)
@@ -119,7 +123,7 @@ struct StrategyEntry {
   bool own_models = false;                              // workers end apart; master() is the common model
   int collectives = 1;                                  // over all workers at the end of a period
   bool lossy = false;                                   // no settings make one worker serial SGD
-  bool elements = false;        // reads and writes single elements: its vectors are in the host's memory
+  bool elements = false;  // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound =
       false;                // messages depend on the data or on who is idle: `cost` is the most that is sent
   bool in_batches = false;  // Rule::batch(); samples are read again, in the same batch or as a copy

@@ -2,8 +2,9 @@
 // Liu 2015).
 //   g <- (1 / sum_k b_k) * sum_k sum_{x in batch of k} dL(w, x)/dw
 //   w <- w - alpha * g                                  (or the optimizer's rule)
-// The sum is an all-reduce, or one by a driver or along a tree, as of Spark's MLlib (aggregation.h).
-// With equal seeds P workers with minibatch b are one worker with minibatch P*b.
+// The sum is an all-reduce, between GPUs in buckets that begin during the backward pass (as in Li et al.
+// 2020, PyTorch DistributedDataParallel), or one by a driver or along a tree, as of Spark's MLlib
+// (aggregation.h). With equal seeds P workers with minibatch b are one worker with minibatch P*b.
 
 #include "strategies/aggregation.h"
 
@@ -13,13 +14,15 @@ namespace {
 class Sync final : public Strategy {
  public:
   Sync(const Settings& s, const Context& c)
-      : workers_(s, c), optimizer_(c.optimizer, *c.space, c.parameters) {}
+      : workers_(s, c),
+        bucket_(std::size_t(s.number("bucket_mib") * (1 << 20) / sizeof(float))),
+        optimizer_(c.optimizer, *c.space, c.parameters) {}
 
   bool step(Replica& r) override {
     const Batch batch = r.next();
     if (!batch) return false;
-    r.gradient(r.w, batch, r.g);
-    workers_.sum(r.g);
+    r.gradient_in_parts(r.w, batch, r.g, workers_.begin_sum(r.g, bucket_));
+    workers_.end_sum(r.g);
     optimizer_.step(r.w, r.g, 1.0 / double(batch.global_count), r.used);
     return true;
   }
@@ -27,6 +30,7 @@ class Sync final : public Strategy {
 
  private:
   Aggregation workers_;
+  std::size_t bucket_;  // floats
   Optimizer optimizer_;
 };
 
@@ -37,7 +41,14 @@ extern const StrategyEntry sync_entry{
     .summary = "gradient averaging every step",
     .paper = "Zhang et al. 2015 (hardsync)",
     .data_order = "global",
-    .parameters = Aggregation::with(),
+    .parameters = Aggregation::with({{"bucket_mib",
+                                      1.0,
+                                      "MiB of the gradient that GPUs add up at a time, the last layers' "
+                                      "while they compute those before; 0: all after it",
+                                      0,
+                                      4096,
+                                      {},
+                                      true}}),
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Sync>(s, c);
     },

@@ -193,9 +193,11 @@ INSTANTIATE_TEST_SUITE_P(
                 fmt::format("x.toml:1:1: strategy: expected a table [strategy.NAME] (allowed: "
                             "NAME one of {})",
                             strategy_list())},
-        Mistake{"strategy.sync = true",
-                fmt::format("x.toml:1:17: strategy.sync: expected a table (allowed: aggregation, depth, {})",
-                            key_list())},
+        Mistake{
+            "strategy.sync = true",
+            fmt::format(
+                "x.toml:1:17: strategy.sync: expected a table (allowed: bucket_mib, aggregation, depth, {})",
+                key_list())},
         Mistake{"workers = 2",
                 fmt::format("x.toml:1:1: strategy: there is none (allowed: a table [strategy.NAME], "
                             "NAME one of {})",
@@ -606,6 +608,8 @@ TEST(Run, CanonicalFormIsPinned) {
             "strategy.sync.aggregation = \"allreduce\"\n"
             "strategy.sync.depth = 2\n"
             "workers = 2\n");
+  EXPECT_EQ(run_of("[strategy.sync]\nbucket_mib = 4").canonical(), run_of("[strategy.sync]").canonical())
+      << "of GPUs alone";
   const RunConfig run = run_of("device = 'reference'\noptimizer.rule = 'adagrad'\n[strategy.downpour]");
   EXPECT_EQ(run.canonical(),
             "data_order = \"shard\"\n"

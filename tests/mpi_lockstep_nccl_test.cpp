@@ -5,9 +5,12 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 #include "models/cuda.h"
 #include "strategies/nccl_group.h"
@@ -25,6 +28,14 @@ struct Twin {
   int left = 0;  // of in_progress
   int sums = 0, finalized = 0, destroyed = 0, aborted = 0;
   std::int64_t recorded = 0;  // events
+  cudaEvent_t waited = nullptr;
+  struct Sum {
+    const void* from;
+    std::size_t n;
+    cudaEvent_t after;
+    bool operator==(const Sum&) const = default;
+  };
+  std::vector<Sum> made;
 } twin;
 
 ncclResult_t begin() {
@@ -81,6 +92,69 @@ TEST(NcclTwin, SumsAndAverages) {
   EXPECT_EQ(twin.finalized, 1);
   EXPECT_EQ(twin.destroyed, 1);
   EXPECT_EQ(twin.aborted, 0);
+}
+
+// Workers tell of different parts, or, as one without samples does, of none.
+TEST(NcclTwin, SumsInBucketsWhileTheVectorIsFilled) {
+  const int workers = world().workers();
+  if (workers == 1) return;
+  twin = {.card = world().rank()};
+  std::string why;
+  const auto group = open(why);
+  ASSERT_NE(group, nullptr) << why;
+  constexpr std::size_t n = 1000, bucket = 300;
+  const Vec v = group->vector(n), whole = group->vector(n);
+  const std::vector<std::size_t> told = group->rank() == 0   ? std::vector<std::size_t>{950, 600, 200}
+                                        : group->rank() == 1 ? std::vector<std::size_t>{}
+                                                             : std::vector<std::size_t>{899, 1};
+  std::vector<cudaEvent_t> events(told.size());
+  for (cudaEvent_t& event : events) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  for (int step = 0; step < 3; ++step) {
+    twin.made.clear();
+    world().traffic() = {};
+    const auto fill = [&](Vec to, std::size_t first, std::size_t last) {
+      for (std::size_t j = first; j < last; ++j)
+        to.data[j] = std::ldexp(float(int(j % 97) - 48), group->rank() - step);
+    };
+    fill(whole, 0, n);
+    std::fill_n(v.data, n, NAN);
+    const OnReady ready = group->begin_sum(v, bucket);
+    EXPECT_EQ(ready.grain, bucket);
+    std::size_t last = n;
+    for (std::size_t i = 0; i < told.size(); last = told[i++]) {
+      fill(v, told[i], last);
+      cudaEventRecord(events[i], nullptr);
+      ready.call(told[i], events[i]);
+    }
+    fill(v, 0, last);
+    const std::vector<Twin::Sum> early = twin.made;
+    group->end_sum(v);
+    ASSERT_EQ(twin.made.size(), 4u);
+    for (std::size_t k = 0; k < 4; ++k) {
+      const std::size_t at = (3 - k) * bucket;
+      EXPECT_EQ(twin.made[k].from, v.data + at);
+      EXPECT_EQ(twin.made[k].n, std::min(bucket, n - at));
+    }
+    if (group->rank() == 0) {
+      ASSERT_EQ(early.size(), 3u);  // 950 completes none
+      EXPECT_EQ(early[0].after, events[1]);
+      EXPECT_EQ(early[1].after, events[1]);
+      EXPECT_EQ(early[2].after, events[2]);
+    }
+    EXPECT_EQ(early.empty(), group->rank() == 1);
+    EXPECT_EQ(world().traffic().messages, 1);
+    EXPECT_EQ(world().traffic().synchronisations, 1);
+    EXPECT_EQ(world().traffic().bytes_sent, std::int64_t(8 * n * (workers - 1) / workers));
+    group->sum(whole);
+    EXPECT_EQ(std::memcmp(v.data, whole.data, n * sizeof(float)), 0) << "step " << step;
+  }
+  for (cudaEvent_t event : events) cudaEventDestroy(event);
+  EXPECT_EQ(group->library(), "NCCL 2.28.9, gradients in 4 buckets during the backward pass");
+  EXPECT_EQ(group->begin_sum(v, 0).grain, 0u);
+  EXPECT_EQ(group->begin_sum(v, n).grain, 0u);
+  twin.made.clear();
+  group->end_sum(v);
+  EXPECT_EQ(twin.made.size(), 1u);
 }
 
 TEST(NcclTwin, LeavesTheRestToMpi) {
@@ -194,6 +268,7 @@ ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t n, ncclDataTy
                            ncclComm_t, cudaStream_t) {
   if (from != to || type != ncclFloat32 || op != ncclSum) return ncclInvalidArgument;
   ++twin.sums;
+  twin.made.push_back({from, n, twin.waited});
   float* v = static_cast<float*>(to);
   if (twin.ends) {
     std::vector<double> exact(v, v + n);
@@ -223,6 +298,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   return *reinterpret_cast<std::int64_t*>(event) = ++twin.recorded, cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
+  twin.waited = event;
   return *reinterpret_cast<std::int64_t*>(event) ? cudaSuccess : cudaErrorInvalidValue;
 }
 cudaError_t cudaEventQuery(cudaEvent_t) { return twin.ends ? cudaSuccess : cudaErrorNotReady; }
