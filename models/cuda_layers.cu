@@ -11,10 +11,14 @@
 #define DSGD_KERNEL __device__
 #else
 #include <cmath>
+#include <functional>
 #define DSGD_KERNEL
 #endif
 
 namespace dsgd::cuda {
+#ifndef __CUDACC__
+void on_host(cudaStream_t stream, std::function<void()> kernel);  // does it, at once or in the stream's order
+#endif
 namespace {
 
 #ifndef __CUDACC__
@@ -53,8 +57,10 @@ void each(cudaStream_t stream, Index n, F f) {
 }
 #else
 template <class F>
-void each(cudaStream_t, Index n, F f) {
-  for (Index i = 0; i < n; ++i) f(i);
+void each(cudaStream_t stream, Index n, F f) {
+  on_host(stream, [=] {
+    for (Index i = 0; i < n; ++i) f(i);
+  });
 }
 #endif
 
@@ -125,14 +131,17 @@ void channel_parts(cudaStream_t stream, int splits, Image image, const Step* ste
 }
 #else
 template <int count, class Term>
-void channel_parts(cudaStream_t, int splits, Image image, const Step* step, int n, Term term, double* parts) {
-  const Index all = Index(step ? step->n : n) * image.height * image.width;
-  for (int c = 0; c < image.channels; ++c)
-    for (int s = 0; s < splits; ++s) {
-      double sums[count] = {};
-      for (Index i = Index(s); i < all; i += Index(splits)) term(c, element_of(image, c, i), sums);
-      for (int k = 0; k < count; ++k) parts[(Index(c) * splits + s) * count + k] = sums[k];
-    }
+void channel_parts(cudaStream_t stream, int splits, Image image, const Step* step, int n, Term term,
+                   double* parts) {
+  on_host(stream, [=] {
+    const Index all = Index(step ? step->n : n) * image.height * image.width;
+    for (int c = 0; c < image.channels; ++c)
+      for (int s = 0; s < splits; ++s) {
+        double sums[count] = {};
+        for (Index i = Index(s); i < all; i += Index(splits)) term(c, element_of(image, c, i), sums);
+        for (int k = 0; k < count; ++k) parts[(Index(c) * splits + s) * count + k] = sums[k];
+      }
+  });
 }
 #endif
 // finish(channel, sums), a thread each.
@@ -258,9 +267,11 @@ void each_of_pieces(cudaStream_t stream, const Piece* pieces, int count, F f) {
 }
 #else
 template <class F>
-void each_of_pieces(cudaStream_t, const Piece* pieces, int count, F f) {
-  for (const Piece* p = pieces; p != pieces + count; ++p)
-    for (std::size_t i = 0; i < p->count; ++i) f(p->from + i, p->to + i);
+void each_of_pieces(cudaStream_t stream, const Piece* pieces, int count, F f) {
+  on_host(stream, [=] {
+    for (const Piece* p = pieces; p != pieces + count; ++p)
+      for (std::size_t i = 0; i < p->count; ++i) f(p->from + i, p->to + i);
+  });
 }
 #endif
 
@@ -550,17 +561,19 @@ void judge(cudaStream_t stream, const Step* step, const float* logits, const std
 }
 #else
 template <class T>
-void judge(cudaStream_t, const Step* step, const float* logits, const std::uint8_t* labels, int batch,
+void judge(cudaStream_t stream, const Step* step, const float* logits, const std::uint8_t* labels, int batch,
            int classes, T* dlogits, void*, Outcome* slots, std::uint64_t* done) {
-  Outcome all{0, 0};
-  for (int i = 0; i < batch; ++i) {
-    const Index row = Index(i) * classes;
-    const Outcome one =
-        loss_of_row(i, step->n, logits + row, labels[i], classes, dlogits ? dlogits + row : nullptr);
-    all = {all.loss + one.loss, all.correct + one.correct};
-  }
-  slots[step->slot] = all;
-  *done = step->ticket;
+  on_host(stream, [=] {
+    Outcome all{0, 0};
+    for (int i = 0; i < batch; ++i) {
+      const Index row = Index(i) * classes;
+      const Outcome one =
+          loss_of_row(i, step->n, logits + row, labels[i], classes, dlogits ? dlogits + row : nullptr);
+      all = {all.loss + one.loss, all.correct + one.correct};
+    }
+    slots[step->slot] = all;
+    *done = step->ticket;
+  });
 }
 #endif
 
