@@ -14,7 +14,8 @@
 
 #include "models/optimizer.h"
 
-// Every allocation while `counting`, by who asked for it: oneDNN keeps small lists of its own during a call.
+// Every allocation while `counting`, by who asked for it: oneDNN keeps small lists of its own during a call,
+// and what CUDA's libraries and driver keep is theirs.
 namespace {
 
 std::atomic<bool> counting = false;
@@ -23,12 +24,12 @@ std::atomic<long> ours = 0, onednns = 0, onednn_bytes = 0;
 [[maybe_unused]] void count(std::size_t size, const void* caller) {
   if (!counting.exchange(false)) return;  // and not what is asked for in here
   Dl_info info{};
-  const bool onednn = dladdr(caller, &info) && info.dli_fname &&
-                      std::string_view(info.dli_fname).find("libdnnl") != std::string_view::npos;
-  if (onednn) {
+  const std::string_view who = dladdr(caller, &info) && info.dli_fname ? info.dli_fname : "";
+  const auto in = [&](const char* library) { return who.find(library) != std::string_view::npos; };
+  if (in("/libdnnl")) {
     ++onednns;
     onednn_bytes += long(size);
-  } else {
+  } else if (!in("/libcu") && !in("/libnvidia")) {
     ++ours;
   }
   counting = true;
