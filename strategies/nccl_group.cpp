@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <nccl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -36,7 +37,7 @@ class Communicator {
     try {
       finish(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "ncclCommInitRankConfig");
     } catch (...) {
-      if (comm_) ncclCommAbort(comm_);
+      if (comm_) abort();
       throw;
     }
     watch_ = std::thread([this] { watch(); });
@@ -53,7 +54,7 @@ class Communicator {
       finish(ncclCommFinalize(comm_), "ncclCommFinalize");
       ncclCommDestroy(comm_);
     } catch (const std::runtime_error&) {  // nobody knows whether the peers still answer
-      ncclCommAbort(comm_);
+      abort();
     }
     for (Sum& sum : pending_) spare_.push_back(sum);
     for (const Sum& sum : spare_)
@@ -164,8 +165,16 @@ class Communicator {
   [[noreturn]] void die(const std::string& why) {
     fmt::print(stderr, "rank {}: NCCL: {}\n", rank_, why);
     std::fflush(stderr);
-    ncclCommAbort(comm_);  // the GPU stops waiting
+    abort();
     std::_Exit(1);
+  }
+
+  // The GPU stops waiting. It has been seen that this hangs itself: a process that cannot end ends with a
+  // signal.
+  void abort() {
+    const unsigned before = alarm(10);
+    ncclCommAbort(comm_);
+    alarm(before);
   }
 
   ncclComm_t comm_ = nullptr;

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,15 +76,19 @@ class Script(Case):
 class Watch(unittest.TestCase):
     """A sum between GPUs that does not come ends the ranks, with a message."""
 
-    def ended(self, test):
+    def ended(self, test, code=1):
         program = f"{BUILD}/tests/mpi_lockstep_nccl_test"
         if not os.path.exists(program):
             self.skipTest("built without NCCL")
         return run("mpirun", "-n", "2", "--oversubscribe", program, "--gtest_also_run_disabled_tests",
-                   f"--gtest_filter=NcclTwin.DISABLED_{test}", code=1)
+                   f"--gtest_filter=NcclTwin.DISABLED_{test}", code=code)
 
     def test_ends_ranks_whose_sum_does_not_come(self):
         self.assertRegex(self.ended("EndsWithoutTheSum"), r"rank \d: NCCL: a sum of GPUs' vectors is not there after 0.3 s: a peer has died")
+
+    def test_ends_ranks_whose_abort_hangs(self):
+        said = self.ended("EndsWhereAbortHangs", code=128 + signal.SIGALRM)
+        self.assertRegex(said, r"rank \d: NCCL: a sum of GPUs' vectors is not there after 0.3 s")
 
     def test_ends_ranks_with_what_nccl_says(self):
         self.assertRegex(self.ended("EndsWithAFailedPeer"), r"rank \d: NCCL: a sum of GPUs' vectors: an error of the twin: no such network")

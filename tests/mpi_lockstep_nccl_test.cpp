@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -24,6 +25,7 @@ struct Twin {
   int card = 0;         // where they are
   int in_progress = 3;  // answers before NCCL has done what it was asked for
   bool ends = true;     // what is queued on the GPU
+  bool aborts = true;
   ncclResult_t status = ncclSuccess;
   int left = 0;  // of in_progress
   int sums = 0, finalized = 0, destroyed = 0, aborted = 0;
@@ -223,6 +225,16 @@ TEST(NcclTwin, DISABLED_EndsWithoutTheSum) {
   std::this_thread::sleep_for(std::chrono::seconds(30));
   FAIL() << "still there";
 }
+TEST(NcclTwin, DISABLED_EndsWhereAbortHangs) {
+  std::signal(SIGALRM, SIG_DFL);  // the watchdog of these tests is one, too
+  twin = {.card = world().rank()};
+  std::string why;
+  const auto group = open(why, 0.3);
+  twin.ends = twin.aborts = false;
+  group->sum(group->vector(10));
+  std::this_thread::sleep_for(std::chrono::seconds(30));
+  FAIL() << "still there";
+}
 TEST(NcclTwin, DISABLED_EndsWithAFailedPeer) {
   twin = {.card = world().rank(), .in_progress = 0};
   std::string why;
@@ -279,7 +291,10 @@ ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t n, ncclDataTy
 }
 ncclResult_t ncclCommFinalize(ncclComm_t) { return ++twin.finalized, dsgd::test::begin(); }
 ncclResult_t ncclCommDestroy(ncclComm_t) { return ++twin.destroyed, ncclSuccess; }
-ncclResult_t ncclCommAbort(ncclComm_t) { return ++twin.aborted, ncclSuccess; }
+ncclResult_t ncclCommAbort(ncclComm_t) {
+  while (!twin.aborts) std::this_thread::sleep_for(std::chrono::seconds(1));
+  return ++twin.aborted, ncclSuccess;
+}
 
 cudaError_t cudaSetDevice(int device) { return device == twin.card ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
