@@ -143,7 +143,7 @@ esac
 limit=$((SECONDS + 470))
 left() { echo $((limit - SECONDS > 1 ? limit - SECONDS : 1)); }
 failed=0
-"$build/dsgd" doctor | tee "$out/doctor.txt" || failed=1
+timeout 60 "$build/dsgd" doctor | tee "$out/doctor.txt" || failed=1
 
 if [ -n "$sanitize" ]; then
   command -v compute-sanitizer >/dev/null || stop "compute-sanitizer is missing; it comes with the CUDA toolkit"
