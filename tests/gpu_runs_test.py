@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "plots"))
@@ -94,22 +95,22 @@ class Watch(unittest.TestCase):
         self.assertRegex(self.ended("EndsWithAFailedPeer"), r"rank \d: NCCL: a sum of GPUs' vectors: an error of the twin: no such network")
 
 
-@unittest.skipIf(WITHOUT_GPU or WITHOUT_CUDA, WITHOUT_GPU[1] if WITHOUT_GPU else "built without CUDA")
-class Gpu(Case):
-    """Whole runs on one card, against the host's."""
+class Runs:
+    """Whole runs, against the host's."""
 
+    DSGD, MODEL, SAMPLES = f"{BUILD}/dsgd", "mlp", 2048
     SETTINGS = {"threshold": {"tau": 0.05}, "topk": {"density": 0.1}, "diloco": {"H": 10}}
 
-    def train(self, strategy, device, **settings):
-        settings = {"dataset": "synthetic", "model": "mlp", "synthetic.train": 1024, "synthetic.test": 256, "minibatch": 32,
-                    "samples": 2048, "snapshots": 2, "workers": 1, "optimizer.learning_rate": 0.01,
+    def train(self, strategy, device, own={}, **settings):
+        settings = {"dataset": "synthetic", "model": self.MODEL, "synthetic.train": 1024, "synthetic.test": 256, "minibatch": 32,
+                    "samples": self.SAMPLES, "snapshots": 2, "workers": 1, "optimizer.learning_rate": 0.01,
                     "device": device, **settings}
         name = f"{self.folder}/{strategy}-{device}-{len(os.listdir(self.folder))}"
         lines = [f"{key} = {value if isinstance(value, (int, float)) else repr(value)}" for key, value in settings.items()]
-        lines += [f"[strategy.{strategy}]"] + [f"{key} = {value}" for key, value in self.SETTINGS.get(strategy, {}).items()]
+        lines += [f"[strategy.{strategy}]"] + [f"{key} = {value}" for key, value in {**self.SETTINGS.get(strategy, {}), **own}.items()]
         with open(name + ".toml", "w") as file:
             file.write("\n".join(lines))
-        run(f"{BUILD}/dsgd", "run", name + ".toml", "-o", name)
+        run(self.DSGD, "run", name + ".toml", "-o", name)
         return results.read(next(pathlib.Path(name).glob("*.h5")))
 
     def same_course(self, a, b, bound):
@@ -118,12 +119,21 @@ class Gpu(Case):
             self.assertLess(abs(x - y), bound * y)
 
     def test_every_strategy_learns_what_it_learns_on_the_host(self):
-        listed = run(f"{BUILD}/dsgd", "list", "strategies")
+        listed = run(self.DSGD, "list", "strategies")
         for strategy in re.findall(r"^  (\w+) ", listed, re.M):
             with self.subTest(strategy):
                 there, here = (self.train(strategy, device) for device in ("cudnn", "onednn"))
                 self.assertIn(there.outcome, ("ok", "diverged"))
                 self.same_course(there, here, 1e-2 if strategy in ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit") else 1e-3)
+
+    def test_servers_and_their_workers_share_a_card(self):
+        for strategy in "downpour", "easgd":
+            self.assertIn(self.train(strategy, "cudnn", workers=2).outcome, ("ok", "diverged"))
+
+
+@unittest.skipIf(WITHOUT_GPU or WITHOUT_CUDA, WITHOUT_GPU[1] if WITHOUT_GPU else "built without CUDA")
+class Gpu(Runs, Case):
+    """On one card."""
 
     def test_ranks_on_one_card_are_one_worker(self):
         for model, bound in ("mlp", 1e-4), ("lenet", 1e-4):
@@ -138,9 +148,24 @@ class Gpu(Case):
         self.same_course(simulated, real, 1e-4)
         self.assertEqual(real.provenance["device_library"], simulated.provenance["device_library"])
 
-    def test_servers_and_their_workers_share_a_card(self):
-        for strategy in "downpour", "easgd":
-            self.assertIn(self.train(strategy, "cudnn", workers=2).outcome, ("ok", "diverged"))
+
+@unittest.skipUnless(os.path.exists(f"{BUILD}/twin/dsgd"), "built without NCCL")
+class Twin(Runs, Case):
+    """On twins of cards, in the host's memory."""
+
+    DSGD, MODEL, SAMPLES = f"{BUILD}/twin/dsgd", "softmax", 512
+
+    def test_buckets_are_one_sum(self):
+        settings = {"model": "lenet", "workers": 3, "minibatch": 8, "samples": 200, "optimizer.rule": "momentum"}
+        shared = self.train("sync", "cudnn", **settings)
+        self.assertRegex(shared.provenance["collectives"], "not NCCL: 3 workers share 1 GPUs")
+        with unittest.mock.patch.dict(os.environ, {"DSGD_TWIN_CARDS": "1"}):
+            whole, buckets = (self.train("sync", "cudnn", {"bucket_mib": size}, **settings) for size in (0, 0.25))
+        self.assertRegex(whole.provenance["collectives"], r"^NCCL [\d.]+$")
+        self.assertRegex(buckets.provenance["collectives"], r"^NCCL [\d.]+, gradients in \d+ buckets during the backward pass$")
+        self.assertEqual({shared.result["weights_sha256"]}, {one.result["weights_sha256"] for one in (whole, buckets)})
+        self.assertEqual(list(whole.ranks["bytes_sent"]), list(buckets.ranks["bytes_sent"]))
+        self.same_course(buckets, self.train("sync", "onednn", **settings), 1e-5)
 
 
 if __name__ == "__main__":
