@@ -5,7 +5,7 @@
 #include "models/vec.h"
 
 // One element of every operation of a Space: the same source for hosts and GPUs, and with IEEE arithmetic
-// that is not contracted the same bits.
+// that is not contracted the same bits. GPUs flush subnormals, hosts do in a run (flush_subnormals).
 #ifdef __CUDACC__
 #define DSGD_FORMULA __host__ __device__ __forceinline__
 #else
