@@ -53,7 +53,8 @@ using Bytes = std::vector<std::byte>;
 
 // The workers as equals. Every verb is collective: all workers call it, in the same order. Results are the
 // same bits on all of them and in every run: elements are added in rank order, ((v0 + v1) + v2) + ..., on
-// each host, and the hosts' sums in the order of MPI_Allreduce (two sums have but one).
+// each host and by simulated workers, and the hosts' sums in the order of MPI_Allreduce (two sums have but
+// one).
 class Group {
  public:
   virtual ~Group() = default;

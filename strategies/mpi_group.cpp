@@ -6,19 +6,21 @@
 #include <stdexcept>
 #include <utility>
 
+#include "strategies/mpi_messages.h"
+
 namespace dsgd {
 
 MpiGroup::MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)
     : comm_(workers),
       ranks_(ranks),
-      host_(split(comm_, ranks.host())),
+      host_(ranks_are_processes ? split(comm_, ranks.host()) : duplicate(MPI_COMM_SELF)),
       rank_(comm_.rank()),
       size_(comm_.size()),
       neighbour_(host_.rank()),
       neighbours_(host_.size()),
       slices_(agree(neighbours_, MPI_INT, MPI_MIN, comm_)),
       shared_(agree(neighbours_, MPI_INT, MPI_MAX, comm_) > 1),
-      peers_(split(comm_, neighbour_ < slices_ ? neighbour_ : MPI_UNDEFINED)),
+      peers_(shared_ ? split(comm_, neighbour_ < slices_ ? neighbour_ : MPI_UNDEFINED) : duplicate(comm_)),
       hosts_(neighbour_ < slices_ ? peers_.size() : 0),
       traffic_(traffic) {
   members_.resize(neighbours_);
@@ -47,10 +49,57 @@ std::vector<float*> MpiGroup::share(std::size_t n) {
   return copies;
 }
 
+namespace {
+
+Vec part(float* copy, std::size_t first, std::size_t count) { return {copy + first, count, &host_space()}; }
+
+// Elements of the first copy <- their sum over the copies, in that order.
+void add_up(const std::vector<float*>& copies, std::size_t first, std::size_t count) {
+  for (std::size_t k = 1; k < copies.size(); ++k)
+    axpy(1, part(copies[k], first, count), part(copies[0], first, count));
+}
+// Elements of all copies <- a times those of the first.
+void spread(float a, const std::vector<float*>& copies, std::size_t first, std::size_t count) {
+  if (a != 1) scale(a, part(copies[0], first, count));
+  for (std::size_t k = 1; k < copies.size(); ++k)
+    copy(part(copies[0], first, count), part(copies[k], first, count));
+}
+
+template <typename Each>
+void in_pieces(std::size_t begin, std::size_t end, std::size_t most, Each each) {
+  for (std::size_t at = begin; at < end; at += most) each(at, std::min(most, end - at));
+}
+
+}  // namespace
+
 void MpiGroup::reduce(float a, Vec v) {
   ++traffic_.synchronisations;
   if (size_ == 1) return;
   const Stopwatch stopwatch(traffic_.seconds);
+  sum_vectors(a, v);
+  const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
+  traffic_.bytes_sent += volume;
+  traffic_.bytes_received += volume;
+  ++traffic_.messages;
+}
+
+#ifdef SMPI_H
+void MpiGroup::sum_vectors(float a, Vec v) {
+  within_reach(v, staged_, [&](Vec own) {
+    Office& office = ranks_.office();
+    office.summands.resize(size_);
+    office.summands[rank_] = own.data;
+    send_all_reduce(own.size, comm_);
+    if (office.done == 0)
+      in_pieces(0, own.size, cached, [&](std::size_t at, std::size_t count) {
+        add_up(office.summands, at, count);
+        spread(a, office.summands, at, count);
+      });
+    office.done = (office.done + 1) % size_;
+  });
+}
+#else
+void MpiGroup::sum_vectors(float a, Vec v) {
   const auto holds = [&](const Shared& s) {
     return v.data >= s.copies[neighbour_] && v.data + v.size <= s.copies[neighbour_] + s.n;
   };
@@ -70,34 +119,24 @@ void MpiGroup::reduce(float a, Vec v) {
       copy(staged, from);
     }
   }
-  const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
-  traffic_.bytes_sent += volume;
-  traffic_.bytes_received += volume;
-  ++traffic_.messages;
 }
+#endif
 
 void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n) {
   meet();
-  const auto bound = [&](int slice) { return slice == slices_ ? n : n * slice / slices_ / 16 * 16; };
+  const auto bound = [&](int slice) {
+    return first + (slice == slices_ ? n : n * slice / slices_ / 16 * 16);
+  };
   if (neighbour_ < slices_) {
     const std::size_t begin = bound(neighbour_), end = bound(neighbour_ + 1);
-    const auto part = [&](int k, std::size_t at, std::size_t count) {
-      return Vec{copies[k] + first + at, count, &host_space()};
-    };
-    const auto spread = [&](std::size_t at, std::size_t count) {
-      if (a != 1) scale(a, part(0, at, count));
-      for (int k = 1; k < neighbours_; ++k) copy(part(0, at, count), part(k, at, count));
-    };
-    for (std::size_t at = begin; at < end; at += cached) {
-      const std::size_t count = std::min(cached, end - at);
-      for (int k = 1; k < neighbours_; ++k) axpy(1, part(k, at, count), part(0, at, count));
-      if (hosts_ == 1) spread(at, count);
-    }
-    for (std::size_t at = begin; at < end && hosts_ > 1; at += at_most) {
-      const std::size_t count = std::min(at_most, end - at);
-      MPI_Allreduce(MPI_IN_PLACE, part(0, at, count).data, int(count), MPI_FLOAT, MPI_SUM, peers_);
-      spread(at, count);
-    }
+    in_pieces(begin, end, cached, [&](std::size_t at, std::size_t count) {
+      add_up(copies, at, count);
+      if (hosts_ == 1) spread(a, copies, at, count);
+    });
+    in_pieces(begin, hosts_ > 1 ? end : begin, at_most, [&](std::size_t at, std::size_t count) {
+      MPI_Allreduce(MPI_IN_PLACE, copies[0] + at, int(count), MPI_FLOAT, MPI_SUM, peers_);
+      spread(a, copies, at, count);
+    });
   }
   meet();
 }

@@ -7,26 +7,27 @@
 
 namespace dsgd {
 
-Ranks::Ranks(int ranks_per_host) : comm(duplicate(MPI_COMM_WORLD)), rank(comm.rank()), size(comm.size()) {
+Ranks::Ranks([[maybe_unused]] int ranks_per_host)
+    : comm(duplicate(MPI_COMM_WORLD)), rank(comm.rank()), size(comm.size()) {
   MPI_Type_contiguous(int(block), MPI_BYTE, &block_type);
   MPI_Type_commit(&block_type);
+#ifdef SMPI_H
+  auto* office = &office_;  // the first rank's, for all
+  if (rank == 0) office_ = std::make_shared<Office>(size);
+  MPI_Bcast(&office, sizeof office, MPI_BYTE, 0, comm);
+  office_ = *office;
+  MPI_Barrier(comm);
+#else
   MPI_Comm neighbours;
   MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
   const Comm machine(neighbours);
-  patience.crowded = ranks_are_processes && machine.size() > int(std::thread::hardware_concurrency());
+  patience.crowded = machine.size() > int(std::thread::hardware_concurrency());
   const Comm own(split(machine, ranks_per_host ? rank / ranks_per_host : 0));
   const int first = agree(rank, MPI_INT, MPI_MIN, own);
-#ifdef SMPI_H
-  auto* office = &post_;  // the first rank's, for all
-  if (rank == 0) post_ = std::make_shared<PostOffice>(size);
-  MPI_Bcast(&office, sizeof office, MPI_BYTE, 0, comm);
-  post_ = *office;
-  MPI_Barrier(comm);
-  return;
-#endif
   hosts_.resize(size);
   hosts_[rank] = share_places(own) ? first : rank;
   MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, hosts_.data(), 1, MPI_INT, comm);
+#endif
 }
 
 bool Ranks::share_places(const Comm& own) {

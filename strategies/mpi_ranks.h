@@ -80,13 +80,21 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
   return value;
 }
 
+#ifdef SMPI_H
 // What one simulated rank hands another beside a message.
 struct Parcel {
   Header header;
   std::unique_ptr<float[]> floats;
 };
-// Of all simulated ranks, which are in one process: by receiver; by sender and tag; in the order of sending.
-using PostOffice = std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>>;
+// What all simulated ranks share, which are in one process.
+struct Office {
+  explicit Office(int ranks) : post(ranks) {}
+  // By receiver; by sender and tag; in the order of sending.
+  std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
+  std::vector<float*> summands;  // of the workers' sum
+  int done = 0;                  // workers that have come out of it
+};
+#endif
 
 // What every rank shows the others of its host.
 struct alignas(block) Place {
@@ -131,10 +139,10 @@ class Ranks {
 
 #ifdef SMPI_H
  public:
-  PostOffice& post() const { return *post_; }
+  Office& office() const { return *office_; }
 
  private:
-  std::shared_ptr<PostOffice> post_;
+  std::shared_ptr<Office> office_;
 #endif
 };
 
@@ -154,7 +162,7 @@ class Message {
 
   void send(int to, int tag, std::size_t floats = 0) {
     if (!floats) forget();
-    ranks_->post()[to][{ranks_->rank, tag}].push_back(std::move(parcel_));
+    ranks_->office().post[to][{ranks_->rank, tag}].push_back(std::move(parcel_));
     MPI_Isend(MPI_BOTTOM, count(floats), MPI_FLOAT, to, tag, ranks_->comm, &request_);
   }
   void receive(int from, int tag) {
@@ -178,7 +186,7 @@ class Message {
  private:
   void collect(const MPI_Status& status) {
     if (!std::exchange(receiving_, false)) return;
-    auto& letters = ranks_->post()[ranks_->rank][{status.MPI_SOURCE, status.MPI_TAG}];
+    auto& letters = ranks_->office().post[ranks_->rank][{status.MPI_SOURCE, status.MPI_TAG}];
     parcel_ = std::move(letters.front());
     letters.pop_front();
     int arrived = 0;

@@ -43,7 +43,8 @@ class MpiWorld final : public World {
     if (workers_ < 1)
       throw std::runtime_error(
           fmt::format("{} MPI ranks for {} servers and at least 1 worker", ranks_.size, servers));
-    const MPI_Comm equals = split(ranks_.comm, is_worker());
+    // A split waits for all ranks one by one.
+    const MPI_Comm equals = servers ? split(ranks_.comm, is_worker()) : duplicate(ranks_.comm);
     if (is_worker())
       group_.emplace(ranks_, equals, traffic_);
     else

@@ -266,8 +266,14 @@ class Replays(Case):
         self.assertEqual((refused.stdout, len(refused.stderr.splitlines())), ("", 1))
         self.assertIn("sse9", self.assert_same_weights(path, "--anyway").stderr)
 
-        results, _ = self.sweep(self.REAL + "[strategy.sync]\n")
-        self.assertIn("sums of its 3 workers", dsgd("replay", results["sync-3w-seed1"], code=2).stderr)
+    def test_sums_are_in_rank_order(self):
+        results, _ = self.sweep(self.REAL.replace("workers = 3", "workers = 5") + "[strategy.sync]\n")
+        (path,) = results.values()
+        self.assert_same_weights(path)
+        with h5py.File(path, "r+") as file:
+            file["provenance"].attrs["host"] = "here, there"
+        seal(path)
+        self.assertIn("sums of its 5 workers on several hosts", dsgd("replay", path, code=2).stderr)
 
     def test_what_cannot_be_replayed(self):
         results, _ = self.sweep(Failures.ENDLESS + "[strategy.downpour]\n", code=1, options=["--set", "time_limit=2"])

@@ -3,12 +3,14 @@
 #include "strategies/simulation.h"
 
 #include <gtest/gtest.h>
+#include <mpi.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "strategies/communicator.h"
+#include "strategies/mpi_messages.h"
 #include "strategies/server.h"
 
 namespace dsgd {
@@ -102,6 +104,34 @@ TEST(Messages, TakeLatencyAndBytesOverBandwidth) {
 
 TEST(Messages, WithinAHostGoThroughMemory) {
   EXPECT_NEAR(pull_seconds({3, 3}, n), 2 * memory_latency + 64 / memory_rate + bytes / memory_rate, 1e-7);
+}
+
+// The messages of a sum, which carry nothing, and the all-reduce that carries the vectors: as many seconds on
+// every rank, also where the ranks come one after the other.
+TEST(Messages, OfASumTakeAsLongAsMPIs) {
+  const auto compare = [](int ranks, std::size_t floats) {
+    SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(floats) + " floats");
+    std::vector<int> hosts;
+    for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+    const auto seconds = [&](const auto& sum) {
+      return seconds_on(hosts, 0, [&](World& world) {
+        world.charge(1e-3 * (world.rank() % 5));
+        sum();
+      });
+    };
+    const auto hollow = seconds([&] { send_all_reduce(floats, MPI_COMM_WORLD); });
+    const auto whole = seconds([&] {
+      std::vector<float> v(floats), sum(floats);
+      MPI_Allreduce(v.data(), sum.data(), int(floats), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+    });
+    for (int rank = 0; rank < ranks; ++rank) EXPECT_NEAR(hollow[rank] / whole[rank], 1, 1e-9) << rank;
+  };
+  for (const int ranks : {2, 3, 4, 5, 7, 8, 13, 16, 31})
+    for (const std::size_t floats : {32, 650, 1500, 3000, 10002, 67780}) compare(ranks, floats);
+  compare(64, 32);
+  compare(64, 67780);
+  compare(3, 10001);
+  compare(3, 1000000);
 }
 
 // Four workers pull at a time: the server's link carries four times the bytes.
