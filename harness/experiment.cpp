@@ -616,6 +616,18 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
     for (const Cluster::Fault& found : cluster.faults()) fault(found.keys, found.what);
   }
 
+  if (run.skips_gradients()) {
+    if (!run.simulated())
+      fault({"gradient", "engine"}, "\"skipped\" needs engine = \"simulated\" (allowed: computed)");
+    if (run.strategy->elements || run.strategy->cost_is_bound)
+      fault({"gradient"},
+            fmt::format("\"skipped\" leaves {} nothing to work on: what it sends depends on the "
+                        "gradients' elements (allowed: computed)",
+                        run.strategy->name));
+    if (run.settings.number("target") > 0)
+      fault({"target", "gradient"}, "runs with gradient = \"skipped\" have no accuracy (allowed: 0)");
+  }
+
   if (run.samples() < run.minibatch())
     fault({"samples", "minibatch"},
           fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",

@@ -28,6 +28,7 @@ struct RunConfig {
   Settings settings;                  // run_keys()
   Settings strategy_settings;         // the strategy's own parameters
   bool simulated() const;             // in virtual time, on a modelled cluster
+  bool skips_gradients() const;       // finds its virtual time alone
   const DeviceEntry& device() const;  // auto: the fastest usable here
   Precision precision() const;
   int workers() const;

@@ -57,6 +57,11 @@ const std::vector<RunKey>& run_keys() {
            "on GPUs by convolutions, too, whose activations are bfloat16 then; tf32: a GPU's TF32; weights, "
            "gradients and sums stay float32",
            {"fp32", "tf32", "bf16"}),
+      text(
+          "gradient", "computed",
+          "skipped: none is computed and nothing learned; a simulated run then finds its seconds alone, with "
+          "vectors and messages that have a size and no content",
+          {"computed", "skipped"}),
       text("engine", "mpi",
            "what carries messages; mpi: real processes and real time, simulated: one process that models a "
            "cluster in virtual time",
@@ -136,6 +141,7 @@ const std::vector<RunKey>& run_keys() {
   return keys;
 }
 
+bool RunConfig::skips_gradients() const { return settings.text("gradient") == "skipped"; }
 bool RunConfig::simulated() const { return settings.text("engine") == "simulated"; }
 int RunConfig::workers() const { return int(settings.integer("workers")); }
 int RunConfig::servers() const { return strategy->make_rule ? int(settings.integer("servers")) : 0; }
@@ -227,6 +233,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "sample_fraction") return run.settings.number("sample_fraction") > 0;
   if (key.name == "shares") return !is("shares", {"equal"});
   if (key.name == "precision") return !is("precision", {"fp32"});
+  if (key.name == "gradient") return run.skips_gradients();
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "cluster.name") return false;  // what it stands for does
   if (key.name.starts_with("cluster.")) return run.simulated() || (slows(key.name) && run.slowed());

@@ -55,10 +55,12 @@ std::vector<std::vector<Request>> course_of(const RunResult& recorded, const Run
 
 int replay(const std::string& file, bool anyway, const std::string& data_dir) {
   const RunResult recorded = read_result(file);
+  RunConfig config = parse_run(std::get<std::string>(recorded.config.at("text")));
+  if (config.skips_gradients())
+    throw std::runtime_error(fmt::format("{}: gradients were skipped, so there are no weights", file));
   const auto weights = recorded.result.find("weights_sha256");
   if (weights == recorded.result.end())
     throw std::runtime_error(fmt::format("{}: the run did not reach its end: {}", file, recorded.detail));
-  RunConfig config = parse_run(std::get<std::string>(recorded.config.at("text")));
   config.settings.set("snapshots", std::int64_t(0));  // they do not change what is learned
   config.settings.set("snapshot_memory_mib", std::int64_t(1000000));
 

@@ -146,6 +146,7 @@ class Display {
 class Estimate {
  public:
   double seconds(const RunConfig& config) {
+    if (config.skips_gradients()) return 1.5;
     Samples samples = sample_shape(config);
     const std::string key = config.settings.text("model") + to_string(samples.shape) +
                             config.settings.text("device") + config.settings.text("precision") +

@@ -118,4 +118,8 @@ struct DeviceEntry {
 const std::vector<DeviceEntry>& all_devices();            // from the specification to the fastest
 const DeviceEntry* find_device(const std::string& name);  // nullptr when unknown
 
+// Computes nothing, of vectors in hollow_space(): for runs that find their time alone. Losses are not
+// numbers.
+std::unique_ptr<Device> make_hollow();
+
 }  // namespace dsgd

@@ -90,7 +90,7 @@ void MpiGroup::sum_vectors(float a, Vec v) {
     office.summands.resize(size_);
     office.summands[rank_] = own.data;
     send_all_reduce(own.size, comm_);
-    if (office.done == 0)
+    if (office.done == 0 && !hollow(own))
       in_pieces(0, own.size, cached, [&](std::size_t at, std::size_t count) {
         add_up(office.summands, at, count);
         spread(a, office.summands, at, count);
@@ -210,7 +210,8 @@ std::vector<Bytes> MpiGroup::all_to_all(const std::vector<Bytes>& messages) {
 void MpiGroup::send(ConstVec v, int to) {
   for (std::size_t done = 0; done < v.size; done += at_most) {
     MPI_Request request;
-    MPI_Isend(v.data + done, int(std::min(at_most, v.size - done)), MPI_FLOAT, to, tree_tag, comm_, &request);
+    const ConstVec piece = v.part(done, std::min(at_most, v.size - done));
+    MPI_Isend(address(piece), int(piece.size), MPI_FLOAT, to, tree_tag, comm_, &request);
     ranks_.wait(request, false);
   }
   traffic_.bytes_sent += std::int64_t(v.size * sizeof(float));
@@ -220,8 +221,8 @@ void MpiGroup::send(ConstVec v, int to) {
 void MpiGroup::receive(Vec v, int from) {
   for (std::size_t done = 0; done < v.size; done += at_most) {
     MPI_Request request;
-    MPI_Irecv(v.data + done, int(std::min(at_most, v.size - done)), MPI_FLOAT, from, tree_tag, comm_,
-              &request);
+    const Vec piece = v.part(done, std::min(at_most, v.size - done));
+    MPI_Irecv(address(piece), int(piece.size), MPI_FLOAT, from, tree_tag, comm_, &request);
     ranks_.wait(request, false);
   }
   traffic_.bytes_received += std::int64_t(v.size * sizeof(float));
@@ -231,7 +232,7 @@ void MpiGroup::tree_sum(int fan, Vec v) {
   ++traffic_.synchronisations;
   if (size_ == 1) return;
   const Stopwatch stopwatch(traffic_.seconds);
-  if (branch_.size() != v.size) branch_ = Vector(host_space(), v.size);
+  if (branch_.size() != v.size) branch_ = Vector(reachable(*v.space), v.size);
   within_reach(v, staged_, [&](Vec sum) {
     std::vector<int> children;
     int stride = 1;
@@ -252,19 +253,21 @@ void MpiGroup::tree_sum(int fan, Vec v) {
 
 void MpiGroup::begin_mix(ConstVec v, const std::vector<int>& offsets) {
   const Stopwatch stopwatch(traffic_.seconds);
-  if (!v.space->host()) {
+  const Space& space = reachable(*v.space);
+  if (&space != v.space) {
     if (staged_.size() != v.size) staged_ = Vector(host_space(), v.size);
     copy(v, staged_);
     v = staged_;
   }
   mixed_.resize(offsets.size());
   for (std::size_t i = 0; i < offsets.size(); ++i) {
-    if (mixed_[i].size() != v.size) mixed_[i] = Vector(host_space(), v.size);
+    if (mixed_[i].size() != v.size) mixed_[i] = Vector(space, v.size);
     const int from = (rank_ + offsets[i]) % size_, to = (rank_ + size_ - offsets[i]) % size_;
     for (std::size_t done = 0; done < v.size; done += at_most) {
       const int count = int(std::min(at_most, v.size - done));
-      MPI_Irecv(mixed_[i].data() + done, count, MPI_FLOAT, from, mix_tag, comm_, &mixing_.emplace_back());
-      MPI_Isend(v.data + done, count, MPI_FLOAT, to, mix_tag, comm_, &mixing_.emplace_back());
+      MPI_Irecv(address(mixed_[i].view().part(done, count)), count, MPI_FLOAT, from, mix_tag, comm_,
+                &mixing_.emplace_back());
+      MPI_Isend(address(v.part(done, count)), count, MPI_FLOAT, to, mix_tag, comm_, &mixing_.emplace_back());
     }
     traffic_.bytes_sent += std::int64_t(v.size * sizeof(float));
     traffic_.bytes_received += std::int64_t(v.size * sizeof(float));

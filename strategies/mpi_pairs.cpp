@@ -81,7 +81,7 @@ void MpiPairs::open() {
 
 void MpiPairs::average() {
   within_reach(x_, staged_, [&](Vec x) {
-    axpy(1, ConstVec{in_.payload(), x.size, x.space}, x);
+    axpy(1, in_.payload(), x);
     scale(0.5f, x);
   });
   traffic_.bytes_received += std::int64_t(sizeof(Header) + x_.size * sizeof(float));
@@ -91,7 +91,7 @@ void MpiPairs::send(int to, int tag, Kind kind, std::int64_t rest) {
   out_.wait();
   out_.header() = {.kind = kind, .worker = ranks_.rank, .samples = rest};
   const std::size_t n = kind == Kind::push ? x_.size : 0;
-  copy(ConstVec(x_).part(0, n), {out_.payload(), n, &host_space()});
+  copy(ConstVec(x_).part(0, n), out_.payload(*x_.space).part(0, n));
   out_.send(to, tag, n);
   if (kind == Kind::leave) return;  // the runtime's, not the strategy's traffic
   traffic_.bytes_sent += std::int64_t(sizeof(Header) + n * sizeof(float));

@@ -84,7 +84,8 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
 // What one simulated rank hands another beside a message.
 struct Parcel {
   Header header;
-  std::unique_ptr<float[]> floats;
+  std::size_t count = 0;            // of the floats that it stands for
+  std::unique_ptr<float[]> floats;  // none: they are hollow
 };
 // What all simulated ranks share, which are in one process.
 struct Office {
@@ -146,7 +147,13 @@ class Ranks {
 #endif
 };
 
-// A header and room for the floats behind it, sent as one message.
+// Where the host can work on copies of vectors in `space`.
+inline const Space& reachable(const Space& space) { return &space == &hollow_space() ? space : host_space(); }
+// For MPI: of a hollow vector its size travels alone.
+inline void* address(ConstVec v) { return hollow(v) ? MPI_BOTTOM : const_cast<float*>(v.data); }
+
+// A header and room for the floats behind it, sent as one message. `payload(space)` is filled before it is
+// sent, from vectors in that space; `payload()` is what was received.
 #ifdef SMPI_H
 // MPI carries the size alone; the content is handed over, without a copy. So a rank has memory for what is on
 // its way, and not for what might be.
@@ -154,14 +161,20 @@ class Message {
  public:
   explicit Message(const Ranks& ranks, std::size_t floats = 0) : ranks_(&ranks), floats_(floats) {}
   Header& header() { return parcel_.header; }
-  float* payload() {
-    if (!parcel_.floats) parcel_.floats = std::make_unique_for_overwrite<float[]>(floats_);
-    return parcel_.floats.get();
+  Vec payload(const Space& from) {
+    if (!parcel_.floats && &from != &hollow_space())
+      parcel_.floats = std::make_unique_for_overwrite<float[]>(floats_);
+    return payload();
+  }
+  Vec payload() {
+    if (!parcel_.floats) return {hollow_space().allocate(floats_), floats_, &hollow_space()};
+    return {parcel_.floats.get(), floats_, &host_space()};
   }
   void forget() { parcel_.floats.reset(); }
 
   void send(int to, int tag, std::size_t floats = 0) {
     if (!floats) forget();
+    parcel_.count = floats;
     ranks_->office().post[to][{ranks_->rank, tag}].push_back(std::move(parcel_));
     MPI_Isend(MPI_BOTTOM, count(floats), MPI_FLOAT, to, tag, ranks_->comm, &request_);
   }
@@ -191,7 +204,7 @@ class Message {
     letters.pop_front();
     int arrived = 0;
     MPI_Get_count(&status, MPI_FLOAT, &arrived);
-    if (arrived != count(parcel_.floats ? floats_ : 0))
+    if (arrived != count(parcel_.count))
       throw std::logic_error("messages of simulated ranks arrived out of order");
   }
   static int count(std::size_t floats) {
@@ -209,9 +222,13 @@ class Message {
 class Message {
  public:
   explicit Message(const Ranks& ranks, std::size_t floats = 0)
-      : ranks_(&ranks), blocks_(blocks(floats)), memory_(host_space(), blocks_ * (block / sizeof(float))) {}
+      : ranks_(&ranks),
+        floats_(floats),
+        blocks_(blocks(floats)),
+        memory_(host_space(), blocks_ * (block / sizeof(float))) {}
   Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
-  float* payload() { return memory_.data() + block / sizeof(float); }
+  Vec payload(const Space&) { return payload(); }
+  Vec payload() { return {memory_.data() + block / sizeof(float), floats_, &host_space()}; }
   void forget() {}  // the payload was read
 
   void send(int to, int tag, std::size_t floats = 0) {
@@ -230,6 +247,7 @@ class Message {
 
  private:
   const Ranks* ranks_;
+  std::size_t floats_;
   int blocks_;
   Vector memory_;
   MPI_Request request_ = MPI_REQUEST_NULL;
@@ -239,7 +257,7 @@ class Message {
 // f(v) where the host can reach the elements.
 template <typename F>
 void within_reach(Vec v, Vector& staged, F f) {
-  if (v.space->host()) return f(v);
+  if (&reachable(*v.space) == v.space) return f(v);
   if (staged.size() != v.size) staged = Vector(host_space(), v.size);
   copy(v, staged);
   f(staged.view());

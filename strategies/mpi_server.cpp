@@ -85,7 +85,7 @@ void MpiParameterServer::end_pull(Vec w) {
     await(link);
     const Vec part = w.part(link.range.first, link.range.count);
     if (!link.slots) {
-      copy({link.reply.payload(), part.size, &host_space()}, part);
+      copy(link.reply.payload(), part);
       link.reply.forget();
     } else if (part.space->host()) {
       link.slots.read_pulled(part.data, part.size, ranks_.patience);
@@ -128,13 +128,13 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
     message.header().slot = std::int16_t(which);
     message.header().number = number;
     link.pushed = link.version;
-    const float* from = g.data + link.range.first;
-    float* to = link.slots ? link.slots[which].data() : message.payload();
+    const ConstVec from = g.part(link.range.first, n);
+    const Vec to = link.slots ? Vec{link.slots[which].data(), n, &host_space()} : message.payload(*g.space);
     if (g.space->host()) {
-      for (std::size_t i = 0; i < n; ++i) to[i] = a * from[i];
+      for (std::size_t i = 0; i < n; ++i) to.data[i] = a * from.data[i];
     } else {
-      copy(g.part(link.range.first, n), {to, n, &host_space()});
-      scale(a, {to, n, &host_space()});
+      copy(from, to);
+      scale(a, to);
     }
     if (link.slots) link.slots[which].filled(n);
     message.send(link.server, request_tag, link.slots ? 0 : n);

@@ -80,8 +80,7 @@ void Service::serve(const Header& header) {
 void Service::push(Client& client, const Header& header) {
   const Shard::Origin origin{header.used, header.position, header.number};
   if (!client.slots) {
-    shard_.push(header.worker, header.version, header.samples,
-                {incoming_.payload(), size(), shard_.w().space}, origin);
+    shard_.push(header.worker, header.version, header.samples, incoming_.payload(), origin);
     return;
   }
   Slot& slot = client.slots[header.slot];
@@ -119,7 +118,7 @@ void Service::answer(int worker) {
     slot.write(shard_.w().data, size());
     if (ranks_.patience.crowded) message.send(worker, reply_tag);
   } else {
-    copy(shard_.w(), {message.payload(), size(), shard_.w().space});
+    copy(shard_.w(), message.payload(*shard_.w().space));
     message.send(worker, reply_tag, size());
   }
   traffic_.bytes_sent += std::int64_t(sizeof(Header) + (vector ? size() * sizeof(float) : 0));

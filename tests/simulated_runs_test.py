@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import time
 import unittest
 
 import h5py
+import numpy as np
 
 from result_files import seal
 
@@ -475,6 +477,71 @@ seconds.softmax.10 = 1
         # With it, one server is always at work, and four are not.
         self.assertAlmostEqual(seconds[16, 1, 0.3], 120 / 8 + 0.5, delta=0.51)
         self.assertLess(seconds[16, 4, 0.3], 120 / 16 * 1.3)
+
+
+class TimingOnly(Case):
+    """gradient = "skipped": the seconds of runs that compute, to the last bit, and no weights."""
+    LENET = TINY.split("[cluster]")[0].replace('"softmax"', '"lenet"').replace("1x8x8", "1x28x28") + """
+[cluster]
+name = "ethernet-10g"
+"""
+
+    def assert_same_seconds(self, text, count):
+        results = []
+        for gradient in "computed", "skipped":
+            out = tempfile.mkdtemp(dir=self.folder)
+            results.append(self.sweep(text, os.path.basename(out), options=["--set", f"gradient={gradient}"])[0])
+        self.assertEqual(results[0].keys(), results[1].keys())
+        self.assertGreaterEqual(len(results[0]), count)
+        for name in results[0]:
+            with self.subTest(name), h5py.File(results[0][name]) as computed, h5py.File(results[1][name]) as skipped:
+                for key in ("seconds", "samples", "updates", "synchronisations", "parameters"):
+                    self.assertEqual(skipped["result"].attrs[key], computed["result"].attrs[key], key)
+                for table in {"ranks", "staleness", "requests"} & set(computed):
+                    self.assertEqual(skipped[table][:].tolist(), computed[table][:].tolist(), table)
+                self.assertEqual(skipped["steps"]["seconds"].tolist(), computed["steps"]["seconds"].tolist())
+                self.assertTrue(np.isnan(skipped["steps"]["loss"]).all())
+                self.assertEqual(skipped.attrs["outcome"], "ok")
+                self.assertIn("gradients were skipped", skipped.attrs["outcome_detail"])
+                self.assertEqual(skipped["config"].attrs["gradient"], "skipped")
+                self.assertFalse({"weights_sha256", "first_loss", "last_loss"} & set(skipped["result"].attrs))
+                self.assertEqual(len(skipped["snapshots"]), 0)
+
+    def refusal(self, strategy, *options):
+        with open(f"{self.folder}/x.toml", "w") as f:
+            f.write(TINY + f"[strategy.{strategy}]\n")
+        done = subprocess.run([DSGD, "sweep", f"{self.folder}/x.toml", "-o", f"{self.folder}/none", "--dry-run", "--set", "gradient=skipped",
+                               *options], capture_output=True, text=True, timeout=PATIENCE)
+        self.assertIn(done.returncode, (0, 2))
+        return done.stderr
+
+    def test_every_strategy(self):
+        taken = [name for name in strategies() if not self.refusal(name)]
+        self.assertLessEqual({"sync", "averaging", "dpsgd", "adpsgd", "downpour", "ssp", "easgd", "staleness_aware"}, set(taken))
+        self.assert_same_seconds(TINY + tables(taken), 14)
+        self.assert_same_seconds(TINY + '[strategy.averaging]\naggregation = "tree"\n', 1)
+
+    def test_up_to_64_ranks(self):
+        text = self.LENET.replace("workers = 3", "workers = [2, 5, 16, 64]").replace("samples = 1205", "samples = 1280")
+        self.assert_same_seconds(text.replace("train = 500", "train = 640") + "[strategy.sync]\n", 4)
+
+    def test_what_it_cannot_do(self):
+        for strategy in "topk", "powersgd", "sandblaster":
+            self.assertIn(f"leaves {strategy} nothing to work on", self.refusal(strategy))
+        self.assertIn("have no accuracy (allowed: 0)", self.refusal("sync", "--set", "target=0.5"))
+        self.assertIn('needs engine = "simulated"', self.refusal("sync", "--set", "engine=mpi"))
+        results, _ = self.sweep(TINY + "[strategy.downpour]\n", options=["--set", "gradient=skipped"])
+        self.assertIn("there are no weights", dsgd("replay", results["downpour-3w-seed1"], code=2).stderr)
+
+    def test_a_large_model_needs_no_memory(self):
+        """64 workers of 102 MB each, in a process that may have no more than 1 GB of data."""
+        text = self.LENET.replace('"lenet"', '"mlp"').replace("1x28x28", "12x1997x1").replace("workers = 3", "workers = 64")
+        limit = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, limit[1]))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_DATA, limit)
+        for strategy in "sync", "dpsgd", "downpour":
+            results, _ = self.sweep(text + f"[strategy.{strategy}]\n", strategy, options=["--set", "gradient=skipped"])
+            self.assertEqual(self.result(results[f"{strategy}-64w-seed1"], "parameters"), 25600010)
 
 
 class Staleness(Case):
