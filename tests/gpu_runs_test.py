@@ -104,7 +104,7 @@ class Runs:
     def train(self, strategy, device, own={}, **settings):
         settings = {"dataset": "synthetic", "model": self.MODEL, "synthetic.train": 1024, "synthetic.test": 256, "minibatch": 32,
                     "samples": self.SAMPLES, "snapshots": 2, "workers": 1, "optimizer.learning_rate": 0.01,
-                    "device": device, **settings}
+                    "stall_limit": 120, "device": device, **settings}  # twins are slow
         name = f"{self.folder}/{strategy}-{device}-{len(os.listdir(self.folder))}"
         lines = [f"{key} = {value if isinstance(value, (int, float)) else repr(value)}" for key, value in settings.items()]
         lines += [f"[strategy.{strategy}]"] + [f"{key} = {value}" for key, value in {**self.SETTINGS.get(strategy, {}), **own}.items()]
