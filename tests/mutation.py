@@ -15,7 +15,7 @@ BUGS = os.path.join(ROOT, "tests", "mutations.toml")
 BUILD = os.path.join(ROOT, "build-mutation")
 # Fast ones first; the last one runs the conformance suite on simulated ranks.
 PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "strategies_test", "simulated_test"]
-COMPILING, TESTING = 900, 300  # seconds at most; a bug may make a program wait for ever
+COMPILING, TESTING = 900, 600  # seconds at most; a bug may make a program wait for ever
 
 
 def read_bugs(parts):
