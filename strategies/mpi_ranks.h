@@ -92,8 +92,9 @@ struct Office {
   explicit Office(int ranks) : post(ranks) {}
   // By receiver; by sender and tag; in the order of sending.
   std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
-  std::vector<float*> summands;  // of the workers' sum
-  int done = 0;                  // workers that have come out of it
+  std::vector<float*> summands;                // of the workers' sum
+  int done = 0;                                // workers that have come out of it
+  std::map<int, std::vector<Bytes>> gathered;  // of every rank, by the number of World::gather's call
 };
 #endif
 

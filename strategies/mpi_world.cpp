@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "strategies/mpi_group.h"
 #include "strategies/mpi_pairs.h"
@@ -96,6 +97,16 @@ class MpiWorld final : public World {
   void min(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MIN); }
   void max(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MAX); }
 
+#ifdef SMPI_H
+  // SimGrid looks through all messages on their way to a rank for every one of them.
+  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> data) override {
+    std::vector<Bytes>& all = ranks_.office().gathered[gathers_++];
+    all.resize(ranks_.size);
+    all[ranks_.rank].assign(data.begin(), data.end());
+    barrier();
+    return ranks_.rank == 0 ? std::move(all) : std::vector<Bytes>();
+  }
+#else
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> data) override {
     std::vector<std::int64_t> sizes(ranks_.size);
     const auto own = std::int64_t(data.size());
@@ -116,6 +127,7 @@ class MpiWorld final : public World {
     }
     return all;
   }
+#endif
 
   void abort() override {
     if (ranks_are_processes) MPI_Abort(MPI_COMM_WORLD, 1);
@@ -131,6 +143,7 @@ class MpiWorld final : public World {
   Session session_;
   Ranks ranks_;
   int workers_, minibatch_;
+  [[maybe_unused]] int gathers_ = 0;
   Traffic traffic_;
   std::optional<MpiGroup> group_;
   std::optional<MpiParameterServer> server_;

@@ -125,6 +125,12 @@ Simulation::Simulation(const Platform& platform) : engine_(std::make_unique<Engi
 Simulation::~Simulation() { SMPI_finalize(); }
 
 void Simulation::run(const std::vector<int>& hosts, const std::function<void(int rank)>& rank) {
+  // From here on Open MPI takes Bruck's barrier, whose simulation takes many times longer than that of a
+  // tree.
+  if (hosts.size() >= 4096) {
+    sg::Engine::set_config(std::string("smpi/barrier:ompi_tree"));
+    simgrid::smpi::colls::set_collectives();
+  }
   const std::string job = "job-" + std::to_string(engine_->jobs++);
   SMPI_app_instance_register(job.c_str(), nullptr, int(hosts.size()));
   for (int r = 0; r < int(hosts.size()); ++r) {
