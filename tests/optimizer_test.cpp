@@ -356,5 +356,17 @@ TEST(Vec, MovesAndCutsWithoutCopying) {
   EXPECT_EQ(b.data()[5], 0);
 }
 
+// A constant gradient has no deviation, and rounding would leave less than none of it.
+TEST(Vectors, DivideByTheDeviationOfEqualGradients) {
+  const std::size_t n = 100;
+  Vector g(host_space(), n), m(host_space(), n), b(host_space(), n), v(host_space(), n), d(host_space(), n);
+  for (std::size_t i = 0; i < n; ++i) g.data()[i] = 1000 + 0.37f * float(i);
+  for (int step = 0; step < 200; ++step) divide_by_deviation({0.9f, 0.9f, 1e-12f, false}, g, m, b, v, d);
+  for (std::size_t i = 0; i < n; ++i) {
+    EXPECT_GT(v.data()[i], 0) << i;
+    EXPECT_TRUE(std::isfinite(d.data()[i])) << i;
+  }
+}
+
 }  // namespace
 }  // namespace dsgd

@@ -266,6 +266,21 @@ TEST(Sampler, ShardIsReshuffledEveryEpochAndCutBySeed) {
   EXPECT_NE(sorted(first), sorted(epochs(2).first));
 }
 
+TEST(Sampler, WorkersShuffleTheirShardsEachInItsOwnWay) {
+  const int workers = 3, epochs = 4, each = 20;
+  std::set<Ids> orders;  // as places in the sorted shard
+  for (Sampler& worker :
+       team({.samples = 60, .order = DataOrder::shard, .minibatch = each, .budget = 240}, workers))
+    for (int epoch = 0; epoch < epochs; ++epoch) {
+      const Ids ids = copy(worker.next()), shard = sorted(ids);
+      Ids places;
+      for (const auto id : ids)
+        places.push_back(std::uint32_t(std::lower_bound(shard.begin(), shard.end(), id) - shard.begin()));
+      orders.insert(places);
+    }
+  EXPECT_EQ(orders.size(), workers * epochs);
+}
+
 TEST(Sampler, OneWorkersShardIsTheGlobalOrder) {
   Sampler shard({.samples = 61, .order = DataOrder::shard, .minibatch = 8, .budget = 200});
   Sampler global({.samples = 61, .order = DataOrder::global, .minibatch = 8, .budget = 200});
