@@ -681,7 +681,8 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
   std::set<std::string> ids;
   for (const RunKey& key : run_keys()) {
     if (key.policy || key.name == "engine" || key.name == "device" || key.name == "precision" ||
-        key.name == "sample_fraction" || key.name == "shares" || key.name.starts_with("cluster."))
+        key.name == "sample_fraction" || key.name == "shares" || key.name == "gradient" ||
+        key.name.starts_with("cluster."))
       continue;  // of lock-step, below; as many values as there are, or as this host has; simulated runs
     ASSERT_TRUE(cases.contains(key.name)) << "no case for " << key.name;
     const Case& c = cases.at(key.name);
@@ -695,6 +696,8 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
     ids.insert(after.id());
   }
   EXPECT_EQ(ids.size(), cases.size());
+  const Lines simulated{"engine=simulated"}, skipped{"engine=simulated", "gradient=skipped"};
+  EXPECT_NE(run_of(text, simulated).id(), run_of(text, skipped).id());
   for (const char* own :
        {"n_fetch=2", "n_push=2", "overlap=false", "local_learning_rate=0.1", "warm_start=1"})
     EXPECT_TRUE(ids.insert(run_of(text, {std::string("strategy.downpour.") + own}).id()).second) << own;
