@@ -25,9 +25,9 @@ struct Process {
   Dataset data;
   Network network;
   std::unique_ptr<Device> device;
-  Model model;            // used once
-  Vector w;               // in the host's memory, or hollow; before training, or while snapshots are scored, those
-  double gradient_s = 0;  // real seconds of one minibatch
+  Model model;  // used once
+  Vector w;     // in the host's memory, or hollow; before training, or while snapshots are scored, those
+  double gradient_s = 0;                       // real seconds of one minibatch
   std::shared_ptr<SharedOrders> orders;        // of these ranks' samplers
   std::vector<std::vector<Request>> replayed;  // what each shard or worker takes, in this order
 

@@ -15,8 +15,8 @@ class HollowPlan final : public Plan {
   void backward(ConstVec, const float*, int, Vec, float*) override {}
   std::vector<std::string> implementations() const override { return {"none: gradients are skipped"}; }
   using Plan::gradient;
-  PendingLoss gradient(ConstVec, const Samples&, std::span<const std::uint32_t>, const Augmentation&,
-                       Vec, const OnReady&) override {
+  PendingLoss gradient(ConstVec, const Samples&, std::span<const std::uint32_t>, const Augmentation&, Vec,
+                       const OnReady&) override {
     return Loss{.sum = std::numeric_limits<double>::quiet_NaN()};
   }
 };
