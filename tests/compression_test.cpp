@@ -9,8 +9,8 @@
 #include <numeric>
 #include <random>
 
-#include "strategies/sparse.h"
 #include "strategies/compressed.h"
+#include "strategies/sparse.h"
 #include "tests/checkpoint.h"
 #include "tests/twins.h"
 

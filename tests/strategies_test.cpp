@@ -12,6 +12,7 @@
 #include <numbers>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include "strategies/random.h"
 #include "strategies/strategy.h"
@@ -116,6 +117,53 @@ TEST(Aggregation, CostsWhatTheReadmeSays) {
   EXPECT_EQ(sent("tree", 10, 0, 1024), 10);  // binary
   EXPECT_EQ(sent("tree", 2, 0, 1024), 62);
   EXPECT_EQ(sent("tree", 2, 0, 1), 0);
+}
+
+// With 4 workers and minibatches of 8.
+TEST(Effective, IsWhatTheSettingsComeTo) {
+  const std::vector<std::tuple<std::string, std::map<std::string, Value>, std::map<std::string, double>>>
+      cases{
+          {"sync", {}, {{"global_minibatch", 32}, {"period", 1}}},
+          {"averaging", {{"tau", integer(6)}}, {{"global_minibatch", 32}, {"period", 6}}},
+          {"downpour",
+           {{"n_fetch", integer(2)}, {"n_push", integer(3)}},
+           {{"global_minibatch", 24}, {"period", 2}}},
+          {"staleness_aware", {{"n", integer(2)}}, {{"global_minibatch", 16}, {"arrivals_per_update", 2}}},
+          {"ssp", {{"s", integer(2)}}, {{"global_minibatch", 8}, {"staleness_bound", 15}}},
+          {"dc_asgd", {{"compensation", "adaptive"s}}, {{"global_minibatch", 8}, {"lambda", 2}}},
+          {"dc_asgd", {{"compensation", "constant"s}}, {{"lambda", 0.04}}},
+          {"dc_asgd", {{"lambda", 0.5}}, {{"lambda", 0.5}}},
+          {"fasgd", {}, {{"global_minibatch", 8}, {"period", 1}}},
+          {"easgd",
+           {{"beta", 0.5}, {"tau", integer(7)}},
+           {{"global_minibatch", 32}, {"period", 7}, {"alpha", 0.125}}},
+          {"slowmo",
+           {{"tau", integer(7)}, {"alpha", 0.5}, {"beta", 0.75}},
+           {{"global_minibatch", 32}, {"period", 7}, {"effective_gain", 2}}},
+          {"diloco",
+           {{"H", integer(9)}, {"outer", "nesterov"s}, {"outer_rate", 0.5}, {"outer_momentum", 0.75}},
+           {{"global_minibatch", 32}, {"period", 9}, {"effective_gain", 2}}},
+          {"diloco",
+           {{"outer", "sgd"s}, {"outer_rate", 0.5}, {"outer_momentum", 0.75}},
+           {{"effective_gain", 0.5}}},
+          {"topk", {}, {{"global_minibatch", 32}, {"period", 1}}},
+          {"dpsgd", {}, {{"global_minibatch", 32}, {"period", 1}}},
+          {"adpsgd", {}, {{"global_minibatch", 8}, {"period", 1}}},
+          {"sandblaster",
+           {{"batch", integer(500)}, {"portion", integer(3)}},
+           {{"global_minibatch", 500}, {"period", 3}}},
+      };
+  for (const auto& [name, given, expected] : cases) {
+    const StrategyEntry& entry = *find_strategy(name);
+    const Facts facts =
+        entry.effective(Settings(entry.parameters, given), {.workers = 4, .servers = 1, .minibatch = 8});
+    for (const auto& [fact, value] : expected) {
+      const auto said =
+          std::find_if(facts.begin(), facts.end(), [&](const auto& f) { return f.first == fact; });
+      ASSERT_NE(said, facts.end()) << name << " " << fact;
+      EXPECT_DOUBLE_EQ(said->second, value) << name << " " << fact;
+    }
+  }
 }
 
 // Of ring (Lian et al. 2017) and exponential graph (Ying et al. 2021, even P) in closed form.
