@@ -10,6 +10,7 @@
 #include <random>
 
 #include "strategies/compressed.h"
+#include "strategies/low_rank.h"
 #include "strategies/sparse.h"
 #include "tests/checkpoint.h"
 #include "tests/twins.h"
@@ -333,6 +334,23 @@ TEST(TopK, CorrectsMomentumClipsAndWarmsUp) {
 }
 
 // A residual that is carried into a new compressor goes on to the same messages.
+// What orthogonalisation leaves of a column that lies in the span of those before it is rounding.
+TEST(LowRank, DropsColumnsThatAreNothingButRounding) {
+  LowRank low_rank({{.shape = {7, 5}, .first = 0, .count = 35}}, 35, 2);
+  Vector p(host_space(), 14);
+  for (std::size_t i = 0; i < 7; ++i) {
+    p.data()[2 * i] = 0.1f + 0.37f * float(i);
+    p.data()[2 * i + 1] = 0.3f * p.data()[2 * i];
+  }
+  low_rank.orthonormalise(p);
+  double length = 0;
+  for (std::size_t i = 0; i < 7; ++i) {
+    length += std::pow(double(p.data()[2 * i]), 2);
+    EXPECT_EQ(p.data()[2 * i + 1], 0) << i;
+  }
+  EXPECT_NEAR(length, 1, 1e-6);
+}
+
 TEST(Compressor, ContinuesFromACheckpoint) {
   for (const auto& name : {"topk"s, "qsgd"s, "threshold"s, "signsgd"s, "ef_signsgd"s, "onebit"s}) {
     Context c{.parameters = 100};

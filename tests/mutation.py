@@ -13,8 +13,11 @@ import tomllib
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUGS = os.path.join(ROOT, "tests", "mutations.toml")
 BUILD = os.path.join(ROOT, "build-mutation")
-# Fast ones first; the last one runs the conformance suite on simulated ranks.
-PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "strategies_test", "simulated_test"]
+# Fast ones first; then real ranks, who share memory, and simulated ones, on whom the conformance suite runs.
+PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "strategies_test"]
+REAL_RANKS, RANKS = "mpi_communicator_test", "simulated_test"
+SLOW = "*ReachesTheOptimum*"  # Table/Conformance.ReachesTheOptimum/topk
+ENVIRONMENT = dict(os.environ, GTEST_FAIL_FAST="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 COMPILING, TESTING = 900, 600  # seconds at most; a bug may make a program wait for ever
 
 
@@ -50,15 +53,22 @@ class Copy:
         self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                   "-DDSGD_CUDA=OFF"], COMPILING)
         self.compile()
-        for program in PROGRAMS:
-            self.run([f"{self.build}/tests/{program}"], TESTING)
+        for command in self.tests("*"):
+            self.run(command, TESTING)
 
     def compile(self):
-        self.run(["ninja", "-C", self.build, "-j1", *PROGRAMS], COMPILING)
+        self.run(["ninja", "-C", self.build, "-j1", *PROGRAMS, REAL_RANKS, RANKS], COMPILING)
+
+    def tests(self, *likely):
+        """Commands; of the simulated ranks' tests the likely ones first, the slow ones last."""
+        folder = f"{self.build}/tests/"
+        yield from ([folder + program] for program in PROGRAMS)
+        yield ["mpirun", "-n", "2", "--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", folder + REAL_RANKS]
+        yield from ([folder + RANKS, f"--gtest_filter={chosen}"] for chosen in likely)
 
     def run(self, command, limit):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit,
-                              env=dict(os.environ, GTEST_FAIL_FAST="1"))
+                              env=ENVIRONMENT)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-3000:]}")
 
@@ -74,11 +84,10 @@ class Copy:
         self.write(bug["file"], read(os.path.join(ROOT, bug["file"])).decode().replace(bug["old"], bug["new"]))
         self.compile()
         stem = os.path.basename(bug["file"]).split(".")[0]
-        ranks, slow = PROGRAMS[-1], "*ReachesTheOptimum*"  # Table/Conformance.ReachesTheOptimum/topk
-        filters = [f"--gtest_filter={f}" for f in (f"*/{stem}", f"-{slow}", slow)]
-        for program, *words in [(p,) for p in PROGRAMS[:-1]] + [(ranks, f) for f in filters]:
+        for command in self.tests(f"*/{stem}", f"-{SLOW}", SLOW):
+            program = next(word for word in map(os.path.basename, command) if word.endswith("_test"))
             try:
-                self.run([f"{self.build}/tests/{program}", *words], TESTING)
+                self.run(command, TESTING)
             except RuntimeError as e:
                 failed = re.search(r"\[  FAILED  \] (\S+\.[^\s,]+)", str(e))
                 return f"{program} {failed[1] if failed else 'crashed'}"

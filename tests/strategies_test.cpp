@@ -166,6 +166,16 @@ TEST(Effective, IsWhatTheSettingsComeTo) {
   }
 }
 
+TEST(Effective, EamsgdHasAMomentumOfItsOwn) {
+  for (const char* name : {"eamsgd", "eamsgd_sync"})
+    for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adagrad}) {
+      const StrategyEntry& entry = *find_strategy(name);
+      EXPECT_THROW(entry.effective(Settings(entry.parameters), {.workers = 4, .optimizer = {.rule = rule}}),
+                   std::invalid_argument)
+          << name;
+    }
+}
+
 // Of ring (Lian et al. 2017) and exponential graph (Ying et al. 2021, even P) in closed form.
 TEST(Dpsgd, SaysItsSpectralGap) {
   const StrategyEntry& entry = *find_strategy("dpsgd");
