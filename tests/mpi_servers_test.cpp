@@ -2,6 +2,7 @@
 //   mpirun -n P+S mpi_servers_test S
 
 #include <chrono>
+#include <map>
 #include <thread>
 
 #include "tests/mpi_job.h"
@@ -311,6 +312,28 @@ TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
     EXPECT_EQ(first.requests.empty(), world().is_worker()) << entry->name;
     EXPECT_EQ(second.steps, first.steps) << entry->name;
   }
+}
+
+// What a server has on record: grants without a gap, versions as they were, and pushes of what was pulled.
+TEST(AnyOrder, RecordsWhatItTook) {
+  const Job job{.strategy = "dc_asgd", .budget = 40 * world_minibatch + 1};
+  const Outcome outcome = run(job);
+  std::int64_t version = 0, position = 0;
+  std::map<int, std::int64_t> held;
+  for (const Request& r : outcome.requests) {
+    if (r.kind == Request::pull) {
+      EXPECT_EQ(r.version, version);
+      EXPECT_EQ(r.position, position);
+      position += r.samples;
+      held[r.worker] = r.version;
+    } else if (r.kind == Request::push) {
+      EXPECT_EQ(r.version, held.at(r.worker));
+      ++version;
+    }
+  }
+  if (world().is_worker()) return;
+  EXPECT_EQ(position, job.budget);
+  EXPECT_EQ(version, 41);
 }
 
 TEST(AnyOrder, WorkersWithoutWorkLeave) {
