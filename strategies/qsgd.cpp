@@ -23,7 +23,7 @@ class Qsgd final : public Compressor {
         levels_((1 << (bits_ - 1)) - 1),
         bucket_(std::size_t(s.integer("bucket"))),
         euclidean_(s.text("norm") == "l2"),
-        state_(c.seed * 0x9e3779b97f4a7c15u + std::uint64_t(c.group ? c.group->rank() : 0)) {}
+        state_(c.seed * 0x9e3779b97f4a7c15u + std::uint64_t(c.rank)) {}
   static std::size_t bytes(const Settings& s, std::size_t n) {
     const auto bucket = std::size_t(s.integer("bucket"));
     return bytes_of(32 * ((n + bucket - 1) / bucket) + n * std::size_t(s.integer("bits")));

@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "strategies/compressed.h"
 #include "strategies/low_rank.h"
@@ -207,6 +208,24 @@ TEST(Compressor, TakesTheBytesOfItsFormula) {
         EXPECT_EQ(bytes, made.cost()) << c.name << ", " << n;
     }
   }
+}
+
+// A 6 x 10 matrix and three biases: P is 6 x 2 with the biases, Q 10 x 2.
+TEST(Compressor, PowerSgdSumsItsTwoFactors) {
+  Context c{.parameters = 63, .workers = 2};
+  c.optimizer.layers = {{.shape = {6, 10}, .first = 0, .count = 60}, {.shape = {3}, .first = 60, .count = 3}};
+  EXPECT_EQ(Made("powersgd", {{"rank", integer(2)}}, c).cost(), 4 * (15 + 20));
+}
+
+// Errors of draws that all workers share would not shrink in the mean.
+TEST(Compressor, WorkersDrawNumbersOfTheirOwn) {
+  const Vector p = floats(random_vector(100, 1));
+  std::set<Doubles> messages;
+  for (const int rank : {0, 1, 2, 0}) {
+    Made made("qsgd", {}, {.parameters = 100, .workers = 3, .rank = rank});
+    messages.insert(made.decoded(made->encode(p)));
+  }
+  EXPECT_EQ(messages.size(), 3u);
 }
 
 TEST(Compressor, SendsZerosAsAMessage) {
