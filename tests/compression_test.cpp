@@ -228,6 +228,13 @@ TEST(Compressor, WorkersDrawNumbersOfTheirOwn) {
   EXPECT_EQ(messages.size(), 3u);
 }
 
+TEST(Compressor, QsgdKeepsNoError) {
+  Made made("qsgd", {}, {.parameters = 100, .workers = 2});
+  Vector p = floats(random_vector(100, 1));
+  made->settle(made->encode(p), p);
+  EXPECT_EQ(dot(p.view(), p.view()), 0);
+}
+
 TEST(Compressor, SendsZerosAsAMessage) {
   for (const Case& c : deterministic(100)) {
     Made made(c.name, c.given, c.context);

@@ -173,7 +173,7 @@ struct PlainLbfgs {
   // f and g at w; what is to be looked at next is in w then. Returns whether that is with the same batch.
   bool evaluated(double f, const Doubles& g) {
     if (searching && f > f0 + 1e-4 * a * slope) {
-      a /= 2;
+      a /= 2, ++halved;
       if (a < 1e-6) a = 0, pairs.clear();
       w = x + a * d;
       return true;
@@ -223,7 +223,7 @@ struct PlainLbfgs {
   Doubles g0 = {}, d = {};
   double f0 = 0, slope = 0, a = 0;
   bool searching = false;
-  std::int64_t position = 0;
+  std::int64_t position = 0, halved = 0;
 };
 
 // Workers in lock-step.
