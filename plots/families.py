@@ -21,11 +21,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8
 
 
 def draw(results: Results) -> Figure:
-    if len(results.workers) > 1 or len(results.variants) <= MOST_LINES:
-        raise style.OfAnotherExperiment()
     strategies = [variant.strategy for variant in results.variants]
-    if len(set(strategies)) < len(strategies):
-        raise style.LeftOut("a strategy has several settings")
+    if len(results.workers) > 1 or len(strategies) <= MOST_LINES or len(set(strategies)) < len(strategies):
+        raise style.OfAnotherExperiment()
     curves = {group.variant.strategy: c for group in results.groups
               if (runs := [run for run in group.ok if len(run.snapshots)]) and len((c := curve(runs))[0])}
     rows = {name: [s for s in strategies if s in family and s in curves] for name, family in FAMILIES.items()}
