@@ -1,63 +1,51 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <string>
-#include <utility>
 #include <vector>
 
-#include "models/vec.h"
+#include "strategies/strategy.h"
 
 namespace dsgd {
 
-// The history of L-BFGS (Nocedal 1980): the last `most` pairs of steps s and changes of the gradient y, and
-// the direction that they make of a gradient. product(x, y) is the dot product of whole vectors; what is here
-// may be a server's part of them.
-class LBfgsHistory {
+// L-BFGS (Nocedal 1980) with a step that is halved until it gains enough (Armijo). Vectors may be a server's
+// part of whole ones: decisions are made of sums of dot products over all parts, so that all servers take the
+// same. Of a function, evaluated at w, f is told first, then the gradient, where w is accepted:
+//   rejects(w, f)  ||  (g <- gradient, accept(w, f))  &&  ...  search(w)
+class Lbfgs {
  public:
+  // Keeps `most` pairs of differences. shards: null where vectors are whole.
+  Lbfgs(const Space& space, std::size_t n, std::int64_t most, Shards* shards);
+
+  bool searching() const { return searching_; }
+  // f > f_0 + c1 * a * d.g_0 while searching, also where f is not a number: then w <- x + a/2 * d.
+  bool rejects(Vec w, double f);
+  // x <- w; returns where g at x is to be put next.
+  Vec accept(ConstVec w, double f);
+  // The gradient is there: what was searched for becomes a pair, where s.y > 0. Ends the search; returns
+  // whether there was one.
+  bool learn();
+  // d <- -H g, H being `rate` where nothing is known; w <- x + d.
+  void search(Vec w, double rate);
+
+  Vec x(Vec w) const { return begun_ ? x_.view() : w; }  // the last accepted w
+  double sum(double x) const { return shards_ ? shards_->sum(x) : x; }
+  double product(ConstVec x, ConstVec y) const { return sum(dot(x, y)); }
+  void visit(State& state);
+
+ private:
   struct Pair {
     Vector s, y;
   };
-  LBfgsHistory(const Space& space, std::size_t n, std::int64_t most) {
-    for (std::int64_t i = 0; i < most; ++i) pairs_.push_back({Vector(space, n), Vector(space, n)});
-  }
-  // Room for a new pair, in place of the oldest; it counts after keep().
-  Pair& fresh() { return pairs_[std::size_t(kept_) % pairs_.size()]; }
-  void keep() { ++kept_; }
-  void forget() { kept_ = 0; }
-  bool empty() const { return kept_ == 0; }
+  // The i-th newest; -1: room for a new one, in place of the oldest.
+  Pair& pair(std::int64_t i) { return pairs_[std::size_t(kept_ - 1 - i) % pairs_.size()]; }
+  void look(Vec w) const;
+  void direct(double rate);
 
-  // d <- -H g, two loops over the history; without one H is `rate`.
-  template <typename Product>
-  void direction(ConstVec g, double rate, Vec d, Product product) {
-    const std::size_t n = std::min(std::size_t(kept_), pairs_.size());
-    const auto back = [&](std::size_t i) -> Pair& {
-      return pairs_[(std::size_t(kept_) - 1 - i) % pairs_.size()];
-    };
-    std::vector<double> alpha(n), curvature(n);
-    copy(g, d);
-    scale(-1, d);
-    for (std::size_t i = 0; i < n; ++i) {
-      curvature[i] = product(back(i).s, back(i).y);
-      alpha[i] = product(back(i).s, d) / curvature[i];
-      axpy(float(-alpha[i]), back(i).y, d);
-    }
-    scale(float(n ? curvature[0] / product(back(0).y, back(0).y) : rate), d);
-    for (std::size_t i = n; i-- > 0;)
-      axpy(float(alpha[i] - product(back(i).y, d) / curvature[i]), back(i).s, d);
-  }
-  template <typename State>
-  void visit(State& state) {
-    for (std::size_t i = 0; i < pairs_.size(); ++i) {
-      state.vector("s " + std::to_string(i), pairs_[i].s);
-      state.vector("y " + std::to_string(i), pairs_[i].y);
-    }
-    state.number("pairs", kept_);
-  }
-
- private:
+  Shards* shards_;
+  Vector x_, g_, d_;
   std::vector<Pair> pairs_;  // a ring
-  std::int64_t kept_ = 0;
+  std::int64_t kept_ = 0, begun_ = 0, searching_ = 0;
+  double f_ = 0, slope_ = 0, a_ = 0;
 };
 
 }  // namespace dsgd

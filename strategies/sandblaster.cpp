@@ -22,8 +22,6 @@
 namespace dsgd {
 namespace {
 
-constexpr double c1 = 1e-4, shortest = 1e-6;
-
 class Sandblaster final : public Strategy {
  public:
   Sandblaster(const Settings& s, const Context& c)
@@ -60,9 +58,9 @@ class Sandblaster final : public Strategy {
   double loss_ = 0;
 };
 
-class LBfgs final : public Rule {
+class LbfgsRule final : public Rule {
  public:
-  LBfgs(const Settings& s, const Context& c)
+  LbfgsRule(const Settings& s, const Context& c)
       : batch_(s.integer("batch")),
         backups_(int(s.integer("backups"))),
         resample_(s.flag("resample")),
@@ -70,88 +68,32 @@ class LBfgs final : public Rule {
         l2_(c.optimizer.l2),
         schedule_(c.optimizer.schedule),
         servers_(c.servers),
-        shards_(c.shards),
-        x_(*c.space, c.parameters),
-        g_(*c.space, c.parameters),
-        d_(*c.space, c.parameters),
-        history_(*c.space, c.parameters, s.integer("history")) {}
+        lbfgs_(*c.space, c.parameters, s.integer("history"), c.shards) {}
   std::int64_t batch() const override { return batch_; }
-  bool same_batch() const override { return searching_ || !resample_; }
+  bool same_batch() const override { return lbfgs_.searching() || !resample_; }
   int backups() const override { return backups_; }
-  Vec master(Vec w) override { return begun_ ? x_.view() : w; }
+  Vec master(Vec w) override { return lbfgs_.x(w); }
 
   void apply(Vec w, const Arrival& a, std::int64_t used) override {
-    const double f = sum(a.number) / servers_ * a.scale + 0.5 * l2_ * product(w, w);
-    if (searching_ && !(f <= f_ + c1 * a_ * slope_)) {  // also where f is not a number
-      a_ /= 2;
-      if (a_ < shortest) {  // back to x
-        a_ = 0;
-        history_.forget();
-      }
-      return look(w);
-    }
-    auto& fresh = history_.fresh();
-    if (searching_) {
-      copy(w, fresh.s);
-      axpy(-1, x_, fresh.s);
-      copy(g_, fresh.y);
-      scale(-1, fresh.y);
-    }
-    copy(w, x_);
-    copy(a.g, g_);
-    scale(a.scale, g_);
-    axpy(float(l2_), w, g_);
-    f_ = f;
-    begun_ = 1;
-    if (searching_) {
-      axpy(1, g_, fresh.y);
-      if (product(fresh.s, fresh.y) > 0) history_.keep();
-      searching_ = !resample_;
-      if (resample_) return;  // a new batch, at x
-    }
-    direct(rate_ * schedule_.at(used));
-    a_ = searching_ = 1;
-    look(w);
+    const double f = lbfgs_.sum(a.number) / servers_ * a.scale + 0.5 * l2_ * lbfgs_.product(w, w);
+    if (lbfgs_.rejects(w, f)) return;
+    const Vec g = lbfgs_.accept(w, f);
+    copy(a.g, g);
+    scale(a.scale, g);
+    axpy(float(l2_), w, g);
+    if (lbfgs_.learn() && resample_) return;  // a new batch, at x
+    lbfgs_.search(w, rate_ * schedule_.at(used));
   }
-  void visit(State& state) override {
-    state.vector("x", x_);
-    state.vector("g", g_);
-    state.vector("d", d_);
-    history_.visit(state);
-    state.number("begun", begun_);
-    state.number("searching", searching_);
-    state.number("f", f_);
-    state.number("slope", slope_);
-    state.number("a", a_);
-  }
+  void visit(State& state) override { lbfgs_.visit(state); }
 
  private:
-  void look(Vec w) {  // w <- x + a * d
-    copy(x_, w);
-    axpy(float(a_), d_, w);
-  }
-  void direct(double rate) {  // d <- -H g
-    const auto dots = [&](ConstVec x, ConstVec y) { return product(x, y); };
-    history_.direction(g_, rate, d_, dots);
-    slope_ = product(g_, d_);
-    if (slope_ <= 0 || history_.empty()) return;
-    history_.forget();  // rounding has got the better of it
-    direct(rate);
-  }
-  double sum(double x) const { return shards_ ? shards_->sum(x) : x; }
-  double product(ConstVec x, ConstVec y) const { return sum(dot(x, y)); }
-
   std::int64_t batch_;
   int backups_;
   bool resample_;
   double rate_, l2_;
   Schedule schedule_;
   int servers_;
-  Shards* shards_;
-  Vector x_, g_, d_;  // x: the last accepted w; g: its gradient
-  LBfgsHistory history_;
-  std::int64_t begun_ = 0, searching_ = 0;
-  double f_ = 0, slope_ = 0, a_ = 0;
+  Lbfgs lbfgs_;
 };
 
 }  // namespace
@@ -170,7 +112,7 @@ extern const StrategyEntry sandblaster_entry{
       return std::make_unique<Sandblaster>(s, c);
     },
     .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
-      return std::make_unique<LBfgs>(s, c);
+      return std::make_unique<LbfgsRule>(s, c);
     },
     .cost =
         [](const Settings&, const Context& c, std::int64_t steps) {
