@@ -12,7 +12,7 @@ namespace dsgd {
 // many slices as the host with the fewest workers has; the k-th worker of every host adds up the k-th slice
 // of the host's copies in rank order, sums it with its peers on the other hosts, and writes it into all
 // copies. Vectors that are not shared, or not in the host's memory, pass through such ones in portions.
-// Simulated ranks are hosts of their own, but in one process: MPI_Allreduce tells them the time alone, and
+// Simulated ranks are hosts of their own, but in one process: messages tell them the time alone, and
 // the first who comes out of it adds up the copies of all.
 class MpiGroup final : public Group {
  public:
