@@ -12,9 +12,8 @@
 // rate at tau = 0 (here that at 1, as Zhang's) and where v begins (here at 1, so that early steps are those
 // of SGD; n and b begin at 0). Weight decay and momentum come after the division.
 // B-FASGD: a fetch and a push each happen with probability 1 / (1 + c / (mean v + 0.0001)), c_fetch and
-// c_push apart (0: always), with the mean of v as the servers told it last. Without the fetch a worker keeps
-// its w; without the push the servers apply its last gradient again, at that one's age. (FRED takes w for
-// fresh all the same.) A worker's first fetch and its first push always happen.
+// c_push apart (0: always), with the mean of v as the servers told it last. A gradient that is applied again
+// has its own age; FRED takes w for fresh all the same.
 
 #include <algorithm>
 #include <stdexcept>
@@ -25,42 +24,24 @@
 namespace dsgd {
 namespace {
 
-class Fasgd final : public Strategy {
+class Fasgd final : public PullPush {
  public:
   Fasgd(const Settings& s, const Context& c)
-      : server_(*c.server),
+      : PullPush(c),
         c_fetch_(s.number("c_fetch")),
         c_push_(s.number("c_push")),
         seed_(c.seed),
-        worker_(c.rank) {}
-
-  bool step(Replica& r) override {
-    if (r.t == 0 || opens(c_fetch_))
-      server_.pull(r.w);
-    else
-      server_.pull_work();
-    const Batch batch = r.next();
-    if (!batch) return false;
-    r.gradient(r.w, batch, r.g);
-    if (r.t == 0 || opens(c_push_))
-      server_.push(1.0f / float(batch.count()), r.g, batch.count());
-    else
-      server_.push_again(batch.count());
-    return true;
-  }
-  void visit(State& state) override { state.number("draws", draws_); }
+        worker_(std::uint64_t(c.rank)) {}
 
  private:
-  bool opens(double c) {
-    return c == 0 || uniform(seed_, std::uint64_t(worker_), std::uint64_t(draws_++)) <
-                         1 / (1 + c / (server_.number() + 1e-4));
+  bool fetches(const Replica& r) override { return opens(c_fetch_, 2 * r.t); }
+  bool pushes(const Replica& r) override { return opens(c_push_, 2 * r.t + 1); }
+  bool opens(double c, std::int64_t draw) {
+    return uniform(seed_, worker_, std::uint64_t(draw)) < 1 / (1 + c / (server_.number() + 1e-4));
   }
 
-  ParameterServer& server_;
   double c_fetch_, c_push_;
-  std::uint64_t seed_;
-  int worker_;
-  std::int64_t draws_ = 0;
+  std::uint64_t seed_, worker_;
 };
 
 class FasgdRule final : public Rule {
@@ -70,6 +51,7 @@ class FasgdRule final : public Rule {
         variant_(s.text("variant")),
         with_{float(s.number("gamma")), float(s.number("beta")), float(s.number("epsilon")),
               variant_ == "printed"},
+        repeats_(s.number("c_push") > 0),
         n_(*c.space, c.parameters),
         b_(*c.space, variant_ == "released" ? 0 : c.parameters),
         v_(*c.space, variant_ == "released" ? 0 : c.parameters),
@@ -77,9 +59,9 @@ class FasgdRule final : public Rule {
         ones_(*c.space, gated(s) ? c.parameters : 0) {
     fill(1, v_);
     fill(1, ones_);
-    for (int k = 0; k < c.workers && s.number("c_push") > 0; ++k) last_.emplace_back(*c.space, c.parameters);
   }
   static bool gated(const Settings& s) { return s.number("c_fetch") > 0 || s.number("c_push") > 0; }
+  bool repeats() const override { return repeats_; }
   double weight(std::int64_t tau) const override {
     return 1.0 / double(variant_ == "released" ? tau + 1 : std::max<std::int64_t>(tau, 1));
   }
@@ -87,12 +69,10 @@ class FasgdRule final : public Rule {
     return ones_.size() ? dot(v_.view(), ones_.view()) / double(ones_.size()) : 0;
   }
   void apply(Vec w, const Arrival& a, std::int64_t used) override {
-    const ConstVec g = a.again ? last_[a.worker].view() : a.g;
-    if (!last_.empty() && !a.again) copy(g, last_[a.worker]);
     if (variant_ == "released")
-      divide_by_magnitude(0.9f, 0.001f, g, n_, divided_);
+      divide_by_magnitude(0.9f, 0.001f, a.g, n_, divided_);
     else
-      divide_by_deviation(with_, g, n_, b_, v_, divided_);
+      divide_by_deviation(with_, a.g, n_, b_, v_, divided_);
     optimizer_.step(w, divided_, a.scale, used);
   }
   void visit(State& state) override {
@@ -100,15 +80,14 @@ class FasgdRule final : public Rule {
     state.vector("n", n_);
     state.vector("b", b_);
     state.vector("v", v_);
-    for (std::size_t k = 0; k < last_.size(); ++k) state.vector("last " + std::to_string(k), last_[k]);
   }
 
  private:
   Optimizer optimizer_;
   std::string variant_;
   Space::Deviation with_;
+  bool repeats_;
   Vector n_, b_, v_, divided_, ones_;
-  std::vector<Vector> last_;  // gradient of each worker, for pushes that are left out
 };
 
 }  // namespace

@@ -7,17 +7,24 @@
 namespace dsgd {
 
 // A worker of asynchronous SGD: fetch the model, compute a gradient, send it, in every step. Strategies that
-// have it differ in the servers' rule.
-class PullPush final : public Strategy {
+// have it differ in the servers' rule, and in what a worker leaves out after its first step: without the
+// fetch it keeps its w, without the push the servers apply its last gradient once more.
+class PullPush : public Strategy {
  public:
   explicit PullPush(const Context& c) : server_(*c.server) {}
 
-  bool step(Replica& r) override {
-    server_.pull(r.w);
+  bool step(Replica& r) final {
+    if (r.t == 0 || fetches(r))
+      server_.pull(r.w);
+    else
+      server_.pull_work();
     const Batch batch = r.next();
     if (!batch) return false;
     r.gradient(r.w, batch, r.g);
-    server_.push(1.0f / float(batch.count()), r.g, batch.count());
+    if (r.t == 0 || pushes(r))
+      server_.push(1.0f / float(batch.count()), r.g, batch.count());
+    else
+      server_.push_again(batch.count());
     return true;
   }
 
@@ -29,8 +36,12 @@ class PullPush final : public Strategy {
     return double(steps + 1) * pull_cost(c) + double(steps) * push_cost(c);
   }
 
- private:
+ protected:
   ParameterServer& server_;
+
+ private:
+  virtual bool fetches(const Replica&) { return true; }
+  virtual bool pushes(const Replica&) { return true; }
 };
 
 }  // namespace dsgd

@@ -13,7 +13,9 @@ Shard::Shard(const Settings& settings, Rule& rule, Vec w)
       sums_(rule.arrivals() > 1 || rule.batch() > 0),
       sum_(*w.space, sums_ ? w.size : 0),
       outstanding_(settings.workers),
-      pushes_(settings.workers) {}
+      pushes_(settings.workers) {
+  for (int k = 0; k < settings.workers && rule.repeats(); ++k) last_.emplace_back(*w.space, w.size);
+}
 
 std::optional<Shard::Reply> Shard::pull(int worker, std::int64_t want, What what) {
   if (used_ < what.least) return std::nullopt;
@@ -77,6 +79,7 @@ void Shard::push(int worker, std::int64_t version, std::int64_t samples, ConstVe
     }
     std::erase_if(out_, [&](const Portion& p) { return p.position == from.position; });
   }
+  if (!last_.empty() && g.data != last_[worker].data()) copy(g, last_[worker]);
   take({.worker = worker,
         .samples = samples,
         .version = version,
@@ -86,9 +89,7 @@ void Shard::push(int worker, std::int64_t version, std::int64_t samples, ConstVe
 }
 
 void Shard::push_again(int worker, std::int64_t version, std::int64_t samples) {
-  outstanding_[worker] = std::max<std::int64_t>(outstanding_[worker] - samples, 0);
-  if (lost(worker)) return;
-  take({.worker = worker, .samples = samples, .version = version, .tau = version_ - version, .again = true});
+  push(worker, version, samples, last_.at(worker));
 }
 
 void Shard::take(const Arrival& arrival) {

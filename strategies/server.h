@@ -14,7 +14,6 @@ namespace dsgd {
 class State;
 
 // One gradient (or the weighted sum of several) as it reaches a shard. The update is made of scale*g.
-// `again`: there is none, the worker's last one counts once more.
 struct Arrival {
   int worker = 0;
   std::int64_t samples = 0;  // that g was computed from
@@ -23,7 +22,6 @@ struct Arrival {
   ConstVec g;
   float scale = 1;
   double number = 0;  // that came with it; with several their sum
-  bool again = false;
 };
 
 // A strategy's server rule: what one shard does with what arrives. The runtime owns versions, staleness,
@@ -39,6 +37,7 @@ class Rule {
   // is the sum over the batch, `scale` one over its samples. 0: there are no batches.
   virtual std::int64_t batch() const { return 0; }
   virtual bool same_batch() const { return false; }  // the next one has the same samples
+  virtual bool repeats() const { return false; }     // workers push their last gradient again; shards keep it
   virtual int backups() const { return 0; }    // copies of a portion that idle workers get, first one wins
   virtual double number() const { return 0; }  // for the workers: the mean over this shard's elements
   virtual Vec master(Vec w) { return w; }      // the model that the paper reports
@@ -134,7 +133,8 @@ class Shard {
   Rule& rule_;
   Vec w_;
   bool sums_;
-  Vector sum_;  // of c arrivals, or of a batch
+  Vector sum_;                // of c arrivals, or of a batch
+  std::vector<Vector> last_;  // gradient of each worker, where the rule repeats them
   double number_ = 0;
   int summed_ = 0;
   std::int64_t unapplied_samples_ = 0, arrivals_ = 0, dropped_ = 0, late_ = 0, version_ = 0, used_ = 0;

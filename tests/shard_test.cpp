@@ -506,6 +506,35 @@ TEST(Portions, HaveBackups) {
   EXPECT_EQ(within.shard.unapplied(), 6);
 }
 
+// A push that is left out counts as the worker's own last one, sums of several arrivals included.
+TEST(Repeats, TheLastGradientOfEachWorker) {
+  struct Sums final : Rule {
+    explicit Sums(int arrivals) : c(arrivals) {}
+    void apply(Vec w, const Arrival& a, std::int64_t) override { axpy(a.scale, a.g, w); }
+    int arrivals() const override { return c; }
+    bool repeats() const override { return true; }
+    int c;
+  };
+  for (const int c : {1, 3}) {
+    Vector w(host_space(), 2), g(host_space(), 2);
+    Sums rule(c);
+    Shard shard({.workers = 2, .minibatch = 4, .budget = 1 << 20}, rule, w);
+    const auto push = [&](int worker, float x) {
+      fill(x, g);
+      shard.push(worker, shard.version(), 4, g);
+    };
+    push(0, 1);
+    push(1, 10);
+    shard.push_again(0, 0, 4);  // 1
+    push(0, 100);
+    shard.push_again(1, 0, 4);  // 10
+    shard.push_again(0, 0, 4);  // 100
+    EXPECT_EQ(w.data()[0], c == 1 ? 222 : 74) << c << " arrivals";
+    EXPECT_EQ(shard.arrivals(), 6);
+    EXPECT_EQ(shard.used(), 24);
+  }
+}
+
 // What was lost on the way, or left with its worker, is granted again.
 TEST(Portions, ThatAreLostAreGrantedAgain) {
   BatchScript s;

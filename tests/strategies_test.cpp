@@ -332,6 +332,7 @@ struct ReplaceableRule final : Rule {
   std::int64_t batch() const override { return rule->batch(); }
   bool same_batch() const override { return rule->same_batch(); }
   int backups() const override { return rule->backups(); }
+  bool repeats() const override { return rule->repeats(); }
   double number() const override { return rule->number(); }
   Vec master(Vec w) override { return rule->master(w); }
   std::function<std::unique_ptr<Rule>()> make;
@@ -804,7 +805,7 @@ TEST(Twin, BFasgd) {
       };
       struct Learner {
         Doubles w, cached;
-        std::int64_t version = 0, pushed = 0, t = 0, draws = 0;
+        std::int64_t version = 0, pushed = 0, t = 0;
         double told = 0;
         std::deque<Push> travelling = {};
       };
@@ -826,23 +827,24 @@ TEST(Twin, BFasgd) {
           cluster.deliver(k);
           arrive(k);
         } else {
-          const auto opens = [&](double c) {
-            const bool open = c == 0 || uniform(1, std::uint64_t(k), std::uint64_t(l.draws++)) <
-                                            1 / (1 + c / (l.told + 1e-4));
+          const auto opens = [&](double c, std::int64_t draw) {
+            const bool open =
+                uniform(1, std::uint64_t(k), std::uint64_t(draw)) < 1 / (1 + c / (l.told + 1e-4));
             left_out += !open;
             return open;
           };
-          const bool fetch = l.t == 0 || opens(c_fetch);
+          const bool fetch = l.t == 0 || opens(c_fetch, 2 * l.t);
           while (!l.travelling.empty()) arrive(k);
           if (fetch) l.w = plain.w, l.version = plain.version;
           l.told = std::accumulate(plain.v.begin(), plain.v.end(), 0.0) / double(plain.v.size());
           Doubles g(cluster.problem.n);
           cluster.problem.gradient(l.w.data(), Order().stream(position, 4), g.data());
           position += 4;
-          if (l.t++ == 0 || opens(c_push))
+          if (l.t == 0 || opens(c_push, 2 * l.t + 1))
             l.travelling.push_back({0.25 * g, l.pushed = l.version});
           else
             l.travelling.push_back({{}, l.pushed});
+          ++l.t;
           EXPECT_TRUE(cluster.step(k));
         }
         far = std::max(far, difference(plain.w, cluster.w.data()));
