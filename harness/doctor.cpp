@@ -15,8 +15,8 @@
 #include <sstream>
 
 #include "datasets/fetch.h"
+#include "harness/process.h"
 #include "harness/record.h"
-#include "harness/run.h"
 #include "models/device.h"
 #include "strategies/shared_memory.h"
 

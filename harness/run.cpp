@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -13,8 +12,8 @@
 #include <numeric>
 #include <optional>
 
-#include "datasets/fetch.h"
 #include "harness/record.h"
+#include "harness/replica.h"
 #include "harness/snapshots.h"
 #include "strategies/nccl_group.h"
 
@@ -22,101 +21,6 @@ namespace dsgd {
 namespace {
 
 constexpr std::size_t score_portion = 128;  // test samples between two signs of life
-
-// What a gradient takes besides being computed: a simulated rank charges its clock, a slow real one sleeps.
-struct Pace {
-  World& world;
-  Charges* charges = nullptr;    // of a simulated rank
-  Slowness* slowness = nullptr;  // of a real one
-  void spend(double start, int samples) const {
-    if (charges) world.charge(charges->gradient(samples));
-    if (!slowness || samples == 0) return;
-    const double took = world.now() - start;
-    world.sleep(std::max(0.0, slowness->slowed(took) - took));
-  }
-};
-
-// A worker's access to model and data, and the stopwatch around its gradients.
-class ModelReplica final : public Replica {
- public:
-  ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
-               bool queue, Work* work, const Pace& pace)
-      : model_(model),
-        train_(train),
-        augmentation_(augmentation),
-        sampler_(sampler),
-        queue_(queue),
-        work_(work),
-        pace_(pace) {}
-
-  Batch next() override {
-    Minibatch m;
-    if (!work_) {
-      m = sampler_.next();
-    } else {
-      if (portion_.count == 0) portion_ = work_->take(minibatch);
-      if (portion_.count)
-        m = queue_ ? sampler_.at(portion_.position, portion_.count) : sampler_.next_own(portion_.count);
-      // An epoch's last minibatch is short; the rest of the portion comes next.
-      portion_.position += std::int64_t(m.ids.size());
-      portion_.count -= int(m.ids.size());
-    }
-    augmentation_.epoch = m.epoch;
-    batch = {m.ids, m.global_count, m.last};
-    return batch;
-  }
-
-  Replica::Loss gradient(ConstVec at, const Batch& of, Vec into) override {
-    return gradient_in_parts(at, of, into, {});
-  }
-
-  Replica::Loss gradient_in_parts(ConstVec at, const Batch& of, Vec into, const OnReady& ready) override {
-    const bool whole =
-        of.ids.size() <= std::size_t(minibatch);  // otherwise it is complete after the last piece
-    const double start = pace_.world.now();
-    before_ = 0;
-    for (std::size_t first = 0; first == 0 || first < of.ids.size(); first += std::size_t(minibatch)) {
-      if (first) before_ += last_.get().sum;
-      const auto piece = of.ids.subspan(first, std::min(std::size_t(minibatch), of.ids.size() - first));
-      last_ = model_.begin_gradient(at, train_, piece, first ? part_.view() : into, augmentation_,
-                                    whole ? ready : OnReady{});
-      losses.push_back(last_);
-      if (first) axpy(1, part_.view(), into);
-    }
-    if (spans) into.space->wait();  // a trace shows when the gradient was there
-    pace_.spend(start, of.count());
-    const Span span{start, pace_.world.now()};
-    compute_s += span.end - span.begin;
-    if (spans) spans->push_back(span);
-    samples += of.count();
-    return last_.known() ? Replica::Loss(loss()) : Replica::Loss(*this);
-  }
-
-  // For batches of more samples than a minibatch.
-  void allow_large_batches(std::size_t n) { part_ = Vector(*g.space, n); }
-
-  int minibatch = 0;
-  Batch batch;                         // the last one
-  std::vector<Span>* spans = nullptr;  // of gradients
-  double compute_s = 0;                // of the current step
-  std::vector<PendingLoss> losses;     // of the current step
-  std::int64_t samples = 0;
-
- private:
-  double loss() override { return before_ + last_.get().sum; }
-
-  Model& model_;
-  const Samples& train_;
-  Augmentation augmentation_;  // of the last batch
-  Sampler& sampler_;
-  bool queue_;
-  Work* work_;  // null: in lock-step
-  Pace pace_;
-  Work::Portion portion_;
-  PendingLoss last_ = dsgd::Loss{};
-  double before_ = 0;  // losses of the batch's pieces before the last
-  Vector part_;
-};
 
 DataOrder order_of(const std::string& name) {
   return name == "global" ? DataOrder::global : name == "shard" ? DataOrder::shard : DataOrder::queue;
@@ -713,79 +617,7 @@ void in_world(const RunConfig& config, Rank rank) {
   }
 }
 
-Dataset load(const RunConfig& config, const std::filesystem::path& data_dir) {
-  if (config.skips_gradients() && find_dataset(config.settings.text("dataset"))->files.empty()) {
-    const SyntheticSpec made = config.synthetic();  // nobody looks at the images
-    return {"synthetic",
-            {.shape = made.shape, .classes = made.classes, .count = made.train},
-            {.shape = made.shape, .classes = made.classes, .count = made.test}};
-  }
-  Dataset data = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
-  if (config.normalised()) normalise(data);
-  return data;
-}
-
-// A report as soon as there is a process, before it loads.
-Reporter loading(int rank) {
-  Reporter reporter(rank);
-  reporter.phase("load");
-  return reporter;
-}
-
 }  // namespace
-
-std::string instruction_set() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  if (__builtin_cpu_supports("avx2")) return "avx2";
-  return "sse2";
-#else
-  return "generic";
-#endif
-}
-
-Process::Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank)
-    : reporter(loading(rank)),
-      data(load(config, data_dir)),
-      network(find_model(config.settings.text("model"))->make(data.train.shape, data.train.classes)),
-      device(config.skips_gradients() ? make_hollow() : config.device().make(config.precision())),
-      model(network, *device, config.minibatch()),
-      w(config.skips_gradients() ? hollow_space() : host_space(), parameters(network)),
-      orders(std::make_shared<SharedOrders>(data.train.count, config.seed())) {
-  if (config.skips_gradients()) {
-    gradient_s = 5e-3 * config.ranks();  // rather what a round of their messages takes
-    return;
-  }
-  initialise(network, config.seed(), w);
-  std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
-  std::iota(ids.begin(), ids.end(), 0);
-  Vector g(device->space(), parameters(network));
-  flushes_ = flush_subnormals();
-  const auto begun = std::chrono::steady_clock::now();
-  model.gradient(w, data.train, ids, g);
-  device->space().wait();
-  gradient_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-}
-
-std::map<std::string, Value> Process::provenance() const {
-  std::string plan;
-  for (const std::string& line : model.plan().implementations()) plan += line + "\n";
-  plan += fmt::format(
-      "one thread a rank; subnormal numbers are {}; {} copies into another layout in a gradient of {} "
-      "samples\n",
-      flushes_ ? "zero" : "kept", model.plan().reorders(), model.plan().batch());
-  return {{"device_library", device->library()},
-          {"instruction_set", instruction_set()},
-          {"threads", std::int64_t(1)},
-          {"plan", plan},
-          {"plan_sha256", sha256_text(plan)}};
-}
-
-std::string Process::weights_sha256() const {
-  const ConstVec all = w.view();
-  return sha256_text({reinterpret_cast<const char*>(all.data), all.size * sizeof(float)});
-}
 
 void run_rank(const RunConfig& config, const std::filesystem::path& part,
               const std::filesystem::path& data_dir) {

@@ -1,0 +1,88 @@
+#include "harness/process.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "datasets/fetch.h"
+
+namespace dsgd {
+namespace {
+
+Dataset load(const RunConfig& config, const std::filesystem::path& data_dir) {
+  if (config.skips_gradients() && find_dataset(config.settings.text("dataset"))->files.empty()) {
+    const SyntheticSpec made = config.synthetic();  // nobody looks at the images
+    return {"synthetic",
+            {.shape = made.shape, .classes = made.classes, .count = made.train},
+            {.shape = made.shape, .classes = made.classes, .count = made.test}};
+  }
+  Dataset data = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
+  if (config.normalised()) normalise(data);
+  return data;
+}
+
+// A report as soon as there is a process, before it loads.
+Reporter loading(int rank) {
+  Reporter reporter(rank);
+  reporter.phase("load");
+  return reporter;
+}
+
+}  // namespace
+
+std::string instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "sse2";
+#else
+  return "generic";
+#endif
+}
+
+Process::Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank)
+    : reporter(loading(rank)),
+      data(load(config, data_dir)),
+      network(find_model(config.settings.text("model"))->make(data.train.shape, data.train.classes)),
+      device(config.skips_gradients() ? make_hollow() : config.device().make(config.precision())),
+      model(network, *device, config.minibatch()),
+      w(config.skips_gradients() ? hollow_space() : host_space(), parameters(network)),
+      orders(std::make_shared<SharedOrders>(data.train.count, config.seed())) {
+  if (config.skips_gradients()) {
+    gradient_s = 5e-3 * config.ranks();  // rather what a round of their messages takes
+    return;
+  }
+  initialise(network, config.seed(), w);
+  std::vector<std::uint32_t> ids(std::min<std::size_t>(config.minibatch(), data.train.count));
+  std::iota(ids.begin(), ids.end(), 0);
+  Vector g(device->space(), parameters(network));
+  flushes_ = flush_subnormals();
+  const auto begun = std::chrono::steady_clock::now();
+  model.gradient(w, data.train, ids, g);
+  device->space().wait();
+  gradient_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+std::map<std::string, Value> Process::provenance() const {
+  std::string plan;
+  for (const std::string& line : model.plan().implementations()) plan += line + "\n";
+  plan += fmt::format(
+      "one thread a rank; subnormal numbers are {}; {} copies into another layout in a gradient of {} "
+      "samples\n",
+      flushes_ ? "zero" : "kept", model.plan().reorders(), model.plan().batch());
+  return {{"device_library", device->library()},
+          {"instruction_set", instruction_set()},
+          {"threads", std::int64_t(1)},
+          {"plan", plan},
+          {"plan_sha256", sha256_text(plan)}};
+}
+
+std::string Process::weights_sha256() const {
+  const ConstVec all = w.view();
+  return sha256_text({reinterpret_cast<const char*>(all.data), all.size * sizeof(float)});
+}
+
+}  // namespace dsgd
