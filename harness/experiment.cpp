@@ -43,7 +43,7 @@ Names strategy_names() {
 }
 
 struct Place {
-  std::size_t source = 0;  // 0: the file; then the overrides, then the clusters' files
+  std::size_t source = 0;  // experiments' files, bases first; then the overrides, then the clusters' files
   std::uint32_t line = 1, column = 1;
   auto operator<=>(const Place&) const = default;
 };
@@ -205,14 +205,16 @@ Names names_of(const std::vector<fs::path>& files) {
   return names;
 }
 
-fs::path find_shipped(const std::string& name, const std::vector<fs::path>& files, const char* what) {
+fs::path find_shipped(const std::string& name, const std::vector<fs::path>& files, const char* what,
+                      const fs::path& folder = {}) {
   std::error_code none;
-  if (fs::exists(name, none) && !fs::is_directory(name, none)) return name;
+  const fs::path path = folder / name;
+  if (fs::exists(path, none) && !fs::is_directory(path, none)) return path;
   for (const fs::path& file : files)
     if (file.stem() == name) return file;
   throw ConfigError(
       {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
-                   fs::exists(name, none) ? "is a folder"
+                   fs::exists(path, none) ? "is a folder"
                    : name == "local"      ? "this machine has not been measured: `dsgd calibrate` does it"
                                           : fmt::format("no such file or shipped {}", what),
                    did_you_mean(name, names_of(files)), listed(names_of(files)))});
@@ -251,6 +253,8 @@ class Reader {
   }
   void raise() const;  // when there are problems
 
+  void read_experiment(const std::string& text);
+  std::string read_base(const toml::node& node);
   void read_override(const std::string& text);
   void read_table(const toml::table& table, const std::string& prefix, Scope& scope);
   void read_strategies(const toml::node& node, const Place& at);
@@ -269,7 +273,8 @@ class Reader {
   void check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& choices);
 
   std::vector<std::string> sources_;
-  std::size_t overrides_;   // how many of them
+  std::size_t files_ = 1;   // how many of them are experiments'
+  std::size_t overrides_;   // how many follow
   std::size_t source_ = 0;  // which is being read
   std::set<std::pair<Place, std::string>> problems_;
   Scope top_;
@@ -283,13 +288,55 @@ void Reader::raise() const {
   std::vector<std::string> lines;
   for (const auto& [at, what] : problems_) {
     const std::string& source = sources_[at.source];
-    const bool is_override = at.source > 0 && at.source <= overrides_;
+    const bool is_override = at.source >= files_ && at.source < files_ + overrides_;
     lines.push_back(is_override ? fmt::format("--set {}: {}", source, what)
                                 : fmt::format("{}:{}:{}: {}", source, at.line, at.column, what));
     for (char& c : lines.back())
       if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';  // one mistake, one line
   }
   if (!lines.empty()) throw ConfigError(lines);
+}
+
+// Reads an experiment over the one that it is based on.
+void Reader::read_experiment(const std::string& text) {
+  if (text.size() > most_bytes)
+    problem({}, "experiment", fmt::format("is too large (allowed: up to {} KiB)", most_bytes >> 10));
+  raise();
+  toml::table table;
+  try {
+    table = parse(text);
+  } catch (const toml::parse_error& e) {
+    problem(place(e.source()), "syntax", explain(e));
+    raise();
+  }
+  if (const toml::node* base = table.get("base")) {
+    read_experiment(read_base(*base));
+    ++source_;
+  }
+  read_table(table, "", top_);
+}
+
+// The text of the first source's base, which becomes the first source itself.
+std::string Reader::read_base(const toml::node& node) {
+  const Names names = names_of(shipped_experiments());
+  std::string text;
+  try {
+    if (!node.is_string())
+      throw ConfigError({fmt::format("expected text (allowed: a TOML file, or one of {})", listed(names))});
+    const fs::path file = find_shipped(node.ref<std::string>(), shipped_experiments(), "experiment",
+                                       fs::path(sources_.front()).parent_path());
+    std::error_code none;
+    for (std::size_t i = 0; i < files_; ++i)
+      if (fs::equivalent(file, sources_[i], none))
+        throw ConfigError({fmt::format("{} is itself based on this (allowed: no circles)", file.string())});
+    text = read_file(file, "a TOML file, or one of " + listed(names));
+    sources_.insert(sources_.begin(), file.string());
+    ++files_;
+  } catch (const ConfigError& e) {
+    problem(place(node.source()), "base", e.what());
+    raise();
+  }
+  return text;
 }
 
 void Reader::read_override(const std::string& text) {
@@ -320,7 +367,10 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
     std::copy_if(known.begin(), known.end(), std::back_inserter(inside), [&](const std::string& k) {
       return k.starts_with(key + ".") || (of_hosts && k.find("hosts.NAME.") != std::string::npos);
     });
-    if (key == "strategy" && !scope.strategy) {
+    if (key == "base" && &scope == &top_) {
+      if (source_ >= files_)
+        problem(at, key, "can be said by an experiment's file alone (allowed: other keys)");
+    } else if (key == "strategy" && !scope.strategy) {
       read_strategies(node, at);
     } else if (const Parameter* parameter = scope.find(key)) {
       if (const auto old = scope.axes.find(key);
@@ -328,6 +378,10 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
         problem(at, full, "is set twice (allowed: once)");
       Axis axis{full, at, {}, {}};
       read_values(*parameter, node, axis);
+      if (key == "cluster.name" && source_ < files_)  // what bases say of another cluster does not hold
+        std::erase_if(scope.axes, [&](const auto& said) {
+          return said.first.starts_with("cluster.") && said.second.place.source < source_;
+        });
       scope.axes[key] = std::move(axis);
     } else if (inside.empty()) {
       unknown(key, at, scope);
@@ -344,7 +398,7 @@ void Reader::unknown(const std::string& key, const Place& at, const Scope& scope
   Names candidates = known;
   if (!scope.cluster) candidates.insert(candidates.end(), {"optimizer", "synthetic", "cluster", "faults"});
   if (!scope.strategy && !scope.cluster) {
-    candidates.push_back("strategy");
+    candidates.insert(candidates.end(), {"strategy", "base"});
     for (const StrategyEntry* strategy : all_strategies())
       for (const Parameter& p : strategy->parameters)
         candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
@@ -375,20 +429,23 @@ void Reader::read_strategy(const std::string& name, const toml::node& node, cons
     return problem(at, key,
                    fmt::format("unknown strategy{} (allowed: {})", did_you_mean(name, strategy_names()),
                                listed(strategy_names())));
-  if (!node.is_table())
+  const bool left_out = source_ > 0 && node.value_exact<bool>() == false;
+  if (!node.is_table() && !left_out)
     return problem(place(node.source()), key,
                    fmt::format("expected a table (allowed: {})", listed(scope.keys())));
-  if (source_ == 0) {
-    read_table(*node.as_table(), "", scope);
-    strategies_.push_back(std::move(scope));
-    return;
-  }
   Names present;
-  for (Scope& s : strategies_) {
-    if (s.strategy == scope.strategy) return read_table(*node.as_table(), "", s);
-    present.push_back(s.strategy->name);
+  for (auto s = strategies_.begin(); s != strategies_.end(); ++s) {
+    if (s->strategy == scope.strategy) {
+      if (!left_out) return read_table(*node.as_table(), "", *s);
+      strategies_.erase(s);
+      return;
+    }
+    present.push_back(s->strategy->name);
   }
-  problem(at, key, fmt::format("is not in this experiment (allowed: {})", listed(present)));
+  if (left_out || source_ >= files_)
+    return problem(at, key, fmt::format("is not in this experiment (allowed: {})", listed(present)));
+  read_table(*node.as_table(), "", scope);
+  strategies_.push_back(std::move(scope));
 }
 
 void Reader::read_values(const Parameter& parameter, const toml::node& node, Axis& axis) {
@@ -434,7 +491,7 @@ void Reader::read_value(const Parameter& parameter, const toml::node& node, Axis
   axis.places.push_back(at);
 }
 
-// What is said for this strategy, in the file's order: its own table takes the place of the top level.
+// What is said for this strategy, in the files' order: its own table takes the place of the top level.
 std::vector<Choice> Reader::choices(const Scope& scope) const {
   std::map<std::string, const Axis*> said;
   for (const auto& [key, axis] : scope.axes) said[key] = &axis;
@@ -738,22 +795,18 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
 }
 
 Experiment Reader::read(const std::string& text) {
-  if (text.size() > most_bytes)
-    problem({}, "experiment", fmt::format("is too large (allowed: up to {} KiB)", most_bytes >> 10));
-  raise();
-  try {
-    read_table(parse(text), "", top_);
-  } catch (const toml::parse_error& e) {
-    problem(place(e.source()), "syntax", explain(e));
-    raise();
-  }
+  read_experiment(text);
   std::sort(strategies_.begin(), strategies_.end(),
             [](const Scope& a, const Scope& b) { return a.place < b.place; });
-  if (!names_strategy_)
-    problem({}, "strategy",
+  const Place file{files_ - 1};
+  const auto none = [&] {
+    problem(file, "strategy",
             fmt::format("there is none (allowed: a table [strategy.NAME], NAME one of {})",
                         listed(strategy_names())));
-  for (source_ = 1; source_ < sources_.size(); ++source_) read_override(sources_[source_]);
+  };
+  if (!names_strategy_) none();
+  for (source_ = files_; source_ < sources_.size(); ++source_) read_override(sources_[source_]);
+  if (strategies_.empty() && problems_.empty()) none();  // all are left out
   if (!strategies_.empty()) check_overrides();
   if (!check_count()) raise();
 

@@ -19,6 +19,7 @@ struct RunKey : Parameter {
   bool policy = false;
 };
 const std::vector<RunKey>& run_keys();
+const Parameter& base_key();  // of an experiment's file alone: no run has it
 
 // One run, complete and checked. Settings are in their effective form: "auto" is resolved, and a key that
 // cannot matter (servers without a parameter server, momentum for plain SGD) has its default. A simulated run

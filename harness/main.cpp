@@ -76,6 +76,7 @@ int list(const std::string& what) {
         return run.settings.text("cluster.title");
       });
   if (what == "keys") {
+    print_parameters({base_key()});
     for (const RunKey& key : run_keys()) print_parameters({key});
     for (Parameter key : host_keys()) {
       key.name = "cluster.hosts.NAME." + key.name;

@@ -141,6 +141,16 @@ const std::vector<RunKey>& run_keys() {
   return keys;
 }
 
+const Parameter& base_key() {
+  static const Parameter key{
+      "base", "",
+      "the experiment that this one starts from: a name, or a path from this file's folder; a key said here "
+      "takes the place of the base's at the same level (at the top it leaves the base's tables "
+      "[strategy.NAME] alone), cluster.name that of all keys of the base's cluster; strategy.NAME = false "
+      "leaves that strategy out"};
+  return key;
+}
+
 bool RunConfig::skips_gradients() const { return settings.text("gradient") == "skipped"; }
 bool RunConfig::simulated() const { return settings.text("engine") == "simulated"; }
 int RunConfig::workers() const { return int(settings.integer("workers")); }

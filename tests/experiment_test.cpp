@@ -822,6 +822,96 @@ TEST_F(Files, AreFoundByPathOrAsShippedOnes) {
   }
 }
 
+// Bases.
+
+Lines texts(const Experiment& e) {
+  Lines all{e.title};
+  for (const RunConfig& run : e.runs) all.push_back(run.text());
+  return all;
+}
+
+TEST_F(Files, AnExperimentIsItsBaseButForWhatItSays) {
+  write("first.toml",
+        "title = 'First'\nminibatch = 8\nsamples = 640\nseed = [1, 2]\noptimizer = {rule = "
+        "'momentum', l2 = 0.5}\n[strategy.sync]\n[strategy.topk]\n");
+  fs::create_directory(folder_ / "inner");
+  write("inner/second.toml",
+        "base = '../first.toml'\ntitle = 'Second'\n[strategy.averaging]\ntau = 5\n"
+        "minibatch = 32\noptimizer.momentum = 0.5\n[strategy.easgd]\n"
+        "optimizer.rule = 'sgd'\n");
+  const fs::path mine = write("mine.toml",
+                              "base = 'inner/second.toml'\nminibatch = 16\nseed = 3\noptimizer.l2 = 0.25\n"
+                              "[strategy]\ntopk = false\neasgd = {}\n[strategy.averaging]\ntau = [1, 7]\n"
+                              "[strategy.bmuf]\nblock = 9\n");
+  const Experiment whole = parse_experiment(
+      "title = 'Second'\nminibatch = 16\nsamples = 640\nseed = 3\noptimizer = {rule = 'momentum', l2 = "
+      "0.25}\n"
+      "[strategy.sync]\n[strategy.averaging]\ntau = [1, 7]\nminibatch = 32\noptimizer.momentum = 0.5\n"
+      "[strategy.easgd]\noptimizer.rule = 'sgd'\n[strategy.bmuf]\nblock = 9\n",
+      "x.toml");
+  EXPECT_EQ(texts(load_experiment(mine)), texts(whole));
+  EXPECT_EQ(described(load_experiment(mine, {"strategy.averaging=false", "samples=320"})),
+            (Lines{"3 sync 1w b16", "3 easgd 1w b16 tau10", "3 bmuf 1w b16"}));
+}
+
+TEST_F(Files, ANamedClusterTakesThePlaceOfAllOfTheBases) {
+  const auto clusters = [&](const std::string& base, const std::string& said) {
+    write("base.toml", "engine = 'simulated'\n" + base + "\n[strategy.sync]");
+    std::set<std::string> found;
+    for (const RunConfig& run : load_experiment(write("mine.toml", "base = 'base.toml'\n" + said)).runs)
+      found.insert(fmt::format("{} {} {}", run.settings.text("cluster.name"),
+                               run.settings.number("cluster.jitter"),
+                               run.settings.number("cluster.straggler.slowdown")));
+    return Lines(found.begin(), found.end());
+  };
+  const std::string full = "[cluster]\nname = 'one-straggler'\njitter = 0.1\nstraggler.slowdown = [2, 8]";
+  EXPECT_EQ(clusters("cluster = 'ethernet-1g'", full), (Lines{"one-straggler 0.1 2", "one-straggler 0.1 8"}));
+  EXPECT_EQ(clusters(full, "cluster = 'ethernet-1g'"), Lines{"ethernet-1g 0 1"});
+  EXPECT_EQ(clusters(full, "cluster.jitter = 0.3"), (Lines{"one-straggler 0.3 2", "one-straggler 0.3 8"}));
+}
+
+TEST_F(Files, MistakesOfBasesNameTheFileAndPlace) {
+  const auto of = [&](const std::string& text) { return problems_of_file(write("mine.toml", text)); };
+  const std::string mine = (folder_ / "mine.toml").string(), base = (folder_ / "base.toml").string();
+  EXPECT_EQ(of("samples = 640\nbase = 'comparee-8'"),
+            Lines{fmt::format("{}:2:8: base: comparee-8: no such file or shipped experiment, did you mean "
+                              "compare-8? (allowed: a TOML file, or one of {})",
+                              mine, shipped_list())});
+  EXPECT_EQ(of("base = ['sync', 'topk']"),
+            Lines{fmt::format("{}:1:8: base: expected text (allowed: a TOML file, or one of {})", mine,
+                              shipped_list())});
+  write("base.toml", "base = 'mine.toml'\n[strategy.sync]");
+  EXPECT_EQ(of("base = 'base.toml'"),
+            Lines{fmt::format("{}:1:8: base: {} is itself based on this (allowed: no circles)", base, mine)});
+  EXPECT_EQ(of("base = 'mine.toml'"),
+            Lines{fmt::format("{0}:1:8: base: {0} is itself based on this (allowed: no circles)", mine)});
+  write("base.toml", "samples = 640\nseed = -1\n[strategy.sync]\nminibatch = 8\nworkrs = 2");
+  EXPECT_EQ(of("base = 'base.toml'\nworkers = 0"),
+            (Lines{base + ":2:8: seed: -1 is out of range (allowed: integers from 0 up)",
+                   base + ":5:1: strategy.sync.workrs: unknown key, did you mean workers?",
+                   mine + ":2:11: workers: 0 is out of range (allowed: integers from 1 to 4096)"}));
+  write("base.toml", "samples =");
+  EXPECT_EQ(of("base = 'base.toml'").front().substr(0, base.size() + 13), base + ":1:10: syntax");
+  write("base.toml", "samples = 640\n[strategy.sync]\nminibatch = 8");
+  EXPECT_EQ(of("base = 'base.toml'\nminibatch = 16"),
+            Lines{mine + ":2:1: minibatch: has no effect, for every strategy sets its own (allowed: "
+                         "strategy.NAME.minibatch)"});
+  EXPECT_EQ(
+      of("base = 'base.toml'\nstrategy.sync = false"),
+      Lines{fmt::format("{}:1:1: strategy: there is none (allowed: a table [strategy.NAME], NAME one of {})",
+                        mine, strategy_list())});
+  EXPECT_EQ(of("base = 'base.toml'\nstrategy.topk = false"),
+            Lines{mine + ":2:10: strategy.topk: is not in this experiment (allowed: sync)"});
+  EXPECT_EQ(
+      problems("[strategy.sync]", {"base=compare-8"}),
+      Lines{"--set base=compare-8: base: can be said by an experiment's file alone (allowed: other keys)"});
+}
+
+TEST(Shipped, ExperimentsCanBeBases) {
+  const Experiment whole = load_experiment(find_experiment("compare-8"), {"workers=4", "seed=9"});
+  EXPECT_EQ(texts(parse_experiment("base = 'compare-8'\nworkers = 4\nseed = 9", "x.toml")), texts(whole));
+}
+
 TEST(Shipped, QuickstartSweepsFiveStrategies) {
   const Experiment e = load_experiment(find_experiment("quickstart"));
   std::map<std::string, int> runs;
@@ -965,6 +1055,7 @@ TEST(Parameter, TablesAreSound) {
     sound(key);
   }
   for (const Parameter& key : host_keys()) sound(key);
+  sound(base_key());
   for (const StrategyEntry* strategy : all_strategies()) {
     std::set<std::string> own{"optimizer", "synthetic"};
     for (const Parameter& p : strategy->parameters) {
