@@ -75,6 +75,13 @@ class Group {
   // more than 2 GB.
   virtual std::vector<Bytes> all_gather(const Bytes& message) = 0;
   virtual std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) = 0;
+  // v <- what `unpack(messages)`, which unpacks n elements, writes there of all_gather(message), as in
+  // compress(). The same on all workers, from these bytes alone: simulated ones take it from the first.
+  using Unpack = std::function<void(const std::vector<Bytes>&)>;
+  virtual void all_gather_into(Vec /*v*/, const Bytes& message, std::size_t n, const Unpack& unpack) {
+    const std::vector<Bytes> messages = all_gather(message);
+    compress(n, [&] { unpack(messages); });
+  }
   // v <- (v + sum over the D offsets d of the v of worker (rank + d) mod P) / (1 + D), in that order. Offsets
   // are the same on all workers, from 1 to P - 1, each once. The vectors travel in between: until the end v
   // may be read, and no other sum be begun.

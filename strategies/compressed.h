@@ -49,7 +49,6 @@ class Compressed final : public Strategy {
     r.gradient(r.w, batch, r.g);
     scale(float(double(workers_) / double(batch.global_count)), r.g);
     there_->accumulate(r.g, p_.view().part(0, r.g.size));
-    fill(0, sum_);
     back_ ? through_owners() : to_everyone();
     optimizer_.step(r.w, sum_.view().part(0, r.w.size), back_ ? 1 : 1.0 / workers_, r.used);
     return true;
@@ -67,19 +66,17 @@ class Compressed final : public Strategy {
 
  private:
   void to_everyone() {
-    const Bytes own = packed(*there_, p_);
-    unpack(*there_, group_->all_gather(own), [&](int) { return sum_.view(); });
+    gather(*there_, p_, [&](int) { return sum_.view(); });
   }
   void through_owners() {
     std::vector<Bytes> parts;
     for (int k = 0; k < workers_; ++k) parts.push_back(packed(*there_, part_of(p_, k)));
     const Vec owned = part_of(sum_, group_->rank());
-    unpack(*there_, group_->all_to_all(parts), [&](int) { return owned; });
+    const std::vector<Bytes> messages = group_->all_to_all(parts);
+    group_->compress(p_.size(), [&] { unpack(*there_, messages, [&](int) { return owned; }); });
     scale(1.0f / float(workers_), owned);
     back_->accumulate(owned, q_);
-    const Bytes own = packed(*back_, q_);
-    fill(0, sum_);
-    unpack(*back_, group_->all_gather(own), [&](int k) { return part_of(sum_, k); });
+    gather(*back_, q_, [&](int k) { return part_of(sum_, k); });
   }
   Bytes packed(Compressor& compressor, Vec p) {
     Bytes message;
@@ -89,12 +86,17 @@ class Compressed final : public Strategy {
     });
     return message;
   }
-  // Adds the k-th worker's message to to(k).
+  // sum_ <- 0, and then to(k) <- to(k) + the k-th worker's message.
   template <typename To>
   void unpack(const Compressor& compressor, const std::vector<Bytes>& messages, To to) {
-    group_->compress(messages.size() * to(0).size, [&] {
-      for (int k = 0; k < int(messages.size()); ++k) compressor.add(messages[k], to(k));
-    });
+    fill(0, sum_);
+    for (int k = 0; k < workers_; ++k) compressor.add(messages[k], to(k));
+  }
+  template <typename To>
+  void gather(Compressor& compressor, Vec p, To to) {
+    const Bytes own = packed(compressor, p);
+    group_->all_gather_into(sum_, own, workers_ * to(0).size,
+                            [&](const auto& messages) { unpack(compressor, messages, to); });
   }
   Vec part_of(const Vector& v, int k) const { return v.view().part(k * slice_, slice_); }
 

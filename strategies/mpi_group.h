@@ -24,6 +24,9 @@ class MpiGroup final : public Group {
   void tree_sum(int fan, Vec v) override;
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
+#ifdef SMPI_H
+  void all_gather_into(Vec v, const Bytes& message, std::size_t n, const Unpack& unpack) override;
+#endif
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
   void end_mix(Vec v) override;
   void compress(std::size_t n, const std::function<void()>& work) override {
@@ -43,10 +46,10 @@ class MpiGroup final : public Group {
 
   void reduce(float a, Vec v) override;
   void sum_vectors(float a, Vec v);
-  // The verbs that carry byte strings: `move` brings from every worker what has this length, one after the
-  // other, into a buffer.
-  template <typename Move>
-  std::vector<Bytes> collect(std::int64_t sent, const std::vector<std::int64_t>& lengths, Move move);
+  // Byte strings one after the other.
+  struct Layout;
+  Layout gather(const Bytes& message, Bytes& all);  // `message` of every worker
+  void count(std::int64_t sent, std::int64_t received);
   // Collective: n zeros on every worker; where those of this host are.
   std::vector<float*> share(std::size_t n);
   // Elements [first, first + n) of all copies.

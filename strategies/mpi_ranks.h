@@ -93,7 +93,8 @@ struct Office {
   // By receiver; by sender and tag; in the order of sending.
   std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
   std::vector<float*> summands;                // of the workers' sum
-  int done = 0;                                // workers that have come out of it
+  Bytes messages;                              // of the workers, one after the other
+  int done = 0;                                // workers that have come out of the sum or the exchange
   std::map<int, std::vector<Bytes>> gathered;  // of every rank, by the number of World::gather's call
 };
 #endif

@@ -255,6 +255,48 @@ TEST(Group, GathersByteStringsOfDifferentLengths) {
   }
 }
 
+// Against what each worker unpacks by itself, in rank order: 0.1 k + 1e-6 j is rounded. Rounds of different
+// lengths follow each other without a pause, and sums, which simulated workers share the same way.
+TEST(Group, UnpacksWhatItGathers) {
+  if (!world().is_worker()) return;
+  Group& group = world().group();
+  const int own = group.rank(), workers = group.size();
+  const auto unpacked = [](const std::vector<Bytes>& messages, Vec v) {
+    fill(0, v);
+    for (std::size_t k = 0; k < messages.size(); ++k)
+      for (std::size_t j = 0; j < v.size && j < messages[k].size(); ++j)
+        v.data[j] += 0.1f * float(k) + 1e-6f * float(messages[k][j]);
+  };
+  Vector calls(host_space(), 1);
+  int rounds = 0;
+  for (const std::size_t unit : sizes)
+    for (const int late : {0, workers - 1}) {
+      const Bytes leaving = message(own, 0, unit);
+      Vector each(host_space(), unit), v(host_space(), unit), sum(host_space(), 3);
+      fill(NAN, v);
+      world().traffic() = {};
+      unpacked(group.all_gather(leaving), each);
+      const Traffic alone = world().traffic();
+      world().traffic() = {};
+      world().charge(own == late ? 1e-3 : 0);
+      group.all_gather_into(v, leaving, unit, [&](const std::vector<Bytes>& messages) {
+        ++calls.data()[0];
+        unpacked(messages, v);
+      });
+      EXPECT_EQ(world().traffic().bytes_sent, alone.bytes_sent);
+      EXPECT_EQ(world().traffic().bytes_received, alone.bytes_received);
+      EXPECT_EQ(world().traffic().messages, alone.messages);
+      EXPECT_EQ(world().traffic().synchronisations, alone.synchronisations);
+      fill(float(own + 1), sum);
+      group.sum(sum);
+      EXPECT_EQ(sum.data()[2], float(series()));
+      EXPECT_TRUE(std::equal(v.data(), v.data() + unit, each.data())) << "unit " << unit;
+      ++rounds;
+    }
+  group.sum(calls);
+  EXPECT_EQ(calls.data()[0], float(rounds * (world().simulated() ? 1 : workers)));
+}
+
 TEST(Group, ExchangesByteStringsOfDifferentLengths) {
   if (!world().is_worker()) return;
   const int own = world().rank(), workers = world().workers();

@@ -134,6 +134,40 @@ TEST(Messages, OfASumTakeAsLongAsMPIs) {
   compare(3, 1000000);
 }
 
+// What is unpacked once takes every worker as long as what all unpack.
+TEST(Messages, UnpackedOnceTakeAsLongAsOnEveryWorker) {
+  for (const int ranks : {1, 2, 3, 5, 8})
+    for (const std::size_t length : {0, 1, 1000, 100000}) {
+      std::vector<int> hosts;
+      for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+      const auto seconds = [&](bool once) {
+        std::vector<double> compressed(ranks);
+        auto total = seconds_on(hosts, 0, [&](World& world) {
+          Group& group = world.group();
+          group.charge_compression(1e-7);
+          Vector v(host_space(), 1);
+          for (int step = 0; step < 3; ++step) {
+            world.charge(1e-3 * (world.rank() % 3));
+            const Bytes message(length * (world.rank() + step) / 2);
+            if (once) {
+              group.all_gather_into(v, message, 1000, [](const auto&) {});
+            } else {
+              group.all_gather(message);
+              group.compress(1000, [] {});
+            }
+          }
+          compressed[world.rank()] = world.traffic().compressed;
+        });
+        total.insert(total.end(), compressed.begin(), compressed.end());
+        return total;
+      };
+      // The clock goes on from run to run, and rounds the difference of two of its times: to 1e-9.
+      const auto one = seconds(true), every = seconds(false);
+      for (std::size_t i = 0; i < one.size(); ++i)
+        EXPECT_NEAR(one[i], every[i], 1e-9) << ranks << ", " << length;
+    }
+}
+
 // Four workers pull at a time: the server's link carries four times the bytes.
 TEST(Messages, ShareALink) {
   const auto seconds = seconds_on({5, 6, 7, 8, 9}, 1, [](World& world) {
