@@ -20,15 +20,20 @@ FAMILIES = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C564B")
 
 
+def rows_of(strategies: list[str]) -> dict[str, list[str]]:
+    """The strategies of each family that has any; sync is in none."""
+    rows = {name: [s for s in family if s in strategies] for name, family in FAMILIES.items()}
+    rows["others"] = [s for s in dict.fromkeys(strategies) if s != "sync" and not any(s in f for f in FAMILIES.values())]
+    return {name: row for name, row in rows.items() if row}
+
+
 def draw(results: Results) -> Figure:
     strategies = [variant.strategy for variant in results.variants]
     if len(results.workers) > 1 or len(strategies) <= MOST_LINES or len(set(strategies)) < len(strategies):
         raise style.OfAnotherExperiment()
     curves = {group.variant.strategy: c for group in results.groups
               if (runs := [run for run in group.ok if len(run.snapshots)]) and len((c := curve(runs))[0])}
-    rows = {name: [s for s in strategies if s in family and s in curves] for name, family in FAMILIES.items()}
-    rows["others"] = [s for s in curves if s != "sync" and not any(s in family for family in FAMILIES.values())]
-    rows = {name: sorted(row, key=lambda s: -curves[s][2][-1]) for name, row in rows.items() if row}
+    rows = {name: sorted(row, key=lambda s: -curves[s][2][-1]) for name, row in rows_of(list(curves)).items()}
     if not rows:
         raise style.LeftOut("no run that ended as ok has snapshots")
 

@@ -1,6 +1,8 @@
-"""Throughput and time to the target against the number of workers, a column for each simulated cluster."""
+"""Throughput of a worker and time to the target against the number of workers, a row for each family, a column for each cluster."""
 
 from __future__ import annotations
+
+import statistics
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -8,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import style
-from results import Results, Variant, count
+from families import COLOURS, rows_of
+from results import Group, Results, Variant, count
 
 IDEAL = {"color": "#888888", "linewidth": 1.3, "linestyle": (0, (4, 3))}
 
@@ -24,48 +27,71 @@ def servers_of(variant: Variant) -> int:
 def draw(results: Results) -> Figure:
     clusters = sorted({cluster_of(variant) for variant in results.variants}, key=lambda name: (len(name), name))
     lines = list(dict.fromkeys((v.strategy, servers_of(v)) for v in results.variants))
-    if len(clusters) < 2 or len(results.workers) < 3 or len(results.variants) != len(clusters) * len(lines):
+    rows = rows_of([strategy for strategy, _ in lines])
+    if (len(clusters) < 2 or len(results.workers) < 2 or len(results.variants) != len(clusters) * len(lines) or not rows):
         raise style.OfAnotherExperiment()
-    strategies = list(dict.fromkeys(strategy for strategy, _ in lines))
-    hue = {v.strategy: look for v, look in style.looks([Variant(s, ()) for s in strategies]).items()}
-    with_servers = {s: sorted({n for strategy, n in lines if strategy == s}) for s in strategies}
-    looks, labels = {}, {}
-    for strategy, servers in lines:
-        i = with_servers[strategy].index(servers)
-        looks[strategy, servers] = hue[strategy] | {"linestyle": style.LINES[i]} | ({"markerfacecolor": "white"} if i else {})
-        labels[strategy, servers] = f"{strategy}, {count(servers, 'server')}" if len(with_servers[strategy]) > 1 else strategy
+    servers = sorted({n for _, n in lines if n})
 
-    timed = any(run.time_to_target for run in results.runs)
-    fig, panels = plt.subplots(2 if timed else 1, len(clusters), sharex=True, sharey="row", squeeze=False)
-    for j, cluster in enumerate(clusters):
-        for variant in (v for v in results.variants if cluster_of(v) == cluster):
-            look = looks[variant.strategy, servers_of(variant)]
-            groups = [group for group in results.groups if group.variant is variant]
-            rate = {g.workers: e.mean for g in groups if (e := g.estimate(lambda run: run.throughput))}
-            # A time that a seed has not is none.
-            time = {g.workers: g.estimate(lambda run: run.time_to_target).mean for g in groups
-                    if g.ok and all(run.time_to_target is not None for run in g.runs)}
-            for panel, values in zip(panels[:, j], (rate, time)):
-                panel.plot(list(values), list(values.values()), markersize=5.5, linewidth=1.6, **look)
-            if 1 in rate and variant.strategy == strategies[0]:
-                panels[0, j].plot(results.workers, [p * rate[1] for p in results.workers], zorder=1, **IDEAL)
-        panels[0, j].set_title(cluster)
-        panels[-1, j].set_xlabel("workers")
-    for panel in panels.flat:
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        panel.set_xticks(results.workers)
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_locator(LogLocator(10, [1, 2, 5]))
-        panel.yaxis.set_minor_locator(NullLocator())
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     virtual = "simulated second" if all(run.engine == "simulated" for run in results.runs) else "second"
-    panels[0, 0].set_ylabel(f"samples per {virtual}")
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
+    measures = [(f"samples per\n{virtual}\nand worker", lambda run: run.throughput and run.throughput / run.workers)]
+    timed = any(run.time_to_target for run in results.runs)
     if timed:
-        panels[1, 0].set_ylabel(f"{virtual}s to {target}\ntest accuracy")
-    legend = [Line2D([], [], label=labels[line], markersize=5.5, linewidth=1.6, **looks[line]) for line in lines]
-    legend.append(Line2D([], [], label=f"as many times {strategies[0]} with 1 worker as workers", **IDEAL))
-    what = "Throughput, and time to the target where every seed reached it" if timed else "Throughput"
-    return style.finish(fig, 6.0 if timed else 3.6, f"{what}; the minibatch of a worker stays the same", [legend], results)
+        measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target))
+    fig, panels = plt.subplots(len(measures) * len(rows), len(clusters), sharex=True, squeeze=False)
+    for m, (label, number) in enumerate(measures):
+        block = panels[m * len(rows):(m + 1) * len(rows)]
+        found: dict[tuple[str, str, int], dict[int, float]] = {}
+        for group in results.groups:
+            if (value := mean(group, number)) is not None:
+                of = cluster_of(group.variant), group.variant.strategy, servers_of(group.variant)
+                found.setdefault(of, {})[group.workers] = value
+        for row, (family, strategies) in zip(block, rows.items()):
+            looks = {s: {"color": COLOURS[i % len(COLOURS)], "marker": style.MARKERS[i % len(style.MARKERS)]}
+                     for i, s in enumerate(strategies)} | {"sync": {"color": "black", "marker": "."}}
+            for panel, cluster in zip(row, clusters):
+                for (strategy, n) in (line for line in lines if line[0] in looks):
+                    values = found.get((cluster, strategy, n), {})
+                    of_servers = of_count(servers.index(n)) if n else {}
+                    panel.plot(list(values), list(values.values()), markersize=4.5, linewidth=1.3,
+                               **looks[strategy] | of_servers)
+                if not m and 1 in (one := found.get((cluster, "sync", 0), {})):
+                    panel.plot(results.workers, [one[1]] * len(results.workers), zorder=1, **IDEAL)
+                panel.annotate(cluster, (0.03, 0.05), xycoords="axes fraction", fontsize=8.5, color=style.GREY)
+            row[0].set_title(family)
+            row[0].set_ylabel(label)
+            legend = [Line2D([], [], markersize=5, linewidth=1.6, label=s, **looks[s]) for s in looks]
+            if any(n for strategy, n in lines if strategy in strategies) and len(servers) > 1:
+                legend += [Line2D([], [], color=style.GREY, markersize=5, linewidth=1.6, label=count(n, "server"),
+                                  **{"marker": "o"} | of_count(i)) for i, n in enumerate(servers)]
+            row[-1].legend(handles=legend, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=2.2)
+        values = [y for panel in block.flat for line in panel.lines for y in line.get_ydata()]
+        for panel in block.flat:  # all families on one scale
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(results.workers)
+            panel.xaxis.set_minor_locator(NullLocator())
+            if m:
+                panel.set_yscale("log")
+                panel.yaxis.set_major_locator(LogLocator(10))
+                panel.yaxis.set_minor_locator(NullLocator())
+            panel.set_ylim(min(values) / 1.4 if m else 0, max(values) * (1.4 if m else 1.08))
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for panel in block[:, 1:].flat:
+            panel.tick_params(labelleft=False)
+    for panel in panels[-1]:
+        panel.set_xlabel("workers")
+    ideal = Line2D([], [], label="sync with 1 worker: ideal", **IDEAL)
+    what = f"Samples a second, and time to {target} test accuracy where all seeds reached it" if timed else "Samples a second"
+    return style.finish(fig, 1.75 * len(panels) + 0.3, f"{what}; a worker's minibatch stays the same", [[ideal]], results)
+
+
+def of_count(i: int) -> dict:
+    """The look of the i-th number of servers."""
+    return {"linestyle": style.LINES[i]} | ({"markerfacecolor": "white"} if i else {})
+
+
+def mean(group: Group, number) -> float | None:
+    """Over all seeds; a number that one of them has not is none."""
+    values = [number(run) for run in group.runs]
+    return None if None in values else statistics.fmean(values)

@@ -607,7 +607,7 @@ class OfExperiments(Folder):
         return periods.draw(results.load(self.folder))
 
     def scaling(self):
-        for cluster, p, strategy in itertools.product(("near-10g", "near-1g"), (1, 4, 16), ("sync", "downpour")):
+        for cluster, p, strategy in itertools.product(("near-10g", "near-1g"), (1, 4, 16), ("sync", "topk", "downpour")):
             for servers in (1, 8) if strategy == "downpour" else (0,):
                 self.write(strategy, p, 1, 8 / p, None if p == 16 and servers == 1 else 4 / p,
                            config={"cluster.name": cluster} | ({"servers": servers} if servers else {}))
@@ -671,11 +671,20 @@ class OfExperiments(Folder):
                 self.assertEqual(gain < 1, s > 1 - 1 / k)
 
     def test_scaling(self):
+        style.setup()
         figure = self.scaling()
-        rate, _, time, _ = figure.axes
-        self.assertEqual(rate.get_title("left"), "near-1g")
-        self.assertEqual(sorted(len(line.get_xdata()) for line in time.lines), [2, 3, 3])  # 16 workers, 1 server: missed
-        self.assertEqual(rate.get_ylabel(), "samples per simulated second")
+        rate, _, sent, _, time, _, _, _ = figure.axes
+        self.assertEqual([panel.get_title("left") for panel in (rate, sent)],
+                         ["lock-step, compressed gradients", "gradients to parameter servers"])
+        self.assertEqual([text.get_text() for text in rate.texts], ["near-1g"])
+        self.assertEqual([sorted(len(line.get_xdata()) for line in panel.lines) for panel in (rate, sent)], [[3] * 3, [3] * 4])
+        np.testing.assert_allclose([line.get_ydata() for line in sent.lines], 1000 / 8)  # a worker's, and the ideal
+        missed = figure.axes[6]
+        self.assertEqual(sorted(len(line.get_xdata()) for line in missed.lines), [2, 3, 3])  # 16 workers, 1 server
+        self.assertEqual([text.get_text() for text in figure.axes[3].get_legend().get_texts()],
+                         ["downpour", "sync", "1 server", "8 servers"])
+        self.assertEqual((rate.get_ylabel(), time.get_ylabel()),
+                         ("samples per\nsimulated second\nand worker", "simulated seconds\nto 70 %"))
 
     def test_nothing_covers_the_panels_or_leaves_the_figure(self):
         style.setup()
