@@ -716,10 +716,6 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
   if (run.leaver() >= run.workers())
     fault({"faults.leave_worker", "workers"},
           fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
-  if (run.leaver() >= 0 && run.strategy->pairs)
-    fault({"faults.leave_step"},
-          fmt::format("{} has no way to tell a worker's neighbours that it left (allowed: 0)",
-                      run.strategy->name));
   if (run.settings.number("faults.drop") > 0 && !run.strategy->tolerates_loss) {
     Names tolerant;
     for (const StrategyEntry* strategy : all_strategies())

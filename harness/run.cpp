@@ -209,7 +209,7 @@ class Run {
     if (between_gpus_) collectives_ = between_gpus_->library();  // how the sums were made
     if (work) work->leave(!departures_.empty());
     if (pairs()) {
-      snapshots_->finish({config_.samples(), last_seconds_, r.t}, r.w);
+      snapshots_->finish({departures_.empty() ? config_.samples() : r.used, last_seconds_, r.t}, r.w);
       average_snapshots(r.g);
       answered(context.pairs->answered());
     } else if (!context.server) {
@@ -269,12 +269,20 @@ class Run {
     world_->traffic().seconds += Span{begin, world_->now()};
   }
 
-  // Of workers at their own pace: the mean of copies that each took when its count of samples said so.
+  // Of workers at their own pace: the mean of copies that each took when its count of samples said so,
+  // without those of who had left by then.
   void average_snapshots(Vec mean) {
     const Traffic trained = world_->traffic();
     for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
-      snapshots_->get(i, mean);
+      const bool left = !departures_.empty() && snapshots_->point(i).seconds >= departures_.front().seconds;
+      std::array<std::int64_t, 1> present{!left};
+      world_->sum(present);
+      if (left)
+        fill(0, mean);
+      else
+        snapshots_->get(i, mean);
       world_->group().mean(mean);
+      if (present[0] < world_->workers()) scale(float(world_->workers()) / float(present[0]), mean);
       snapshots_->put(i, mean);
     }
     world_->traffic() = trained;

@@ -119,8 +119,8 @@ const std::vector<RunKey>& run_keys() {
       number("synthetic.noise", 0.5, 0, 1, "0: samples equal their prototype, 1: noise of full range"),
       integer("synthetic.seed", 1, 0, any, "decides the images"),
       integer("faults.leave_step", 0, 0, 1e12,
-              "steps after which a worker leaves: strategies with servers go on without it, the others end "
-              "with an error; 0: nobody leaves"),
+              "steps after which a worker leaves: strategies with servers and adpsgd go on without it, the "
+              "others end with an error; 0: nobody leaves"),
       integer("faults.leave_worker", -1, -1, 4095, "which one, from 0 up; -1: the last"),
       number("faults.drop", 0, 0, 0.99,
              "share of the pushes that never arrive, drawn by the seed; for strategies that tolerate it"),

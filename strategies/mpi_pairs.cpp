@@ -40,7 +40,10 @@ void MpiPairs::end_average() {
       const Stopwatch waiting(traffic_.waited);
       in_.await(false);
     }
-    average();
+    if (in_.header().kind == Kind::leave)
+      std::erase(neighbours_, in_.header().worker);
+    else
+      average();
     rest_ = in_.header().samples;
     asked_ = false;
   }
@@ -55,21 +58,27 @@ bool MpiPairs::due() {
   return present_ > 0 && in_.arrived();
 }
 
-// The pair shares what is left to do as evenly as whole minibatches allow.
+// The pair shares what is left to do as evenly as whole minibatches allow. Whoever leaves early gives all
+// that it has to the other one, and no model.
 void MpiPairs::answer() {
   in_.await(false);
   const Header asked = in_.header();
   if (asked.kind == Kind::leave) {
-    if (--present_ > 0) open();
-    return;
+    rest_ += asked.samples;
+    if (asked.samples > 0) answered_.push_back({asked.worker, Request::leave, calls_, asked.samples, 0});
+    --present_;
+  } else {
+    const std::int64_t both = rest_ + asked.samples;
+    const std::int64_t theirs = left_ ? both : std::min(both, (minibatches(both) + 1) / 2 * minibatch_);
+    rest_ = both - theirs;
+    send(asked.worker, answer_tag, left_ ? Kind::leave : Kind::push, theirs);
+    if (left_)
+      --present_;
+    else
+      average();
+    answered_.push_back({asked.worker, left_ ? Request::leave : Request::push, calls_, theirs, 0});
   }
-  const std::int64_t both = rest_ + asked.samples;
-  const std::int64_t theirs = std::min(both, (minibatches(both) + 1) / 2 * minibatch_);
-  rest_ = both - theirs;
-  send(asked.worker, answer_tag, Kind::push, theirs);
-  average();
-  answered_.push_back({asked.worker, Request::push, calls_, theirs, 0});
-  open();
+  if (present_ > 0) open();
 }
 
 // A replay waits for the worker that was next.
@@ -108,8 +117,13 @@ MpiPairs::Portion MpiPairs::take(int count) {
   return {0, int(taken)};
 }
 
-void MpiPairs::leave(bool) {
-  for (const int j : neighbours_) send(j, ask_tag, Kind::leave, 0);
+void MpiPairs::leave(bool early) {
+  ++calls_;
+  left_ = early;
+  for (std::size_t i = 0; i < neighbours_.size(); ++i) {
+    const bool heir = early && i == ranks_.rank / 2 % neighbours_.size();
+    send(neighbours_[i], ask_tag, Kind::leave, heir ? rest_ : 0);
+  }
   while (present_ > 0) answer();
   out_.wait();
 }

@@ -39,7 +39,7 @@ class MpiPairs final : public Pairs {
   Traffic& traffic_;
   std::vector<int> neighbours_;
   int present_ = 0;  // workers that may still ask
-  bool asked_ = false;
+  bool asked_ = false, left_ = false;
   std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
   Message out_, in_;
   Vector staged_;

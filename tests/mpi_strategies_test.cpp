@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "tests/checkpoint.h"
 #include "tests/far_space.h"
@@ -293,6 +294,39 @@ RANKS_TEST_P(InPairs, RepeatWhatWasRecorded) {
     EXPECT_EQ(second.steps, first.steps);
     EXPECT_LT(first.distance, 8) << "nothing was learnt";
   }
+}
+
+// The others do what a worker that leaves has left; of one that answers, as soon as somebody asks it again.
+RANKS_TEST_P(InPairs, GoOnWithoutOneThatLeaves) {
+  const int workers = world().workers();
+  if (workers == 1) return SUCCEED() << "there are no others";
+  for (const int leaver : std::set{0, 1, workers - 1})
+    for (const int step : {0, 1, 4}) {
+      Job job = conformance(20);
+      job.optimizer.learning_rate = 0.1;
+      job.leaver = leaver;
+      job.leave_step = step;
+      const Outcome first = run(job);
+      const std::string where = "worker " + std::to_string(leaver) + " of " + std::to_string(workers) +
+                                " leaves after step " + std::to_string(step);
+      if (world().rank() == leaver) {
+        EXPECT_EQ(first.left, first.steps == step) << where;
+      }
+      std::array<std::int64_t, 3> all{first.samples, first.left, first.traffic.bytes_sent};
+      world().sum(all);
+      EXPECT_LE(all[0], job.budget) << where;
+      if (leaver % 2 == 0 || workers == 2) {
+        EXPECT_EQ(all[0], job.budget) << where;
+      }
+      if (workers == 2 && step == 0 && leaver == 0) {
+        EXPECT_EQ(all[2], 0) << where << ": to whom did anybody speak?";
+      }
+      job.replayed = first.requests;
+      const Outcome second = run(job);
+      EXPECT_EQ(second.requests, first.requests) << where;
+      EXPECT_EQ(second.weights, first.weights) << where;
+      EXPECT_EQ(second.samples, first.samples) << where;
+    }
 }
 
 // Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, ten steps.

@@ -607,6 +607,29 @@ class Faults(Case):
                 self.assertIn(": the same weights", dsgd("replay", path).stdout)
                 self.assertIn("rank 2 left after step 10", dsgd("show", path).stdout)
 
+    def test_pairs_go_on_without_one_that_leaves(self):
+        for leaver in 2, 1:  # who asks, who answers
+            results, _ = self.sweep(self.RUN + f"[faults]\nleave_step = 10\nleave_worker = {leaver}\n[strategy.adpsgd]\n", f"out-{leaver}")
+            ((name, path),) = results.items()
+            with self.subTest(leaver=leaver), h5py.File(path) as file:
+                ((rank, step, samples, seconds),) = file["departures"][:]
+                self.assertEqual((rank, step, samples), (leaver, 10, 100))
+                self.assertAlmostEqual(seconds, 10, delta=1)
+                self.assertEqual(file["result"].attrs["lost_samples"], 0)
+                # Those who ask share what is left with who answers alone, not with each other.
+                self.assertAlmostEqual(file["result"].attrs["seconds"], 10 + 90 / 2, delta=3 if leaver == 2 else 20)
+                requests = file["requests"][:]
+                left = requests[requests["kind"] == 2]
+                if leaver == 2:
+                    self.assertEqual([(r["shard"], r["worker"]) for r in left], [(1, 2)])
+                else:  # each of those who ask is told once
+                    self.assertEqual(sorted((r["shard"], r["worker"]) for r in left), [(1, 0), (1, 2)])
+                self.assertGreater(left["samples"].sum(), 0)
+                # A copy of its model from before it left is no part of later ones.
+                used = file["snapshots"]["used"]
+                self.assertTrue((used[1:] > used[:-1]).all(), used)
+                self.assertIn(": the same weights", dsgd("replay", path).stdout)
+
     def test_lock_step_cannot(self):
         results, _ = self.sweep(self.RUN + "[faults]\nleave_step = 10\n[strategy.sync]\n[strategy.averaging]\n", code=1)
         for name, path in results.items():
