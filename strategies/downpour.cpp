@@ -24,7 +24,7 @@ class Downpour final : public Strategy {
         alpha_(s.number("local_learning_rate") > 0 ? s.number("local_learning_rate")
                                                    : c.optimizer.learning_rate),
         schedule_(c.optimizer.schedule),
-        accrued_(*c.space, c.parameters) {}
+        accrued_(*c.space, n_push_ > 1 ? c.parameters : 0) {}
 
   bool step(Replica& r) override {
     const bool fetch = r.t % n_fetch_ == 0;
@@ -37,9 +37,14 @@ class Downpour final : public Strategy {
     }
     if (begin) server_.begin_pull(int(n_fetch_));
     r.gradient(r.w, batch, r.g);
-    axpy(1.0f / float(batch.count()), r.g, accrued_);
-    samples_ += batch.count();
-    if (r.t % n_push_ == 0) push();
+    const float mean = 1.0f / float(batch.count());
+    if (n_push_ == 1) {  // the gradient is all that accrued
+      server_.push(mean, r.g, batch.count());
+    } else {
+      axpy(mean, r.g, accrued_);
+      samples_ += batch.count();
+      if (r.t % n_push_ == 0) push();
+    }
     if (begin) server_.end_pull(r.w);
     axpy(float(-alpha_ * schedule_.at(server_.used()) / batch.count()), r.g, r.w);
     return true;
