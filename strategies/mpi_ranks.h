@@ -34,9 +34,8 @@ constexpr std::size_t at_most = std::size_t(1) << 28;  // elements in one MPI ca
 #ifdef SMPI_H
 constexpr bool ranks_are_processes = false;
 inline void advance_clock(double seconds) { sg_actor_sleep_for(seconds); }
-inline double clock_now() {
-  return simgrid_get_clock();
-}  // MPI_Wtime asks the system what a rank has computed
+// MPI_Wtime would ask the system how long this rank has computed.
+inline double clock_now() { return simgrid_get_clock(); }
 #else
 constexpr bool ranks_are_processes = true;
 inline void advance_clock(double) {}
@@ -90,7 +89,7 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
 struct Parcel {
   Header header;
   std::size_t count = 0;            // of the floats that it stands for
-  std::unique_ptr<float[]> floats;  // none: they are hollow
+  std::shared_ptr<float[]> floats;  // none: they are hollow
 };
 // What all simulated ranks share, which are in one process.
 struct Office {
@@ -159,8 +158,14 @@ inline const Space& reachable(const Space& space) { return &space == &hollow_spa
 // For MPI: of a hollow vector its size travels alone.
 inline void* address(ConstVec v) { return hollow(v) ? MPI_BOTTOM : const_cast<float*>(v.data); }
 
+// A server's vector as it was sent last.
+struct Snapshot {
+  std::int64_t version = -1;
+  std::shared_ptr<float[]> floats;
+};
+
 // A header and room for the floats behind it, sent as one message. `payload(space)` is filled before it is
-// sent, from vectors in that space; `payload()` is what was received.
+// sent, from vectors in that space, or `carry` fills it; `payload()` is what was received.
 #ifdef SMPI_H
 // MPI carries the size alone; the content is handed over, without a copy. So a rank has memory for what is on
 // its way, and not for what might be.
@@ -170,12 +175,21 @@ class Message {
   Header& header() { return parcel_.header; }
   Vec payload(const Space& from) {
     if (!parcel_.floats && &from != &hollow_space())
-      parcel_.floats = std::make_unique_for_overwrite<float[]>(floats_);
+      parcel_.floats = std::make_shared_for_overwrite<float[]>(floats_);
     return payload();
   }
   Vec payload() {
     if (!parcel_.floats) return {hollow_space().allocate(floats_), floats_, &hollow_space()};
     return {parcel_.floats.get(), floats_, &host_space()};
+  }
+  // payload <- w, in memory that all messages with this version of it share.
+  void carry(ConstVec w, std::int64_t version, Snapshot& last) {
+    if (hollow(w)) return;
+    if (last.version != version) {
+      last = {version, std::make_shared_for_overwrite<float[]>(w.size)};
+      copy(w, {last.floats.get(), w.size, &host_space()});
+    }
+    parcel_.floats = last.floats;
   }
   void forget() { parcel_.floats.reset(); }
 
@@ -236,6 +250,7 @@ class Message {
   Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
   Vec payload(const Space&) { return payload(); }
   Vec payload() { return {memory_.data() + block / sizeof(float), floats_, &host_space()}; }
+  void carry(ConstVec w, std::int64_t, Snapshot&) { copy(w, payload()); }
   void forget() {}  // the payload was read
 
   void send(int to, int tag, std::size_t floats = 0) {

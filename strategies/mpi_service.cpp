@@ -118,7 +118,7 @@ void Service::answer(int worker) {
     slot.write(shard_.w().data, size());
     if (ranks_.patience.crowded) message.send(worker, reply_tag);
   } else {
-    copy(shard_.w(), message.payload(*shard_.w().space));
+    message.carry(shard_.w(), reply->version, sent_);
     message.send(worker, reply_tag, size());
   }
   traffic_.bytes_sent += std::int64_t(sizeof(Header) + (vector ? size() * sizeof(float) : 0));

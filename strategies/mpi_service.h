@@ -52,6 +52,7 @@ class Service {
   bool all_ring_ = true;
   std::vector<Client> clients_;
   Message incoming_;
+  Snapshot sent_;
 };
 
 }  // namespace dsgd
