@@ -174,6 +174,7 @@ class Run {
               fmt::format("left after step {} (faults.leave_step); {} cannot go on without it", leave_step,
                           config_.strategy->name));
         departures_.push_back({world_->rank(), r.t, r.samples, seconds()});
+        own_copies_ = snapshots_->taken();
         break;
       }
       const double communicated = traffic.seconds;
@@ -209,7 +210,9 @@ class Run {
     if (between_gpus_) collectives_ = between_gpus_->library();  // how the sums were made
     if (work) work->leave(!departures_.empty());
     if (pairs()) {
-      snapshots_->finish({departures_.empty() ? config_.samples() : r.used, last_seconds_, r.t}, r.w);
+      std::array<std::int64_t, 1> done{r.samples};
+      world_->sum(done);
+      snapshots_->finish({done[0], last_seconds_, r.t}, r.w);
       average_snapshots(r.g);
       answered(context.pairs->answered());
     } else if (!context.server) {
@@ -274,13 +277,12 @@ class Run {
   void average_snapshots(Vec mean) {
     const Traffic trained = world_->traffic();
     for (std::size_t i = 0; i < snapshots_->planned(); ++i) {
-      const bool left = !departures_.empty() && snapshots_->point(i).seconds >= departures_.front().seconds;
-      std::array<std::int64_t, 1> present{!left};
+      std::array<std::int64_t, 1> present{i < own_copies_};
       world_->sum(present);
-      if (left)
-        fill(0, mean);
-      else
+      if (i < own_copies_)
         snapshots_->get(i, mean);
+      else
+        fill(0, mean);
       world_->group().mean(mean);
       if (present[0] < world_->workers()) scale(float(world_->workers()) / float(present[0]), mean);
       snapshots_->put(i, mean);
@@ -430,7 +432,7 @@ class Run {
       scored_.push_back({.test_loss = loss[0] / double(test),
                          .test_correct = correct[0],
                          .test_count = std::int64_t(test)});
-      const bool holder = holds_copies();
+      const bool holder = holds_copies() && i < own_copies_;
       const auto at = holder ? snapshots_->point(i) : Snapshots::Point{};
       std::array<double, 4> low{double(at.used), at.seconds, double(at.version), 0}, high = low;
       if (!holder) low.fill(std::numeric_limits<double>::infinity());
@@ -603,8 +605,9 @@ class Run {
   std::vector<SnapshotRow> scored_;
   std::vector<StalenessRow> staleness_;
   std::vector<RequestRow> requests_;
-  std::vector<DepartureRow> departures_;    // of this rank
-  std::array<std::vector<Span>, 3> spans_;  // by SpanRow::Kind
+  std::vector<DepartureRow> departures_;                              // of this rank
+  std::size_t own_copies_ = std::numeric_limits<std::size_t>::max();  // later ones are of who has left
+  std::array<std::vector<Span>, 3> spans_;                            // by SpanRow::Kind
   RankRow totals_;
 };
 

@@ -25,6 +25,7 @@ class Snapshots {
   void take(const Point& point, ConstVec w);  // one copy for every planned point that is due
   void finish(const Point& point,
               ConstVec w);  // the final model, also for planned points that were never reached
+  std::size_t taken() const { return points_.size(); }
   std::size_t planned() const { return planned_.size() + 1; }  // copies that there will be after finish
   const Point& point(std::size_t i) const { return points_[i]; }
   void get(std::size_t i, Vec w) const;

@@ -123,7 +123,7 @@ class Pairs : public Work {
  public:
   // Whom this worker may ask, without those known to have left; none: it answers.
   virtual const std::vector<int>& neighbours() const = 0;
-  virtual void begin_average(int neighbour) = 0;           // returns at once; the model stays as it is
+  virtual void begin_average(int neighbour) = 0;  // returns at once; the model stays as it is
   // x, x_j <- (x + x_j) / 2 with the neighbour that was asked; and with all that have asked this worker.
   virtual void end_average() = 0;
   // What was answered, in that order: {worker, , number of the call, samples given to it}; as Request::leave

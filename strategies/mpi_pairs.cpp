@@ -7,12 +7,12 @@ namespace dsgd {
 MpiPairs::MpiPairs(const Ranks& ranks, int workers, int minibatch, Vec x, std::int64_t budget,
                    const std::vector<Request>* replayed, Traffic& traffic)
     : ranks_(ranks),
-      workers_(workers),
       minibatch_(minibatch),
       x_(x),
       budget_(budget),
       replayed_(replayed),
       traffic_(traffic),
+      at_work_(workers),
       out_(ranks, x.size),
       in_(ranks, x.size) {
   const auto up_to = [&](int k) { return std::min(budget, minibatches(budget) * k / workers * minibatch); };
@@ -38,7 +38,7 @@ void MpiPairs::end_average() {
   if (asked_) {
     {
       const Stopwatch waiting(traffic_.waited);
-      in_.await(false);
+      await();
     }
     if (in_.header().kind == Kind::leave)
       std::erase(neighbours_, in_.header().worker);
@@ -61,7 +61,7 @@ bool MpiPairs::due() {
 // The pair shares what is left to do as evenly as whole minibatches allow. Whoever leaves early gives all
 // that it has to the other one, and no model.
 void MpiPairs::answer() {
-  in_.await(false);
+  await();
   const Header asked = in_.header();
   if (asked.kind == Kind::leave) {
     rest_ += asked.samples;
@@ -88,17 +88,25 @@ void MpiPairs::open() {
   in_.receive(known ? (*replayed_)[done].worker : MPI_ANY_SOURCE, ask_tag);
 }
 
+void MpiPairs::await() {
+  in_.await(false);
+  const Header& header = in_.header();
+  // The others are not recorded; a replay may take them at another time.
+  if (header.kind == Kind::push || header.samples > 0) at_work_ = std::min(at_work_, int(header.position));
+  if (header.kind == Kind::push)
+    traffic_.bytes_received += std::int64_t(sizeof(Header) + x_.size * sizeof(float));
+}
+
 void MpiPairs::average() {
   within_reach(x_, staged_, [&](Vec x) {
     axpy(1, in_.payload(), x);
     scale(0.5f, x);
   });
-  traffic_.bytes_received += std::int64_t(sizeof(Header) + x_.size * sizeof(float));
 }
 
 void MpiPairs::send(int to, int tag, Kind kind, std::int64_t rest) {
   out_.wait();
-  out_.header() = {.kind = kind, .worker = ranks_.rank, .samples = rest};
+  out_.header() = {.kind = kind, .worker = ranks_.rank, .samples = rest, .position = at_work_};
   const std::size_t n = kind == Kind::push ? x_.size : 0;
   copy(ConstVec(x_).part(0, n), out_.payload(*x_.space).part(0, n));
   out_.send(to, tag, n);
@@ -111,7 +119,7 @@ void MpiPairs::send(int to, int tag, Kind kind, std::int64_t rest) {
 MpiPairs::Portion MpiPairs::take(int count) {
   ++calls_;
   while (rest_ == 0 && (replayed_ ? due() : present_ > 0)) answer();
-  used_ = std::max(used_, budget_ - workers_ * rest_);
+  used_ = std::max(used_, budget_ - at_work_ * rest_);
   const auto taken = std::min<std::int64_t>(count, rest_);
   rest_ -= taken;
   return {0, int(taken)};
@@ -120,6 +128,7 @@ MpiPairs::Portion MpiPairs::take(int count) {
 void MpiPairs::leave(bool early) {
   ++calls_;
   left_ = early;
+  at_work_ -= early;
   for (std::size_t i = 0; i < neighbours_.size(); ++i) {
     const bool heir = early && i == ranks_.rank / 2 % neighbours_.size();
     send(neighbours_[i], ask_tag, Kind::leave, heir ? rest_ : 0);

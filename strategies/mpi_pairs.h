@@ -26,19 +26,21 @@ class MpiPairs final : public Pairs {
   bool answers() const { return ranks_.rank % 2; }
   bool due();  // whether a request is to be answered in this call
   void answer();
-  void open();  // for the next request
+  void open();   // for the next request
+  void await();  // for the other one's message
   void average();
   void send(int to, int tag, Kind kind, std::int64_t rest);
   std::int64_t minibatches(std::int64_t samples) const { return (samples + minibatch_ - 1) / minibatch_; }
 
   const Ranks& ranks_;
-  const int workers_, minibatch_;
+  const int minibatch_;
   Vec x_;
   const std::int64_t budget_;
   const std::vector<Request>* replayed_;
   Traffic& traffic_;
   std::vector<int> neighbours_;
   int present_ = 0;  // workers that may still ask
+  int at_work_;      // workers that have not left early, as far as this one knows
   bool asked_ = false, left_ = false;
   std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
   Message out_, in_;

@@ -24,7 +24,7 @@ struct Header {
   std::int64_t version = 0;
   std::int64_t used = 0;      // push: when its work was granted; pull: least; reply: in the vector
   std::int64_t samples = 0;   // push: made of; pull: wanted; reply: granted
-  std::int64_t position = 0;  // push, reply: of the work granted; attach: of the slots
+  std::int64_t position = 0;  // push, reply: of the work granted; attach: of the slots; pairs: who is at work
   union {
     SharedMemory::Handle memory = {};  // attach: where the worker's slots are
     double number;                     // push, reply: the strategy's

@@ -628,6 +628,10 @@ class Faults(Case):
                 # A copy of its model from before it left is no part of later ones.
                 used = file["snapshots"]["used"]
                 self.assertTrue((used[1:] > used[:-1]).all(), used)
+                self.assertGreater(file["snapshots"]["version_min"][-1], 10)
+                # What each worker takes for the samples of all is near to it.
+                steps = np.sort(file["steps"][:], order="seconds")
+                self.assertLess(np.abs(np.cumsum(steps["samples"]) - steps["used"]).max(), 240 if leaver == 2 else 360)
                 self.assertIn(": the same weights", dsgd("replay", path).stdout)
 
     def test_lock_step_cannot(self):
