@@ -31,17 +31,17 @@ class Fasgd final : public PullPush {
         c_fetch_(s.number("c_fetch")),
         c_push_(s.number("c_push")),
         seed_(c.seed),
-        worker_(std::uint64_t(c.rank)) {}
+        stream_(~std::uint64_t(c.rank)) {}
 
  private:
   bool fetches(const Replica& r) override { return opens(c_fetch_, 2 * r.t); }
   bool pushes(const Replica& r) override { return opens(c_push_, 2 * r.t + 1); }
   bool opens(double c, std::int64_t draw) {
-    return uniform(seed_, worker_, std::uint64_t(draw)) < 1 / (1 + c / (server_.number() + 1e-4));
+    return uniform(seed_, stream_, std::uint64_t(draw)) < 1 / (1 + c / (server_.number() + 1e-4));
   }
 
   double c_fetch_, c_push_;
-  std::uint64_t seed_, worker_;
+  std::uint64_t seed_, stream_;  // another one than that of pushes that get lost
 };
 
 class FasgdRule final : public Rule {

@@ -127,7 +127,6 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
     message.header() = push_header(Kind::push, link.version, samples);
     message.header().slot = std::int16_t(which);
     message.header().number = number;
-    link.pushed = link.version;
     const ConstVec from = g.part(link.range.first, n);
     const Vec to = link.slots ? Vec{link.slots[which].data(), n, &host_space()} : message.payload(*g.space);
     if (g.space->host()) {
@@ -147,7 +146,7 @@ void MpiParameterServer::push_again(std::int64_t samples) {
   const Stopwatch stopwatch(traffic_.seconds);
   for (Link& link : links_) {
     link.request.wait();
-    link.request.header() = push_header(Kind::push_again, link.pushed, samples);
+    link.request.header() = push_header(Kind::push_again, link.version, samples);
     link.request.send(link.server, request_tag);
     count(0);
   }

@@ -29,10 +29,10 @@ class MpiParameterServer final : public ParameterServer {
     ShardRange range;
     std::size_t offset;  // of its slots
     Message request, reply;
-    Message push[2];  // one is filled while the other travels
-    Slots slots;      // none: the server is on another host, and the messages carry the floats
-    int next = 0;     // of `push`, without slots
-    std::int64_t version = 0, pushed = 0;  // held; of the last push
+    Message push[2];           // one is filled while the other travels
+    Slots slots;               // none: the server is on another host, and the messages carry the floats
+    int next = 0;              // of `push`, without slots
+    std::int64_t version = 0;  // held
   };
   struct Granted {
     std::int64_t position, count;

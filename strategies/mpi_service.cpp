@@ -54,8 +54,8 @@ void Service::serve(const Header& header) {
       break;
     case Kind::push_again:
       traffic_.bytes_received += std::int64_t(sizeof(Header));
-      record(Request::push_again, header.version, header.samples, 0);
-      shard_.push_again(header.worker, header.version, header.samples);
+      record(Request::push_again, shard_.version(), header.samples, 0);
+      shard_.push_again(header.worker, header.samples);
       answer_held();
       break;
     case Kind::pull:

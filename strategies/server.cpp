@@ -14,7 +14,7 @@ Shard::Shard(const Settings& settings, Rule& rule, Vec w)
       sum_(*w.space, sums_ ? w.size : 0),
       outstanding_(settings.workers),
       pushes_(settings.workers) {
-  for (int k = 0; k < settings.workers && rule.repeats(); ++k) last_.emplace_back(*w.space, w.size);
+  for (int k = 0; k < settings.workers && rule.repeats(); ++k) last_.push_back({Vector(*w.space, w.size)});
 }
 
 std::optional<Shard::Reply> Shard::pull(int worker, std::int64_t want, What what) {
@@ -79,7 +79,10 @@ void Shard::push(int worker, std::int64_t version, std::int64_t samples, ConstVe
     }
     std::erase_if(out_, [&](const Portion& p) { return p.position == from.position; });
   }
-  if (!last_.empty() && g.data != last_[worker].data()) copy(g, last_[worker]);
+  if (!last_.empty() && g.data != last_[worker].g.data()) {
+    copy(g, last_[worker].g);
+    last_[worker].version = version;
+  }
   take({.worker = worker,
         .samples = samples,
         .version = version,
@@ -88,8 +91,11 @@ void Shard::push(int worker, std::int64_t version, std::int64_t samples, ConstVe
         .number = from.number});
 }
 
-void Shard::push_again(int worker, std::int64_t version, std::int64_t samples) {
-  push(worker, version, samples, last_.at(worker));
+void Shard::push_again(int worker, std::int64_t samples) {
+  const Last& last = last_.at(worker);
+  if (last.version >= 0) return push(worker, last.version, samples, last.g.view());
+  outstanding_[worker] = std::max<std::int64_t>(outstanding_[worker] - samples, 0);
+  ++dropped_;
 }
 
 void Shard::take(const Arrival& arrival) {

@@ -97,7 +97,8 @@ class Shard {
   void push(int worker, std::int64_t version, std::int64_t samples, ConstVec g) {
     push(worker, version, samples, g, {});
   }
-  void push_again(int worker, std::int64_t version, std::int64_t samples);
+  // The worker's last gradient that arrived, of its version, once more; lost where there was none yet.
+  void push_again(int worker, std::int64_t samples);
   // The worker stops early. What it was granted and has not pushed goes back to the budget, as long as nobody
   // was told that it is spent; returns how many samples.
   std::int64_t leave(int worker);
@@ -133,8 +134,12 @@ class Shard {
   Rule& rule_;
   Vec w_;
   bool sums_;
-  Vector sum_;                // of c arrivals, or of a batch
-  std::vector<Vector> last_;  // gradient of each worker, where the rule repeats them
+  Vector sum_;  // of c arrivals, or of a batch
+  struct Last {
+    Vector g;
+    std::int64_t version = -1;  // none yet
+  };
+  std::vector<Last> last_;  // of each worker, where the rule repeats them
   double number_ = 0;
   int summed_ = 0;
   std::int64_t unapplied_samples_ = 0, arrivals_ = 0, dropped_ = 0, late_ = 0, version_ = 0, used_ = 0;

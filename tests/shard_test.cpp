@@ -525,14 +525,28 @@ TEST(Repeats, TheLastGradientOfEachWorker) {
     };
     push(0, 1);
     push(1, 10);
-    shard.push_again(0, 0, 4);  // 1
+    shard.push_again(0, 4);  // 1
     push(0, 100);
-    shard.push_again(1, 0, 4);  // 10
-    shard.push_again(0, 0, 4);  // 100
+    shard.push_again(1, 4);  // 10
+    shard.push_again(0, 4);  // 100
     EXPECT_EQ(w.data()[0], c == 1 ? 222 : 74) << c << " arrivals";
     EXPECT_EQ(shard.arrivals(), 6);
     EXPECT_EQ(shard.used(), 24);
   }
+  // With the first push lost there is nothing to repeat; what is repeated is as old as it is.
+  Vector w(host_space(), 2), g(host_space(), 2);
+  Sums rule(1);
+  fill(1, g);
+  Shard shard({.workers = 2, .minibatch = 4, .budget = 1 << 20}, rule, w);
+  shard.push_again(0, 4);
+  EXPECT_EQ(shard.arrivals(), 0);
+  EXPECT_EQ(shard.dropped(), 1);
+  for (int i = 0; i < 5; ++i) shard.push(0, 0, 4, g);
+  shard.push(1, 3, 4, g);
+  shard.push(0, 6, 4, g);
+  shard.push_again(1, 4);
+  EXPECT_EQ(shard.used(), 32);
+  EXPECT_EQ(shard.staleness()[7 - 3], 2);  // tau 4: of worker 0's last of five, and of the repeated one
 }
 
 // What was lost on the way, or left with its worker, is granted again.

@@ -235,12 +235,11 @@ class LocalServer final : public ParameterServer {
     log("push:" + std::to_string(samples));
     Vector scaled(host_space(), g.size);
     axpy(a, g, scaled);
-    pushed_ = versions_;
     pending_.push_back({std::move(scaled), samples, versions_, {used_, position_, number}});
   }
   void push_again(std::int64_t samples) override {
     log("again:" + std::to_string(samples));
-    pending_.push_back({Vector(), samples, pushed_, {}});
+    pending_.push_back({Vector(), samples, {}, {}});
   }
   double number() const override { return number_; }
   bool deliver() {
@@ -252,7 +251,7 @@ class LocalServer final : public ParameterServer {
       if (push.g.size())
         shards_[s].push(worker_, push.versions[s], push.samples, push.g.view().part(at, count), push.from);
       else
-        shards_[s].push_again(worker_, push.versions[s], push.samples);
+        shards_[s].push_again(worker_, push.samples);
       at += count;
     }
     pending_.pop_front();
@@ -301,7 +300,7 @@ class LocalServer final : public ParameterServer {
   }
   std::deque<Shard>& shards_;
   int worker_, minibatch_;
-  std::vector<std::int64_t> versions_, pushed_;
+  std::vector<std::int64_t> versions_;
   std::deque<Push> pending_;
   std::deque<Portion> granted_;
   std::vector<Shard::Reply> replies_;
@@ -829,7 +828,7 @@ TEST(Twin, BFasgd) {
         } else {
           const auto opens = [&](double c, std::int64_t draw) {
             const bool open =
-                uniform(1, std::uint64_t(k), std::uint64_t(draw)) < 1 / (1 + c / (l.told + 1e-4));
+                uniform(1, ~std::uint64_t(k), std::uint64_t(draw)) < 1 / (1 + c / (l.told + 1e-4));
             left_out += !open;
             return open;
           };
