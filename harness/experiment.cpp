@@ -505,8 +505,11 @@ std::vector<Choice> Reader::choices(const Scope& scope) const {
 
 void Reader::check_overrides() {
   for (const auto& [key, axis] : top_.axes) {
-    const auto own = [&key = key](const Scope& s) { return s.axes.contains(key); };
-    if (axis.place.source > 0 && std::all_of(strategies_.begin(), strategies_.end(), own))
+    const auto own = [&key = key, said = axis.place.source](const Scope& s) {
+      const auto there = s.axes.find(key);
+      return there != s.axes.end() && there->second.place.source < said;
+    };
+    if (std::all_of(strategies_.begin(), strategies_.end(), own))
       problem(axis.place, key,
               fmt::format("has no effect, for every strategy sets its own (allowed: strategy.NAME.{})", key));
   }

@@ -146,7 +146,8 @@ const Parameter& base_key() {
       "base", "",
       "the experiment that this one starts from: a name, or a path from this file's folder; a key said here "
       "takes the place of the base's at the same level (at the top it leaves the base's tables "
-      "[strategy.NAME] alone), cluster.name that of all keys of the base's cluster; strategy.NAME = false "
+      "[strategy.NAME] alone), cluster.name that of all that the base says there of its cluster; "
+      "strategy.NAME = false "
       "leaves that strategy out"};
   return key;
 }

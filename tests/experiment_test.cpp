@@ -896,6 +896,9 @@ TEST_F(Files, MistakesOfBasesNameTheFileAndPlace) {
   EXPECT_EQ(of("base = 'base.toml'\nminibatch = 16"),
             Lines{mine + ":2:1: minibatch: has no effect, for every strategy sets its own (allowed: "
                          "strategy.NAME.minibatch)"});
+  write("base.toml", "samples = 640\n[strategy.bmuf]");  // of one file, it is as it is without a base
+  EXPECT_EQ(of("base = 'base.toml'\nminibatch = 16\n[strategy.bmuf]\nminibatch = 8"), Lines{"no problem"});
+  write("base.toml", "samples = 640\n[strategy.sync]\nminibatch = 8");
   EXPECT_EQ(
       of("base = 'base.toml'\nstrategy.sync = false"),
       Lines{fmt::format("{}:1:1: strategy: there is none (allowed: a table [strategy.NAME], NAME one of {})",
