@@ -96,9 +96,9 @@ struct Office {
   explicit Office(int ranks) : post(ranks) {}
   // By receiver; by sender and tag; in the order of sending.
   std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
-  std::vector<float*> summands;                // of the workers' sum
-  Bytes messages;                              // of the workers, one after the other
-  int done = 0;                                // workers that have come out of the sum or the exchange
+  std::vector<float*> summands;  // where a sum comes from and goes to, or what was gathered goes
+  Bytes messages;                // of the workers, one after the other
+  int done = 0;                  // workers that have come out of the sum or the exchange
   std::map<int, std::vector<Bytes>> gathered;  // of every rank, by the number of World::gather's call
 };
 #endif
@@ -159,7 +159,7 @@ inline const Space& reachable(const Space& space) { return &space == &hollow_spa
 inline void* address(ConstVec v) { return hollow(v) ? MPI_BOTTOM : const_cast<float*>(v.data); }
 
 // A server's vector as it was sent last.
-struct Snapshot {
+struct LastSent {
   std::int64_t version = -1;
   std::shared_ptr<float[]> floats;
 };
@@ -182,8 +182,8 @@ class Message {
     if (!parcel_.floats) return {hollow_space().allocate(floats_), floats_, &hollow_space()};
     return {parcel_.floats.get(), floats_, &host_space()};
   }
-  // payload <- w, in memory that all messages with this version of it share.
-  void carry(ConstVec w, std::int64_t version, Snapshot& last) {
+  // payload <- w, in memory that all messages with this version of it share: who receives it reads it alone.
+  void carry(ConstVec w, std::int64_t version, LastSent& last) {
     if (hollow(w)) return;
     if (last.version != version) {
       last = {version, std::make_shared_for_overwrite<float[]>(w.size)};
@@ -250,7 +250,7 @@ class Message {
   Header& header() { return *reinterpret_cast<Header*>(memory_.data()); }
   Vec payload(const Space&) { return payload(); }
   Vec payload() { return {memory_.data() + block / sizeof(float), floats_, &host_space()}; }
-  void carry(ConstVec w, std::int64_t, Snapshot&) { copy(w, payload()); }
+  void carry(ConstVec w, std::int64_t, LastSent&) { copy(w, payload()); }
   void forget() {}  // the payload was read
 
   void send(int to, int tag, std::size_t floats = 0) {

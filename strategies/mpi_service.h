@@ -52,7 +52,7 @@ class Service {
   bool all_ring_ = true;
   std::vector<Client> clients_;
   Message incoming_;
-  Snapshot sent_;
+  LastSent sent_;
 };
 
 }  // namespace dsgd
