@@ -35,9 +35,11 @@ def draw(results: Results) -> Figure:
     virtual = "simulated second" if all(run.engine == "simulated" for run in results.runs) else "second"
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
     measures = [(f"samples per\n{virtual}\nand worker", lambda run: run.throughput and run.throughput / run.workers)]
-    timed = any(run.time_to_target for run in results.runs)
-    if timed:
-        measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target))
+    measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target))
+    measures = [m for m in measures if any(mean(group, m[1]) is not None for group in results.groups)]
+    if not measures:
+        raise style.LeftOut("no group of seeds has a throughput")
+    timed = len(measures) > 1
     fig, panels = plt.subplots(len(measures) * len(rows), len(clusters), sharex=True, squeeze=False)
     for m, (label, number) in enumerate(measures):
         block = panels[m * len(rows):(m + 1) * len(rows)]
@@ -48,7 +50,9 @@ def draw(results: Results) -> Figure:
                 found.setdefault(of, {})[group.workers] = value
         for row, (family, strategies) in zip(block, rows.items()):
             looks = {s: {"color": COLOURS[i % len(COLOURS)], "marker": style.MARKERS[i % len(style.MARKERS)]}
-                     for i, s in enumerate(strategies)} | {"sync": {"color": "black", "marker": "."}}
+                     for i, s in enumerate(strategies)}
+            if ("sync", 0) in lines:
+                looks["sync"] = {"color": "black", "marker": "."}
             for panel, cluster in zip(row, clusters):
                 for (strategy, n) in (line for line in lines if line[0] in looks):
                     values = found.get((cluster, strategy, n), {})
