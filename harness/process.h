@@ -36,7 +36,7 @@ struct Process {
   std::string weights_sha256() const;
 
  private:
-  bool flushes_;
+  bool flushes_ = false;
 };
 
 }  // namespace dsgd
