@@ -51,7 +51,7 @@ def draw(results: Results) -> Figure:
         for row, (family, strategies) in zip(block, rows.items()):
             looks = {s: {"color": COLOURS[i % len(COLOURS)], "marker": style.MARKERS[i % len(style.MARKERS)]}
                      for i, s in enumerate(strategies)}
-            if ("sync", 0) in lines:
+            if any(strategy == "sync" for strategy, _ in lines):
                 looks["sync"] = {"color": "black", "marker": "."}
             for panel, cluster in zip(row, clusters):
                 for (strategy, n) in (line for line in lines if line[0] in looks):
@@ -59,13 +59,14 @@ def draw(results: Results) -> Figure:
                     of_servers = of_count(servers.index(n)) if n else {}
                     panel.plot(list(values), list(values.values()), markersize=4.5, linewidth=1.3,
                                **looks[strategy] | of_servers)
-                if not m and 1 in (one := found.get((cluster, "sync", 0), {})):
+                one = next((values for (of, s, _), values in found.items() if (of, s) == (cluster, "sync")), {})
+                if not m and 1 in one:
                     panel.plot(results.workers, [one[1]] * len(results.workers), zorder=1, **IDEAL)
                 panel.annotate(cluster, (0.03, 0.05), xycoords="axes fraction", fontsize=8.5, color=style.GREY)
             row[0].set_title(family)
             row[0].set_ylabel(label)
             legend = [Line2D([], [], markersize=5, linewidth=1.6, label=s, **looks[s]) for s in looks]
-            if any(n for strategy, n in lines if strategy in strategies) and len(servers) > 1:
+            if len({n for strategy, n in lines if strategy in strategies}) > 1:
                 legend += [Line2D([], [], color=style.GREY, markersize=5, linewidth=1.6, label=count(n, "server"),
                                   **{"marker": "o"} | of_count(i)) for i, n in enumerate(servers)]
             row[-1].legend(handles=legend, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=2.2)
@@ -85,9 +86,10 @@ def draw(results: Results) -> Figure:
             panel.tick_params(labelleft=False)
     for panel in panels[-1]:
         panel.set_xlabel("workers")
-    ideal = Line2D([], [], label="sync with 1 worker: ideal", **IDEAL)
+    drawn = any(line.get_color() == IDEAL["color"] for panel in panels.flat for line in panel.lines)
+    ideal = [[Line2D([], [], label="sync with 1 worker: ideal", **IDEAL)]] if drawn else []
     what = f"Samples a second, and time to {target} test accuracy where all seeds reached it" if timed else "Samples a second"
-    return style.finish(fig, 1.75 * len(panels) + 0.3, f"{what}; a worker's minibatch stays the same", [[ideal]], results)
+    return style.finish(fig, 1.75 * len(panels) + 0.3, f"{what}; a worker's minibatch stays the same", ideal, results)
 
 
 def of_count(i: int) -> dict:
