@@ -7,6 +7,9 @@
 #include <stdexcept>
 
 namespace dsgd {
+namespace {
+constexpr int least_scored = 32;  // samples at a time: with fewer, layers are several times slower
+}
 
 Model::Model(const Network& net, Device& device, int batch)
     : plan_(device.plan(net, device.piece(net, batch))),
@@ -15,7 +18,8 @@ Model::Model(const Network& net, Device& device, int batch)
       batch_(batch),
       channels_(normalised_channels(net)),
       population_{std::vector<double>(channels_), std::vector<double>(channels_)} {
-  ids_.resize(plan_->batch());
+  if (batch < least_scored) scorer_ = device.plan(net, device.piece(net, least_scored));
+  ids_.resize((scorer_ ? scorer_ : plan_)->batch());
   if (plan_->batch() < batch) part_ = Vector(device.space(), parameters(net));
 }
 
@@ -64,11 +68,12 @@ Loss Model::score(ConstVec w, const Samples& from, std::size_t first, std::size_
     population_.mean[c] = mean;
     population_.variance[c] = variance < 0 ? 0 : variance;
   }
+  Plan& scorer = *(scorer_ ? scorer_ : plan_);
   Loss loss;
   while (first < last) {
-    const std::size_t count = std::min<std::size_t>(plan_->batch(), last - first);
+    const std::size_t count = std::min<std::size_t>(scorer.batch(), last - first);
     std::iota(ids_.begin(), ids_.begin() + std::ptrdiff_t(count), std::uint32_t(first));
-    loss += plan_->score(w, from, {ids_.data(), count}, channels_ ? &population_ : nullptr);
+    loss += scorer.score(w, from, {ids_.data(), count}, channels_ ? &population_ : nullptr);
     first += count;
   }
   return loss;

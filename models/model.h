@@ -41,6 +41,7 @@ class Model {
   void check(const Samples& from, std::span<const std::uint32_t> ids) const;
 
   std::unique_ptr<Plan> plan_;
+  std::unique_ptr<Plan> scorer_;  // for more samples at a time than small minibatches have; null: plan_
   std::string name_;
   Shape input_;
   int batch_;
