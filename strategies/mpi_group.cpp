@@ -4,8 +4,6 @@
 #include <atomic>
 #include <utility>
 
-#include "strategies/mpi_messages.h"
-
 namespace dsgd {
 
 MpiGroup::MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)
@@ -87,7 +85,7 @@ void MpiGroup::sum_vectors(float a, Vec v) {
     Office& office = ranks_.office();
     office.summands.resize(size_);
     office.summands[rank_] = own.data;
-    send_all_reduce(own.size, comm_);
+    send_all_reduce(own.size, rank_, size_, office.mailboxes);
     if (office.done == 0 && !hollow(own))
       in_pieces(0, own.size, cached, [&](std::size_t at, std::size_t count) {
         add_up(office.summands, at, count);

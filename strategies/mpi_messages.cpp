@@ -4,9 +4,18 @@
 #include <bit>
 #include <iterator>
 #include <limits>
+#include <simgrid/s4u.hpp>
+#include <string>
 
 namespace dsgd {
 namespace {
+
+namespace sg = simgrid::s4u;
+
+// As SimGrid's MPI has them: a message's own bytes, and those that travel before the receiver asks for them
+// (smpi/async-small-thresh).
+constexpr std::size_t envelope = 16, early = 65536;
+char nothing;  // what travels
 
 // Bytes from which on fewer ranks than these halve and double.
 struct LongVector {
@@ -17,12 +26,10 @@ constexpr LongVector long_vectors[] = {
     {4, 262144},   {16, 8192},  {32, 4096},    {64, 128},
     {256, 262144}, {512, 4096}, {4096, 16384}, {std::numeric_limits<int>::max(), 32768}};
 
-class Messages {
+class AllReduce {
  public:
-  Messages(MPI_Comm comm, std::size_t n) : comm_(comm), n_(n) {
-    MPI_Comm_rank(comm, &rank_);
-    MPI_Comm_size(comm, &size_);
-  }
+  AllReduce(std::size_t n, int rank, int size, Mailboxes& through)
+      : through_(through), n_(n), rank_(rank), size_(size) {}
 
   void all_reduce() const {
     const std::size_t bytes = n_ * sizeof(float);
@@ -38,14 +45,11 @@ class Messages {
 
  private:
   void exchange(int to, std::size_t sent, int from, std::size_t received) const {
-    MPI_Sendrecv(MPI_BOTTOM, int(sent), MPI_FLOAT, to, 0, MPI_BOTTOM, int(received), MPI_FLOAT, from, 0,
-                 comm_, MPI_STATUS_IGNORE);
+    through_.exchange(rank_, sent, to, received, from);
   }
-  void copy(std::size_t n) const { exchange(rank_, n, rank_, n); }  // within this rank's memory
 
   void ring() const {
     const std::size_t part = n_ / size_;
-    copy(part);
     for (int i = 0; i < 2 * (size_ - 1); ++i)
       exchange((rank_ + 1) % size_, part, (rank_ + size_ - 1) % size_, part);
     if (n_ % size_) double_recursively(n_ % size_);
@@ -58,23 +62,21 @@ class Messages {
     const int power = int(std::bit_floor(unsigned(size_))), beyond = size_ - power;
     const bool paired = rank_ < 2 * beyond;
     if (paired && rank_ % 2 == 0) {
-      MPI_Send(MPI_BOTTOM, int(n), MPI_FLOAT, rank_ + 1, 0, comm_);
-      MPI_Recv(MPI_BOTTOM, int(n), MPI_FLOAT, rank_ + 1, 0, comm_, MPI_STATUS_IGNORE);
+      through_.send(rank_, n, rank_ + 1);
+      through_.receive(rank_, n, rank_ + 1);
       return;
     }
-    if (paired) MPI_Recv(MPI_BOTTOM, int(n), MPI_FLOAT, rank_ - 1, 0, comm_, MPI_STATUS_IGNORE);
+    if (paired) through_.receive(rank_, n, rank_ - 1);
     among(power, paired ? rank_ / 2 : rank_ - beyond,
           [&](int place) { return place < beyond ? 2 * place + 1 : place + beyond; });
-    if (paired) MPI_Send(MPI_BOTTOM, int(n), MPI_FLOAT, rank_ - 1, 0, comm_);
+    if (paired) through_.send(rank_, n, rank_ - 1);
   }
 
   void double_recursively(std::size_t n) const {
-    copy(n);
     in_power_of_two(n, [&](int power, int place, auto rank_at) {
       for (int distance = 1; distance < power; distance *= 2) {
         const int other = rank_at(place ^ distance);
         exchange(other, n, other, n);
-        if (other > rank_) copy(n);
       }
     });
   }
@@ -102,17 +104,51 @@ class Messages {
     });
   }
 
-  MPI_Comm comm_;
+  Mailboxes& through_;
   std::size_t n_;
-  int rank_ = 0, size_ = 1;
+  int rank_, size_;
 };
 
 }  // namespace
 
-void send_all_reduce(std::size_t n, MPI_Comm comm) {
-  constexpr std::size_t at_most = std::size_t(1) << 28;  // counts are int
+void Mailboxes::open(int rank) {
+  if (ranks_.size() <= std::size_t(rank)) ranks_.resize(rank + 1);
+  ranks_[rank] = sg::Actor::self();
+}
+
+sg::Mailbox& Mailboxes::box(int from, int to, std::size_t floats) {
+  static int made = 0;
+  const bool small = floats * sizeof(float) < early;
+  auto& found = boxes_[(std::uint64_t(from) << 31 | std::uint32_t(to)) << 1 | std::uint64_t(small)];
+  if (!found) {
+    found = sg::Mailbox::by_name("dsgd-" + std::to_string(made++));
+    if (small) found->set_receiver(ranks_.at(to));
+  }
+  return *found;
+}
+
+void Mailboxes::send(int rank, std::size_t floats, int to) {
+  const std::size_t bytes = floats * sizeof(float);
+  auto message = box(rank, to, floats).put_init(&nothing, bytes + envelope);
+  if (bytes < early)
+    message->detach();
+  else
+    message->wait();
+}
+
+void Mailboxes::receive(int rank, std::size_t floats, int from) { box(from, rank, floats).get<char>(); }
+
+void Mailboxes::exchange(int rank, std::size_t sent, int to, std::size_t received, int from) {
+  char* got = nullptr;
+  const auto message = box(from, rank, received).get_async(&got);
+  send(rank, sent, to);
+  message->wait();
+}
+
+void send_all_reduce(std::size_t n, int rank, int size, Mailboxes& through) {
+  constexpr std::size_t at_most = std::size_t(1) << 28;  // as MPI's counts, which are int
   for (std::size_t done = 0; done < n; done += at_most)
-    Messages(comm, std::min(at_most, n - done)).all_reduce();
+    AllReduce(std::min(at_most, n - done), rank, size, through).all_reduce();
 }
 
 }  // namespace dsgd

@@ -1,17 +1,39 @@
 #pragma once
 
-#include <mpi.h>
-
 #include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+namespace simgrid::s4u {
+class Actor;
+class Mailbox;
+}  // namespace simgrid::s4u
 
 namespace dsgd {
 
-// For simulated ranks: the messages of an all-reduce of n floats, as sizes alone; nothing is read or written.
-// Returns when the sum would be there; all ranks have called it by then. MPI_Allreduce's algorithms by Open
-// MPI's choice (from 4.1 on): recursive doubling for short vectors, recursive halving and doubling
-// (Rabenseifner 2004) for long ones, between two or three ranks also a ring. Where MPI would reduce and then
-// broadcast (a single float between two or three ranks, short vectors between 128 or more), recursive
-// doubling.
-void send_all_reduce(std::size_t n, MPI_Comm comm);
+// For simulated ranks: messages that are sizes alone, straight through SimGrid. They take as many virtual
+// seconds as MPI's, and half as many real ones.
+class Mailboxes {
+ public:
+  void open(int rank);  // by every rank, before anybody sends to it
+  // They return when MPI_Send, MPI_Recv and MPI_Sendrecv do. Both sides know the number of floats.
+  void send(int rank, std::size_t floats, int to);
+  void receive(int rank, std::size_t floats, int from);
+  void exchange(int rank, std::size_t sent, int to, std::size_t received, int from);
+
+ private:
+  simgrid::s4u::Mailbox& box(int from, int to, std::size_t floats);
+
+  std::vector<simgrid::s4u::Actor*> ranks_;
+  std::unordered_map<std::uint64_t, simgrid::s4u::Mailbox*> boxes_;
+};
+
+// The messages of an all-reduce of n floats between ranks 0 to size - 1. Returns when the sum would be there;
+// all ranks have called it by then. MPI_Allreduce's algorithms by Open MPI's choice (from 4.1 on): recursive
+// doubling for short vectors, recursive halving and doubling (Rabenseifner 2004) for long ones, between two
+// or three ranks also a ring. Where MPI would reduce and then broadcast (a single float between two or three
+// ranks, short vectors between 128 or more), recursive doubling.
+void send_all_reduce(std::size_t n, int rank, int size, Mailboxes& through);
 
 }  // namespace dsgd

@@ -16,6 +16,7 @@ Ranks::Ranks([[maybe_unused]] int ranks_per_host)
   if (rank == 0) office_ = std::make_shared<Office>(size);
   MPI_Bcast(&office, sizeof office, MPI_BYTE, 0, comm);
   office_ = *office;
+  office_->mailboxes.open(rank);
   MPI_Barrier(comm);
 #else
   MPI_Comm neighbours;

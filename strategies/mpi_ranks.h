@@ -20,6 +20,9 @@
 
 #include "models/vec.h"
 #include "strategies/communicator.h"
+#ifdef SMPI_H
+#include "strategies/mpi_messages.h"
+#endif
 #include "strategies/shared_memory.h"
 #include "strategies/wire.h"
 
@@ -96,6 +99,7 @@ struct Office {
   explicit Office(int ranks) : post(ranks) {}
   // By receiver; by sender and tag; in the order of sending.
   std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
+  Mailboxes mailboxes;
   std::vector<float*> summands;  // where a sum comes from and goes to, or what was gathered goes
   Bytes messages;                // of the workers, one after the other
   int done = 0;                  // workers that have come out of the sum or the exchange

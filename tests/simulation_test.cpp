@@ -113,14 +113,17 @@ TEST(Messages, OfASumTakeAsLongAsMPIs) {
     SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(floats) + " floats");
     std::vector<int> hosts;
     for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+    Mailboxes mailboxes;
     const auto seconds = [&](const auto& sum) {
       return seconds_on(hosts, 0, [&](World& world) {
+        mailboxes.open(world.rank());
+        world.barrier();
         world.charge(1e-3 * (world.rank() % 5));
-        sum();
+        sum(world.rank());
       });
     };
-    const auto hollow = seconds([&] { send_all_reduce(floats, MPI_COMM_WORLD); });
-    const auto whole = seconds([&] {
+    const auto hollow = seconds([&](int rank) { send_all_reduce(floats, rank, ranks, mailboxes); });
+    const auto whole = seconds([&](int) {
       std::vector<float> v(floats), sum(floats);
       MPI_Allreduce(v.data(), sum.data(), int(floats), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
     });
