@@ -88,13 +88,17 @@ std::vector<Bytes> MpiGroup::all_to_all(const std::vector<Bytes>& messages) {
   for (int k = 0; k < size_; ++k) leaving[k] = std::int64_t(messages.at(k).size());
   MPI_Alltoall(leaving.data(), 1, MPI_INT64_T, lengths.data(), 1, MPI_INT64_T, comm_);
   const Layout out(leaving), in(lengths);
+  count(out.total - leaving[rank_], in.total - lengths[rank_]);
+#ifdef SMPI_H
+  return ranks_.office().mailboxes.all_to_all(rank_, messages, lengths);
+#else
   Bytes sent(out.total), received(in.total);
   for (int k = 0; k < size_; ++k)
     std::copy(messages[k].begin(), messages[k].end(), sent.begin() + out.firsts[k]);
   MPI_Alltoallv(sent.data(), out.counts.data(), out.firsts.data(), MPI_BYTE, received.data(),
                 in.counts.data(), in.firsts.data(), MPI_BYTE, comm_);
-  count(out.total - leaving[rank_], in.total - lengths[rank_]);
   return in.split(received);
+#endif
 }
 
 }  // namespace dsgd

@@ -1,11 +1,12 @@
 #include "strategies/mpi_messages.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <iterator>
 #include <limits>
 #include <simgrid/s4u.hpp>
-#include <string>
 
 namespace dsgd {
 namespace {
@@ -32,20 +33,20 @@ class AllReduce {
       : through_(through), n_(n), rank_(rank), size_(size) {}
 
   void all_reduce() const {
-    const std::size_t bytes = n_ * sizeof(float);
     const auto least = std::find_if(std::begin(long_vectors), std::end(long_vectors),
                                     [&](const LongVector& l) { return size_ < l.ranks; });
-    if (bytes >= least->bytes)
+    if (bytes(n_) >= least->bytes)
       halve_and_double();
-    else if (size_ < 4 && bytes >= 4096 && (bytes < 8192 || bytes >= 16384))
+    else if (size_ < 4 && bytes(n_) >= 4096 && (bytes(n_) < 8192 || bytes(n_) >= 16384))
       ring();
     else
       double_recursively(n_);
   }
 
  private:
+  static std::size_t bytes(std::size_t floats) { return floats * sizeof(float); }
   void exchange(int to, std::size_t sent, int from, std::size_t received) const {
-    through_.exchange(rank_, sent, to, received, from);
+    through_.exchange(rank_, bytes(sent), to, bytes(received), from);
   }
 
   void ring() const {
@@ -62,14 +63,14 @@ class AllReduce {
     const int power = int(std::bit_floor(unsigned(size_))), beyond = size_ - power;
     const bool paired = rank_ < 2 * beyond;
     if (paired && rank_ % 2 == 0) {
-      through_.send(rank_, n, rank_ + 1);
-      through_.receive(rank_, n, rank_ + 1);
+      through_.send(rank_, bytes(n), rank_ + 1);
+      through_.receive(rank_, bytes(n), rank_ + 1);
       return;
     }
-    if (paired) through_.receive(rank_, n, rank_ - 1);
+    if (paired) through_.receive(rank_, bytes(n), rank_ - 1);
     among(power, paired ? rank_ / 2 : rank_ - beyond,
           [&](int place) { return place < beyond ? 2 * place + 1 : place + beyond; });
-    if (paired) through_.send(rank_, n, rank_ - 1);
+    if (paired) through_.send(rank_, bytes(n), rank_ - 1);
   }
 
   void double_recursively(std::size_t n) const {
@@ -116,33 +117,58 @@ void Mailboxes::open(int rank) {
   ranks_[rank] = sg::Actor::self();
 }
 
-sg::Mailbox& Mailboxes::box(int from, int to, std::size_t floats) {
-  static int made = 0;
-  const bool small = floats * sizeof(float) < early;
-  auto& found = boxes_[(std::uint64_t(from) << 31 | std::uint32_t(to)) << 1 | std::uint64_t(small)];
-  if (!found) {
-    found = sg::Mailbox::by_name("dsgd-" + std::to_string(made++));
-    if (small) found->set_receiver(ranks_.at(to));
+// Other ranks run while SimGrid makes a mailbox: whoever comes then makes the same one.
+sg::Mailbox& Mailboxes::box(int from, int to, std::size_t bytes) {
+  const bool small = bytes < early;
+  auto& known = boxes_[(std::uint64_t(from) << 31 | std::uint32_t(to)) << 1 | std::uint64_t(small)];
+  if (!known) {
+    auto* const made =
+        sg::Mailbox::by_name(fmt::format("{}: {} to {}, {}", number_, from, to, small ? "early" : "late"));
+    if (small) made->set_receiver(ranks_.at(to));
+    known = made;
   }
-  return *found;
+  return *known;
 }
 
-void Mailboxes::send(int rank, std::size_t floats, int to) {
-  const std::size_t bytes = floats * sizeof(float);
-  auto message = box(rank, to, floats).put_init(&nothing, bytes + envelope);
+void Mailboxes::send(int rank, std::size_t bytes, int to) {
+  auto message = box(rank, to, bytes).put_init(&nothing, bytes + envelope);
   if (bytes < early)
     message->detach();
   else
     message->wait();
 }
 
-void Mailboxes::receive(int rank, std::size_t floats, int from) { box(from, rank, floats).get<char>(); }
+void Mailboxes::receive(int rank, std::size_t bytes, int from) { box(from, rank, bytes).get<char>(); }
 
 void Mailboxes::exchange(int rank, std::size_t sent, int to, std::size_t received, int from) {
   char* got = nullptr;
   const auto message = box(from, rank, received).get_async(&got);
   send(rank, sent, to);
   message->wait();
+}
+
+std::vector<Bytes> Mailboxes::all_to_all(int rank, const std::vector<Bytes>& messages,
+                                         const std::vector<std::int64_t>& lengths) {
+  const int size = int(messages.size());
+  std::vector<Bytes*> arrived(size);
+  std::vector<sg::CommPtr> under_way;
+  for (int from = 0; from < size; ++from)
+    if (from != rank) under_way.push_back(box(from, rank, lengths[from]).get_async(&arrived[from]));
+  for (int to = 0; to < size; ++to) {
+    if (to == rank) continue;
+    const std::size_t bytes = messages[to].size();
+    auto message = box(rank, to, bytes).put_init(new Bytes(messages[to]), bytes + envelope);
+    if (bytes < early)
+      message->detach();
+    else
+      under_way.push_back(message->start());
+  }
+  for (const auto& message : under_way) message->wait();
+  std::vector<Bytes> received(size);
+  received[rank] = messages[rank];
+  for (int from = 0; from < size; ++from)
+    if (const std::unique_ptr<Bytes> bytes{arrived[from]}) received[from] = std::move(*bytes);
+  return received;
 }
 
 void send_all_reduce(std::size_t n, int rank, int size, Mailboxes& through) {

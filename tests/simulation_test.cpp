@@ -137,6 +137,51 @@ TEST(Messages, OfASumTakeAsLongAsMPIs) {
   compare(3, 1000000);
 }
 
+// Every rank's own bytes for every other, some none and some too long to travel unasked: as MPI_Alltoallv.
+TEST(Messages, OfAllToAllTakeAsLongAsMPIsAndArrive) {
+  for (const int ranks : {2, 3, 8, 13}) {
+    SCOPED_TRACE(std::to_string(ranks) + " ranks");
+    std::vector<int> hosts;
+    for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+    const auto message = [](int from, int to) {
+      const std::size_t lengths[] = {0, 1, 60, 3000, 65535, 65536, 200000};
+      return Bytes(lengths[(3 * from + 5 * to) % 7], std::byte(16 * from + to));
+    };
+    Mailboxes mailboxes;
+    const auto seconds = [&](const auto& exchange) {
+      return seconds_on(hosts, 0, [&](World& world) {
+        mailboxes.open(world.rank());
+        world.barrier();
+        world.charge(1e-3 * (world.rank() % 5));
+        exchange(world.rank());
+      });
+    };
+    const auto own = seconds([&](int rank) {
+      std::vector<Bytes> sent;
+      std::vector<std::int64_t> lengths;
+      for (int k = 0; k < ranks; ++k) {
+        sent.push_back(message(rank, k));
+        lengths.push_back(std::int64_t(message(k, rank).size()));
+      }
+      const auto received = mailboxes.all_to_all(rank, sent, lengths);
+      for (int k = 0; k < ranks; ++k) EXPECT_EQ(received.at(k), message(k, rank)) << k << " to " << rank;
+    });
+    const auto mpi = seconds([&](int rank) {
+      std::vector<int> out, out_first{0}, in, in_first{0};
+      for (int k = 0; k < ranks; ++k) {
+        out.push_back(int(message(rank, k).size()));
+        in.push_back(int(message(k, rank).size()));
+        out_first.push_back(out_first.back() + out.back());
+        in_first.push_back(in_first.back() + in.back());
+      }
+      Bytes sent(out_first.back()), received(in_first.back());
+      MPI_Alltoallv(sent.data(), out.data(), out_first.data(), MPI_BYTE, received.data(), in.data(),
+                    in_first.data(), MPI_BYTE, MPI_COMM_WORLD);
+    });
+    for (int rank = 0; rank < ranks; ++rank) EXPECT_NEAR(own[rank] / mpi[rank], 1, 1e-9) << rank;
+  }
+}
+
 // What is unpacked once takes every worker as long as what all unpack.
 TEST(Messages, UnpackedOnceTakeAsLongAsOnEveryWorker) {
   for (const int ranks : {1, 2, 3, 5, 8})
