@@ -1,4 +1,5 @@
-"""Throughput of a worker and time to the target against the number of workers, a row for each family, a column for each cluster."""
+"""Throughput of a worker and time to the target against the number of workers, a row for each family, a column for each cluster;
+of several learning rates the best at each number of workers."""
 
 from __future__ import annotations
 
@@ -24,30 +25,39 @@ def servers_of(variant: Variant) -> int:
     return dict(variant.settings).get("servers", 0)
 
 
+def rate_of(variant: Variant) -> float:
+    return dict(variant.settings)["optimizer.learning_rate"]
+
+
 def draw(results: Results) -> Figure:
     clusters = sorted({cluster_of(variant) for variant in results.variants}, key=lambda name: (len(name), name))
     lines = list(dict.fromkeys((v.strategy, servers_of(v)) for v in results.variants))
     rows = rows_of([strategy for strategy, _ in lines])
-    if (len(clusters) < 2 or len(results.workers) < 2 or len(results.variants) != len(clusters) * len(lines) or not rows):
+    rates: dict[tuple[str, str, int], list[float]] = {}
+    for v in results.variants:
+        rates.setdefault((cluster_of(v), v.strategy, servers_of(v)), []).append(rate_of(v))
+    alike = all(len(set(of)) == len(of) for of in rates.values())
+    if len(clusters) < 2 or len(results.workers) < 2 or len(rates) != len(clusters) * len(lines) or not alike or not rows:
         raise style.OfAnotherExperiment()
     servers = sorted({n for _, n in lines if n})
 
     virtual = "simulated second" if all(run.engine == "simulated" for run in results.runs) else "second"
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
-    measures = [(f"samples per\n{virtual}\nand worker", lambda run: run.throughput and run.throughput / run.workers)]
-    measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target))
+    measures = [(f"samples per\n{virtual}\nand worker", lambda run: run.throughput and run.throughput / run.workers, max)]
+    measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target, min))
     measures = [m for m in measures if any(mean(group, m[1]) is not None for group in results.groups)]
     if not measures:
         raise style.LeftOut("no group of seeds has a throughput")
     timed = len(measures) > 1
     fig, panels = plt.subplots(len(measures) * len(rows), len(clusters), sharex=True, squeeze=False)
-    for m, (label, number) in enumerate(measures):
+    for m, (label, number, best) in enumerate(measures):
         block = panels[m * len(rows):(m + 1) * len(rows)]
         found: dict[tuple[str, str, int], dict[int, float]] = {}
         for group in results.groups:
             if (value := mean(group, number)) is not None:
                 of = cluster_of(group.variant), group.variant.strategy, servers_of(group.variant)
-                found.setdefault(of, {})[group.workers] = value
+                by_workers = found.setdefault(of, {})
+                by_workers[group.workers] = best(value, by_workers.get(group.workers, value))
         for row, (family, strategies) in zip(block, rows.items()):
             looks = {s: {"color": COLOURS[i % len(COLOURS)], "marker": style.MARKERS[i % len(style.MARKERS)]}
                      for i, s in enumerate(strategies)}
@@ -57,7 +67,7 @@ def draw(results: Results) -> Figure:
                 for (strategy, n) in (line for line in lines if line[0] in looks):
                     values = found.get((cluster, strategy, n), {})
                     of_servers = of_count(servers.index(n)) if n else {}
-                    panel.plot(list(values), list(values.values()), markersize=4.5, linewidth=1.3,
+                    panel.plot(*zip(*sorted(values.items())), markersize=4.5, linewidth=1.3,
                                **looks[strategy] | of_servers)
                 one = next((values for (of, s, _), values in found.items() if (of, s) == (cluster, "sync")), {})
                 if not m and 1 in one:
@@ -89,7 +99,10 @@ def draw(results: Results) -> Figure:
     drawn = any(line.get_color() == IDEAL["color"] for panel in panels.flat for line in panel.lines)
     ideal = [[Line2D([], [], label="sync with 1 worker: ideal", **IDEAL)]] if drawn else []
     what = f"Samples a second, and time to {target} test accuracy where all seeds reached it" if timed else "Samples a second"
-    return style.finish(fig, 1.75 * len(panels) + 0.3, f"{what}; a worker's minibatch stays the same", ideal, results)
+    what += "; a worker's minibatch stays the same"
+    if (most := max(map(len, rates.values()))) > 1:
+        what += f"; best of up to {most} learning rates at each number of workers"
+    return style.finish(fig, 1.75 * len(panels) + 0.3, what, ideal, results)
 
 
 def of_count(i: int) -> dict:

@@ -609,8 +609,11 @@ class OfExperiments(Folder):
     def scaling(self):
         for cluster, p, strategy in itertools.product(("near-10g", "near-1g"), (1, 4, 16), ("sync", "topk", "downpour")):
             for servers in (1, 8) if strategy == "downpour" else (0,):
-                self.write(strategy, p, 1, 8 / p, None if p == 16 and servers == 1 else 4 / p,
-                           config={"cluster.name": cluster} | ({"servers": servers} if servers else {}))
+                for rate in (0.1, 0.2) if strategy == "topk" else (0.1,):
+                    reached = 4 / p * (1 if (rate == 0.1) == (p < 16) else 2)
+                    self.write(strategy, p, 1, 8 / p, None if p == 16 and servers == 1 else reached,
+                               config={"cluster.name": cluster, "optimizer.learning_rate": rate} | ({"servers": servers} if servers else {}),
+                               outcome="diverged" if rate == 0.2 and p == 1 else "ok")
         return scaling.draw(results.load(self.folder))
 
     def families(self):
@@ -679,6 +682,10 @@ class OfExperiments(Folder):
         self.assertEqual([text.get_text() for text in rate.texts], ["near-1g"])
         self.assertEqual([sorted(len(line.get_xdata()) for line in panel.lines) for panel in (rate, sent)], [[3] * 3, [3] * 4])
         np.testing.assert_allclose([line.get_ydata() for line in sent.lines], 1000 / 8)  # a worker's, and the ideal
+        topk = next(line for line in time.lines if line.get_color() != "black")
+        self.assertEqual(list(topk.get_xdata()), [1, 4, 16])
+        np.testing.assert_allclose(topk.get_ydata(), [4, 1, 0.25])  # the best rate of two
+        self.assertIn("best of up to 2 learning rates", texts(figure))
         missed = figure.axes[6]
         self.assertEqual(sorted(len(line.get_xdata()) for line in missed.lines), [2, 3, 3])  # 16 workers, 1 server
         self.assertEqual([text.get_text() for text in figure.axes[3].get_legend().get_texts()],
