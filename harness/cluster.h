@@ -35,12 +35,7 @@ class Cluster {
   };
   explicit Cluster(const RunConfig& config);
 
-  // Why the run cannot have this cluster. `keys`: the likely cause first.
-  struct Fault {
-    std::vector<std::string> keys;
-    std::string what;
-  };
-  const std::vector<Fault>& faults() const { return faults_; }
+  const std::vector<Fault>& faults() const { return faults_; }  // why the run cannot have this cluster
 
   // Without faults.
   const Hosts& hosts(int rank) const { return hosts_[kind_.at(rank)]; }

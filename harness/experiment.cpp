@@ -134,19 +134,6 @@ std::string objection(const std::string& key, const Value& value) {
   return "";
 }
 
-// How many parameters the model has for these images, or why it cannot take them.
-struct Fit {
-  std::size_t parameters = 0;
-  std::string problem;
-};
-Fit fit(const ModelEntry& model, const Shape& shape, int classes) {
-  try {
-    return {parameters(model.make(shape, classes)), ""};
-  } catch (const std::invalid_argument& e) {
-    return {0, e.what()};
-  }
-}
-
 toml::table parse(const std::string& text) { return toml::parse(std::string_view(text)); }
 
 std::string explain(const toml::parse_error& e) {
@@ -280,7 +267,6 @@ class Reader {
   Scope top_;
   std::vector<Scope> strategies_;
   bool names_strategy_ = false;  // rightly or wrongly
-  std::map<std::string, Fit> fits_;
   std::map<std::string, ClusterFile> clusters_;
 };
 
@@ -658,10 +644,14 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
     const auto found = axes.find(key.substr(8));
     return found == axes.end() ? nullptr : &found->second;
   };
-  const auto fault = [&](const Names& keys, const std::string& what) {
+  const auto report = [&](const Fault& fault) {
+    if (fault.keys.empty()) {
+      if (!mistaken(said)) problem(scope.place, "strategy." + scope.strategy->name, fault.what);
+      return;
+    }
     const Axis* cause = nullptr;
     Place at = scope.place;
-    for (const std::string& key : keys) {
+    for (const std::string& key : fault.keys) {
       for (const Choice& c : said) {
         if (c.key != key) continue;
         if (c.axis->values.empty()) return;
@@ -669,128 +659,9 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
       }
       if (const Axis* found = in_file(key); found && !cause) cause = found, at = found->place;
     }
-    problem(at, cause ? cause->key : keys.front(), what);
+    problem(at, cause ? cause->key : fault.keys.front(), fault.what);
   };
-  if (run.simulated()) {
-    const Cluster cluster(run);
-    for (const Cluster::Fault& found : cluster.faults()) fault(found.keys, found.what);
-  }
-
-  if (run.skips_gradients()) {
-    if (!run.simulated())
-      fault({"gradient", "engine"}, "\"skipped\" needs engine = \"simulated\" (allowed: computed)");
-    if (run.strategy->elements || run.strategy->cost_is_bound)
-      fault({"gradient"},
-            fmt::format("\"skipped\" leaves {} nothing to work on: what it sends depends on the "
-                        "gradients' elements (allowed: computed)",
-                        run.strategy->name));
-    if (run.settings.number("target") > 0)
-      fault({"target", "gradient"}, "runs with gradient = \"skipped\" have no accuracy (allowed: 0)");
-  }
-
-  if (run.samples() < run.minibatch())
-    fault({"samples", "minibatch"},
-          fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",
-                      run.samples(), run.minibatch(), run.minibatch()));
-
-  const bool served = run.strategy->make_rule;
-  if ((served || run.strategy->pairs) && run.data_order() == "global")
-    fault({"data_order"},
-          fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard{})",
-                      run.strategy->name, served ? ", queue" : ""));
-  if (!served && run.data_order() == "queue")
-    fault({"data_order"},
-          fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
-                      run.strategy->name, run.strategy->pairs ? "" : "global, "));
-
-  if ((served || run.strategy->pairs) && run.settings.number("sample_fraction") > 0)
-    fault({"sample_fraction"},
-          fmt::format("needs workers in lock-step, which {} has not (allowed: 0)", run.strategy->name));
-  if (run.settings.text("shares") == "proportional" &&
-      (run.data_order() != "global" || run.strategy->data_order != "global"))
-    fault({"shares", "data_order"},
-          fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
-                      "their samples, which {} {} (allowed: equal)",
-                      run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
-
-  if (run.leaver() >= 0 && run.workers() == 1)
-    fault({"faults.leave_step", "workers"},
-          "nobody would be left to go on (allowed: 0, or workers from 2 up)");
-  if (run.leaver() >= run.workers())
-    fault({"faults.leave_worker", "workers"},
-          fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
-  if (run.settings.number("faults.drop") > 0 && !run.strategy->tolerates_loss) {
-    Names tolerant;
-    for (const StrategyEntry* strategy : all_strategies())
-      if (strategy->tolerates_loss) tolerant.push_back(strategy->name);
-    fault({"faults.drop"}, fmt::format("{} does not tolerate a push that never arrives (allowed: 0, or "
-                                       "strategies {})",
-                                       run.strategy->name, listed(tolerant)));
-  }
-
-  if (run.strategy->in_batches && run.data_order() != "queue")
-    fault({"data_order"},
-          fmt::format("{} hands out portions of a batch (allowed: auto, queue)", run.strategy->name));
-
-  const std::string& schedule = run.settings.text("optimizer.schedule");
-  if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)
-    fault({"optimizer.schedule", "optimizer.schedule_samples"},
-          fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
-
-  const OptimizerSettings optimizer = run.optimizer();
-  const bool layered = optimizer.rule == OptimizerSettings::Rule::lars;
-  if (run.servers() > 1 && !run.strategy->own_models && (layered || optimizer.clip > 0))
-    fault({"servers", layered ? "optimizer.rule" : "optimizer.clip"},
-          fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
-                      layered ? "lars" : "optimizer.clip", run.servers()));
-  if (state_vectors(optimizer.rule) == 2 && optimizer.momentum == 1)
-    fault(
-        {"optimizer.momentum", "optimizer.rule"},
-        fmt::format("{} never moves with 1 (allowed: numbers below 1)", run.settings.text("optimizer.rule")));
-
-  const DatasetEntry& dataset = *find_dataset(run.settings.text("dataset"));
-  const SyntheticSpec made = run.synthetic();
-  const bool synthetic = dataset.name == "synthetic";
-  if (synthetic && made.train < std::size_t(run.workers()))
-    fault({"synthetic.train", "workers", "dataset"},
-          fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
-                      made.train, run.workers(), run.workers()));
-
-  const DeviceEntry& device = run.device();
-  if (const std::string reason = device.unavailable(run.precision());
-      !reason.empty() && device.unavailable().empty()) {
-    Names possible;
-    for (const char* name : {"fp32", "tf32", "bf16"})
-      if (device.unavailable(precision(name)).empty()) possible.push_back(name);
-    fault({"precision", "device"},
-          fmt::format("not with device {}: {} (allowed: {})", device.name, reason, listed(possible)));
-  }
-
-  const Shape shape = synthetic ? made.shape : dataset.shape;
-  const int classes = synthetic ? made.classes : dataset.classes;
-  if (run.augmentation().crop_flip && std::min(shape.height, shape.width) <= crop_margin)
-    fault({"augment", "synthetic.shape", "dataset"},
-          fmt::format("\"crop_flip\" shifts by up to {} pixels and could leave nothing of images of {} "
-                      "(allowed: none)",
-                      crop_margin, to_string(shape)));
-  const auto fit_of = [&](const ModelEntry& model) -> const Fit& {
-    const std::string key = fmt::format("{} {} {}", model.name, to_string(shape), classes);
-    const auto known = fits_.find(key);
-    return known != fits_.end() ? known->second : fits_[key] = fit(model, shape, classes);
-  };
-  const Fit& model = fit_of(*find_model(run.settings.text("model")));
-  if (!model.problem.empty()) {
-    Names fitting;
-    for (const ModelEntry& other : all_models())
-      if (fit_of(other).problem.empty()) fitting.push_back(other.name);
-    return fault({"model", "synthetic.shape", "dataset"},
-                 fmt::format("{} (allowed: {})", model.problem, listed(fitting)));
-  }
-  try {
-    effective_parameters(run, model.parameters);  // where a strategy can object to its parameters
-  } catch (const std::invalid_argument& e) {
-    if (!mistaken(said)) problem(scope.place, "strategy." + scope.strategy->name, e.what());
-  }
+  for (const Fault& fault : faults(run)) report(fault);
 }
 
 Experiment Reader::read(const std::string& text) {

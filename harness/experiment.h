@@ -54,6 +54,13 @@ struct RunConfig {
   void normalise();          // brings `settings` into their effective form
 };
 
+// What is wrong between keys, with what is allowed. No keys: the strategy objects to its own parameters.
+struct Fault {
+  std::vector<std::string> keys;  // the cause, the likeliest first
+  std::string what;
+};
+std::vector<Fault> faults(const RunConfig& run);
+
 struct Experiment {
   std::string title;
   // All runs of the first seed, then of the second; in a seed by workers, then by strategy, in the file's
