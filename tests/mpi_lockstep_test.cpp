@@ -146,7 +146,8 @@ TEST(Twin, SlowMo) {
       for (const char* state : {"keep", "average", "reset"}) {
         Job job = twin_job("slowmo", optimizer);
         job.settings = {{"tau", integer(3)}, {"alpha", alpha}, {"beta", beta}, {"state", std::string(state)}};
-        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.slowmo(3, alpha, beta, state); }),
+        EXPECT_LE(against_twin(job, [&, alpha = alpha, beta = beta](
+                                        PlainWorkers& twin) { twin.slowmo(3, alpha, beta, state); }),
                   rounding())
             << "alpha " << alpha << ", beta " << beta << ", " << state << ", optimizer "
             << int(optimizer.rule);

@@ -158,8 +158,8 @@ TEST(Effective, IsWhatTheSettingsComeTo) {
     const Facts facts =
         entry.effective(Settings(entry.parameters, given), {.workers = 4, .servers = 1, .minibatch = 8});
     for (const auto& [fact, value] : expected) {
-      const auto said =
-          std::find_if(facts.begin(), facts.end(), [&](const auto& f) { return f.first == fact; });
+      const auto said = std::find_if(facts.begin(), facts.end(),
+                                     [&, &fact = fact](const auto& f) { return f.first == fact; });
       ASSERT_NE(said, facts.end()) << name << " " << fact;
       EXPECT_DOUBLE_EQ(said->second, value) << name << " " << fact;
     }
