@@ -24,6 +24,14 @@ namespace sg = simgrid::s4u;
   std::_Exit(1);  // the stacks of the ranks are still there
 }
 
+std::string some_of(const std::vector<sg::Host*>& hosts) {
+  constexpr std::size_t most = 8;
+  std::string names = hosts.empty() ? "none" : hosts[0]->get_cname();
+  for (std::size_t i = 1; i < hosts.size() && i < most; ++i)
+    names += fmt::format(", {}", hosts[i]->get_cname());
+  return hosts.size() > most ? fmt::format("{}, ... {} in all", names, hosts.size()) : names;
+}
+
 }  // namespace
 
 struct Simulation::Engine {
@@ -94,11 +102,15 @@ void Simulation::Engine::load(const Platform& platform) {
   try {
     engine->load_platform(platform.file);
   } catch (const std::exception& e) {
-    fail(fmt::format("is no SimGrid platform: {}", e.what()));
+    fail(fmt::format("is no SimGrid platform: {} (allowed: XML by SimGrid's DTD, version 4.1)", e.what()));
   }
   for (const Platform::Host& host : platform.hosts) {
     hosts.push_back(sg::Host::by_name_or_null(host.name));
-    if (!hosts.back()) fail(fmt::format("has no host \"{}\"", host.name));
+    if (!hosts.back())
+      fail(
+          fmt::format("has no host \"{}\" (allowed: {}; hosts.NAME.names makes the name, with numbers below "
+                      "hosts.NAME.count for {{}})",
+                      host.name, some_of(engine->get_all_hosts())));
   }
   for (const sg::Host* from : hosts)
     for (const sg::Host* to : hosts) {
@@ -110,7 +122,10 @@ void Simulation::Engine::load(const Platform& platform) {
         links.clear();
       }
       if (from != to && links.empty())
-        fail(fmt::format("has no route from {} to {}", from->get_cname(), to->get_cname()));
+        fail(fmt::format(
+            "has no route from {0} to {1} (allowed: routes between all hosts of the cluster; add a "
+            "<route src=\"{0}\" dst=\"{1}\">)",
+            from->get_cname(), to->get_cname()));
     }
 }
 

@@ -689,9 +689,13 @@ class Platforms(Case):
 
     def test_that_cannot_be_used(self):
         for xml, cluster, words in (
-                (self.XML.replace('<route src="n0" dst="n2"><link_ctn id="b"/></route>', ""), self.CLUSTER, "no route from n0 to n2"),
-                (self.XML.replace('id="n2" speed', 'id="m2" speed').replace('"n2"', '"m2"'), self.CLUSTER, 'has no host "n2"'),
-                ("<platform", self.CLUSTER, "is no SimGrid platform"),
+                (self.XML.replace('<route src="n0" dst="n2"><link_ctn id="b"/></route>', ""), self.CLUSTER,
+                 'p.xml: has no route from n0 to n2 (allowed: routes between all hosts of the cluster; add a <route src="n0" dst="n2">)'),
+                (self.XML.replace('id="n2" speed', 'id="m2" speed').replace('"n2"', '"m2"'), self.CLUSTER,
+                 'p.xml: has no host "n2" (allowed: m2, n0, n1; hosts.NAME.names makes the name, with numbers below hosts.NAME.count for {})'),
+                (re.sub('<host id="n2".*?/>', "".join(f'<host id="m{i}" speed="1Gf"/>' for i in range(9)), self.XML).replace('"n2"', '"m2"'),
+                 self.CLUSTER, "(allowed: m0, m1, m2, m3, m4, m5, m6, m7, ... 11 in all; "),
+                ("<platform", self.CLUSTER, "(allowed: XML by SimGrid's DTD, version 4.1)"),
                 (self.XML, self.CLUSTER.replace("p.xml", "q.xml"), "q.xml: cannot be read"),
                 (self.XML, self.CLUSTER.replace('names = "n{}"', ""), "which of the platform's hosts are the 3 of n?")):
             with self.subTest(words):
