@@ -112,6 +112,10 @@ void Simulation::Engine::load(const Platform& platform) {
                       "hosts.NAME.count for {{}})",
                       host.name, some_of(engine->get_all_hosts())));
   }
+  for (const sg::Host* host : hosts)
+    if (host->get_speed() <= 0)
+      fail(fmt::format("host {} has a speed of {:g} flop/s (allowed: above 0, such as speed=\"1Gf\")",
+                       host->get_cname(), host->get_speed()));
   for (const sg::Host* from : hosts)
     for (const sg::Host* to : hosts) {
       std::vector<sg::Link*> links;
@@ -126,6 +130,12 @@ void Simulation::Engine::load(const Platform& platform) {
             "has no route from {0} to {1} (allowed: routes between all hosts of the cluster; add a "
             "<route src=\"{0}\" dst=\"{1}\">)",
             from->get_cname(), to->get_cname()));
+      for (const sg::Link* link : links)
+        if (link->get_bandwidth() <= 0 || link->get_latency() < 0)
+          fail(fmt::format(
+              "link {} has a bandwidth of {:g} bytes/s and a latency of {:g} s (allowed: bandwidth above 0 "
+              "and latency from 0 up, such as bandwidth=\"125MBps\" latency=\"25us\")",
+              link->get_cname(), link->get_bandwidth(), link->get_latency()));
     }
 }
 

@@ -26,7 +26,8 @@ struct Platform {
 // until it waits in a verb of its World. One simulation at a time in a process.
 class Simulation {
  public:
-  explicit Simulation(const Platform& platform);  // throws std::runtime_error: a file without hosts or routes
+  // Throws std::runtime_error: a file without hosts or routes, or whose numbers cannot be.
+  explicit Simulation(const Platform& platform);
   ~Simulation();
   // Runs `rank(r)`, which may open a World, as rank r on the host hosts[r]; returns when all ranks have. Ends
   // the process with exit code 1, and one line on stderr, when a rank throws or all wait for ever. May be

@@ -695,6 +695,12 @@ class Platforms(Case):
                  'p.xml: has no host "n2" (allowed: m2, n0, n1; hosts.NAME.names makes the name, with numbers below hosts.NAME.count for {})'),
                 (re.sub('<host id="n2".*?/>', "".join(f'<host id="m{i}" speed="1Gf"/>' for i in range(9)), self.XML).replace('"n2"', '"m2"'),
                  self.CLUSTER, "(allowed: m0, m1, m2, m3, m4, m5, m6, m7, ... 11 in all; "),
+                *((self.XML.replace(good, bad, 1), self.CLUSTER, words) for good, bad, words in (
+                    ('"1MBps"', '"0MBps"', "p.xml: link a has a bandwidth of 0 bytes/s and a latency of 0.01 s (allowed: bandwidth above 0"),
+                    ('"1MBps"', '"-1MBps"', "p.xml: link a has a bandwidth of -1e+06 bytes/s"),
+                    ('"10ms"', '"-10ms"', "p.xml: link a has a bandwidth of 1e+06 bytes/s and a latency of -0.01 s"),
+                    ('"1Gf"', '"0f"', "p.xml: host n0 has a speed of 0 flop/s (allowed: above 0"),
+                    ('"1Gf"', '"-1f"', "p.xml: host n0 has a speed of -1 flop/s"))),
                 ("<platform", self.CLUSTER, "(allowed: XML by SimGrid's DTD, version 4.1)"),
                 (self.XML, self.CLUSTER.replace("p.xml", "q.xml"), "q.xml: cannot be read"),
                 (self.XML, self.CLUSTER.replace('names = "n{}"', ""), "which of the platform's hosts are the 3 of n?")):
