@@ -133,6 +133,10 @@ std::string hosts_of(const std::string& full) {
   return full.starts_with(prefix) ? parts_of(full)[2] : std::string();
 }
 
+bool slows_ranks(const std::string& full) {
+  return full == "cluster.jitter" || full.starts_with("cluster.straggler.");
+}
+
 Cluster::Cluster(const RunConfig& config) {
   const Settings& s = config.settings;
   const std::string& model = s.text("model");

@@ -20,6 +20,7 @@ const std::vector<Parameter>& host_keys();
 const Parameter* find_host_key(const std::string& full);  // null: there is none
 bool holds_host_keys(const std::string& table);           // "cluster.hosts", "cluster.hosts.NAME", ...
 std::string hosts_of(const std::string& full);            // NAME; empty: no host's key
+bool slows_ranks(const std::string& full);                // concerns real runs too, whose slow ranks sleep
 
 // The cluster of a simulated run: hosts behind one switch, and where the run's ranks sit.
 class Cluster {

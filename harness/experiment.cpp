@@ -534,11 +534,15 @@ void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
     if (const auto [twin, fresh] = seen.insert({run.canonical(), said}); !fresh && !mistaken(said)) {
       const auto [a, b] = std::mismatch(said.begin(), said.end(), twin->second.begin(),
                                         [](const Choice& x, const Choice& y) { return x.at == y.at; });
-      problem(
-          a->place(), a->axis->key,
-          fmt::format("duplicate run: {} and {} make no difference to {} with its other settings (allowed: "
-                      "values that do; an axis for some strategies only belongs into their tables)",
-                      to_string(b->value()), to_string(a->value()), scope.strategy->name));
+      const bool of_cluster = !run.simulated() && a->key.starts_with("cluster.") && !slows_ranks(a->key);
+      problem(a->place(), a->axis->key,
+              fmt::format("duplicate run: {} and {} make no difference to {} with {}", to_string(b->value()),
+                          to_string(a->value()), scope.strategy->name,
+                          of_cluster
+                              ? "engine = \"mpi\", for real runs have no modelled cluster (allowed: several "
+                                "values with engine = \"simulated\" alone, or two experiments)"
+                              : "its other settings (allowed: values that do; an axis for some strategies "
+                                "only belongs into their tables)"));
     }
     runs.push_back(std::move(run));
 

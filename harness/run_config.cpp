@@ -223,11 +223,6 @@ Augmentation RunConfig::augmentation() const {
 
 namespace {
 
-// A cluster's keys that concern real runs too, whose slow ranks sleep.
-bool slows(const std::string& key) {
-  return key == "cluster.jitter" || key.starts_with("cluster.straggler.");
-}
-
 bool matters(const Parameter& p, const RunConfig& run) {
   return !p.between_gpus || (run.device().name == "cudnn" && run.workers() > 1 && !run.simulated());
 }
@@ -247,7 +242,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "gradient") return run.skips_gradients();
   if (key.name == "augment") return !is("augment", {"none"});
   if (key.name == "cluster.name") return false;  // what it stands for does
-  if (key.name.starts_with("cluster.")) return run.simulated() || (slows(key.name) && run.slowed());
+  if (key.name.starts_with("cluster.")) return run.simulated() || (slows_ranks(key.name) && run.slowed());
   if (key.name == "faults.leave_worker") return run.settings.integer("faults.leave_step") > 0;
   if (key.name == "faults.leave_step") return run.settings.integer(key.name) > 0;
   if (key.name == "faults.drop") return run.settings.number(key.name) > 0;

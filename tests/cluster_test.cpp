@@ -160,6 +160,34 @@ TEST(Mistakes, AreNamedWithPlaceAndRemedy) {
             "\"worker\")"});
 }
 
+TEST(Mistakes, OfAnAxisThatRealRunsDoNotHaveNameTheEngine) {
+  const File file(two_kinds);
+  const std::string
+      engines = "engine = ['mpi', 'simulated']\n",
+      why =
+          " make no difference to sync with engine = \"mpi\", for real runs have no modelled "
+          "cluster (allowed: several values with engine = \"simulated\" alone, or two experiments)";
+  const auto of = [&](const std::string& keys) {
+    try {
+      parse_experiment(engines + keys + "\n[strategy.sync]", "x.toml");
+    } catch (const ConfigError& e) {
+      return e.problems();
+    }
+    return Lines{};
+  };
+  EXPECT_EQ(of("cluster = ['ethernet-1g', 'ethernet-10g']"),
+            Lines{"x.toml:2:27: cluster.name: duplicate run: \"ethernet-1g\" and \"ethernet-10g\"" + why});
+  EXPECT_EQ(of("cluster.round = [0, 1]"),
+            Lines{"x.toml:2:21: cluster.round: duplicate run: 0.0 and 1.0" + why});
+  EXPECT_EQ(of("cluster.straggler.slowdown = [1, 2]"), Lines{});
+  EXPECT_EQ(
+      of("cluster.straggler.share = [0, 1]"),
+      Lines{"x.toml:2:31: cluster.straggler.share: duplicate run: 0.0 and 1.0 make no difference to sync "
+            "with its "
+            "other settings (allowed: values that do; an axis for some strategies only belongs into their "
+            "tables)"});
+}
+
 TEST(Mistakes, OfANameListWhatThereIs) {
   try {
     parse_experiment("engine = 'simulated'\ncluster = 'ethernet-2g'\n[strategy.sync]", "x.toml");
