@@ -83,6 +83,11 @@ std::vector<Fault> faults(const RunConfig& run) {
   if (run.leaver() >= run.workers())
     fault({"faults.leave_worker", "workers"},
           fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
+  if (run.settings.number("cluster.straggler.slowdown") > 1 &&
+      run.settings.integer("cluster.straggler.workers") > run.workers())
+    fault({"cluster.straggler.workers", "workers"},
+          fmt::format("there {} only {} worker{} (allowed: up to {})", run.workers() == 1 ? "is" : "are",
+                      run.workers(), run.workers() == 1 ? "" : "s", run.workers()));
   if (run.settings.number("faults.drop") > 0 && !run.strategy->tolerates_loss) {
     Names tolerant;
     for (const StrategyEntry* strategy : all_strategies())

@@ -132,6 +132,9 @@ TEST(Mistakes, AreNamedWithPlaceAndRemedy) {
             "hosts.a.speed above 0, or hosts.a.seconds.lenet.MINIBATCH)"});
   EXPECT_EQ(in_file("[hosts.a]\nspeed = 1\nbandwidth = 0"),
             Lines{"c.toml:3:13: hosts.a.bandwidth: 0 is out of range (allowed: numbers from 1 up)"});
+  EXPECT_EQ(in_file(good + "[straggler]\nworkers = 3\nslowdown = 2", "workers = 2"),
+            Lines{"c.toml:13:1: straggler.workers: there are only 2 workers (allowed: up to 2)"});
+  EXPECT_EQ(in_file(good + "[straggler]\nworkers = 3", "workers = 2"), Lines{});
   EXPECT_EQ(in_file("[hosts.a]\nsped = 1"),
             Lines{"c.toml:2:1: hosts.a.sped: unknown key, did you mean hosts.NAME.speed?"});
   EXPECT_EQ(in_file("[hosts.a]\nseconds.lenet.none = 1").size(), 1u);

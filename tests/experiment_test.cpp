@@ -276,6 +276,12 @@ INSTANTIATE_TEST_SUITE_P(
             "up)"},
         Mistake{"workers = 2\n[faults]\nleave_step = 3\nleave_worker = 2\n[strategy.sync]",
                 "x.toml:4:16: faults.leave_worker: there is no worker 2 (allowed: up to 1)"},
+        Mistake{"workers = [2, 4]\ncluster.straggler.workers = 3\ncluster.straggler.slowdown = [1, "
+                "4]\n[strategy.sync]",
+                "x.toml:2:29: cluster.straggler.workers: there are only 2 workers (allowed: up to 2)"},
+        Mistake{
+            "engine = 'simulated'\n[cluster]\nstraggler.workers = 2\nstraggler.slowdown = 4\n[strategy.sync]",
+            "x.toml:3:21: cluster.straggler.workers: there is only 1 worker (allowed: up to 1)"},
         Mistake{"faults.drop = [0, 0.1]\n[strategy.sync]",
                 "x.toml:1:19: faults.drop: sync does not tolerate a push that never arrives (allowed: 0, or "
                 "strategies downpour, staleness_aware, dc_asgd, fasgd, sandblaster)"},
@@ -714,6 +720,7 @@ TEST(Run, IdentityOfRealRunsChangesWithWhatSlowsThem) {
   for (const char* other : {"cluster.straggler.workers=1", "cluster.straggler.share=0.5",
                             "cluster.straggler.slowdown=1", "cluster.round=1", "cluster=one-straggler"})
     EXPECT_EQ(run_of(text, {other}).id(), run_of(text).id()) << other;
+  EXPECT_EQ(run_of(text, {"cluster.straggler.workers=9"}).id(), run_of(text).id());  // nobody is slow
   const Lines slow{"cluster.straggler.slowdown=4"};
   const RunConfig slowed = run_of(text, slow);
   std::set<std::string> ids{run_of(text).id(), slowed.id()};
