@@ -129,6 +129,22 @@ bool holds_host_keys(const std::string& table) {
          (parts.size() == 5 && names_series(parts[3], parts[4]));
 }
 
+std::vector<std::string> names_in_hosts(const std::string& table) {
+  const auto parts = parts_of(table);  // cluster hosts NAME ... and an empty one
+  std::vector<std::string> names;
+  if (!holds_host_keys(table.substr(0, table.size() - 1))) return names;
+  for (const Parameter& key : host_keys()) {
+    const auto own = parts_of(key.name);
+    if (parts.size() == 4) names.push_back(own[0]);
+    if (parts.size() == 6 && own[0] == parts[3]) names.push_back(own[2]);
+  }
+  if (parts.size() == 5 && parts[3] == "seconds")
+    for (const ModelEntry& model : all_models()) names.push_back(model.name);
+  if (parts.size() == 5 && parts[3] == "work")
+    for (const StrategyEntry* strategy : all_strategies()) names.push_back(strategy->name);
+  return names;
+}
+
 std::string hosts_of(const std::string& full) {
   return full.starts_with(prefix) ? parts_of(full)[2] : std::string();
 }

@@ -21,6 +21,8 @@ const Parameter* find_host_key(const std::string& full);  // null: there is none
 bool holds_host_keys(const std::string& table);           // "cluster.hosts", "cluster.hosts.NAME", ...
 std::string hosts_of(const std::string& full);            // NAME; empty: no host's key
 bool slows_ranks(const std::string& full);                // concerns real runs too, whose slow ranks sleep
+// What may stand in a table such as "cluster.hosts.NAME."; nothing: in it are no keys of hosts.
+std::vector<std::string> names_in_hosts(const std::string& table);
 
 // The cluster of a simulated run: hosts behind one switch, and where the run's ranks sit.
 class Cluster {

@@ -248,7 +248,7 @@ class Reader {
   void read_strategy(const std::string& name, const toml::node& node, const Place& at);
   void read_values(const Parameter& parameter, const toml::node& node, Axis& axis);
   void read_value(const Parameter& parameter, const toml::node& node, Axis& axis);
-  void unknown(const std::string& key, const Place& at, const Scope& scope);
+  void unknown(const std::string& table, const std::string& name, const Place& at, const Scope& scope);
 
   std::vector<Choice> choices(const Scope& scope) const;
   void check_overrides();
@@ -370,7 +370,7 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
         });
       scope.axes[key] = std::move(axis);
     } else if (inside.empty()) {
-      unknown(key, at, scope);
+      unknown(prefix, std::string(name.str()), at, scope);
     } else if (!node.is_table()) {
       problem(place(node.source()), full, fmt::format("expected a table (allowed: {})", listed(inside)));
     } else {
@@ -379,20 +379,23 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
   }
 }
 
-void Reader::unknown(const std::string& key, const Place& at, const Scope& scope) {
-  const Names known = scope.keys();
+void Reader::unknown(const std::string& table, const std::string& name, const Place& at, const Scope& scope) {
+  Names known = table.empty() ? Names() : names_in_hosts(scope.run_key(table));
+  if (known.empty())
+    for (const std::string& k : scope.keys())
+      if (k.starts_with(table)) known.push_back(k);
   Names candidates = known;
-  if (!scope.cluster) candidates.insert(candidates.end(), {"optimizer", "synthetic", "cluster", "faults"});
-  if (!scope.strategy && !scope.cluster) {
+  for (const std::string& k : known)  // and the tables that they are in
+    for (std::size_t dot = k.find('.', table.size()); dot != k.npos; dot = k.find('.', dot + 1))
+      candidates.push_back(k.substr(0, dot));
+  if (table.empty() && !scope.strategy && !scope.cluster) {
     candidates.insert(candidates.end(), {"strategy", "base"});
     for (const StrategyEntry* strategy : all_strategies())
       for (const Parameter& p : strategy->parameters)
         candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
   }
-  const std::size_t part =
-      holds_host_keys(scope.run_key(key.substr(0, key.rfind('.')))) ? key.rfind('.') + 1 : 0;
-  const std::string hint = did_you_mean(key.substr(part), candidates);
-  problem(at, scope.prefix() + key,
+  const std::string hint = did_you_mean(name, candidates);
+  problem(at, scope.prefix() + table + name,
           "unknown key" + (hint.empty() ? fmt::format(" (allowed: {})", listed(known)) : hint));
 }
 

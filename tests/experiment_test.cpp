@@ -172,6 +172,22 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{
             "[strategy.downpour]\noptimizer.moment = 2",
             "x.toml:2:11: strategy.downpour.optimizer.moment: unknown key, did you mean optimizer.momentum?"},
+        Mistake{"cluster.hosts.node.sped = 1\n[strategy.sync]",
+                "x.toml:1:20: cluster.hosts.node.sped: unknown key, did you mean speed?"},
+        Mistake{"cluster.hosts.node.seconds.lenett.32 = 1\n[strategy.sync]",
+                "x.toml:1:28: cluster.hosts.node.seconds.lenett: unknown key, did you mean lenet?"},
+        Mistake{"cluster.stragler.slowdown = 2\n[strategy.sync]",
+                "x.toml:1:9: cluster.stragler: unknown key, did you mean cluster.straggler?"},
+        Mistake{"cluster.slowdwn = 2\n[strategy.sync]",
+                "x.toml:1:9: cluster.slowdwn: unknown key, did you mean cluster.straggler.slowdown?"},
+        Mistake{"stragler = 2\n[strategy.sync]",
+                "x.toml:1:1: stragler: unknown key, did you mean cluster.straggler?"},
+        Mistake{"synthetic.sizes = 2\n[strategy.sync]",
+                "x.toml:1:11: synthetic.sizes: unknown key (allowed: synthetic.shape, synthetic.classes, "
+                "synthetic.train, synthetic.test, synthetic.noise, synthetic.seed)"},
+        Mistake{"[faults]\n'a.b' = 2\n[strategy.sync]",
+                "x.toml:2:1: faults.a.b: unknown key (allowed: faults.leave_step, faults.leave_worker, "
+                "faults.drop)"},
         Mistake{"epochs = 3\n[strategy.sync]",
                 fmt::format("x.toml:1:1: epochs: unknown key (allowed: {})", key_list())},
         Mistake{"[strategy.averaging]\nepochs = 3",
