@@ -732,8 +732,9 @@ fs::path find_experiment(const std::string& name) {
 std::vector<fs::path> shipped_experiments() { return shipped("experiments"); }
 std::vector<fs::path> known_clusters() {
   std::vector<fs::path> files = toml_files(config_folder() / "clusters");
-  const std::vector<fs::path> others = shipped("clusters");
-  files.insert(files.end(), others.begin(), others.end());
+  const Names own = names_of(files);
+  for (const fs::path& file : shipped("clusters"))
+    if (std::find(own.begin(), own.end(), file.stem()) == own.end()) files.push_back(file);
   return files;
 }
 

@@ -90,6 +90,6 @@ RunConfig parse_run(const std::string& text);  // reads back RunConfig::text()
 // The file that a user means: a path, or the name of a shipped experiment ("quickstart"). Throws ConfigError.
 std::filesystem::path find_experiment(const std::string& name);
 std::vector<std::filesystem::path> shipped_experiments();
-std::vector<std::filesystem::path> known_clusters();  // the user's own, then the shipped ones
+std::vector<std::filesystem::path> known_clusters();  // the user's own, then shipped ones of other names
 
 }  // namespace dsgd

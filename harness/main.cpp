@@ -73,7 +73,8 @@ int list(const std::string& what) {
       print_file(file, [&] {
         const RunConfig run = parse_run(
             fmt::format("engine = \"simulated\"\ncluster = {}\n[strategy.sync]", to_string(file.string())));
-        return run.settings.text("cluster.title");
+        const bool own = file.parent_path() == config_folder() / "clusters";
+        return run.settings.text("cluster.title") + (own ? " (your own: " + file.string() + ")" : "");
       });
   if (what == "keys") {
     print_parameters({base_key()});

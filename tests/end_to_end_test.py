@@ -536,15 +536,19 @@ class SmallSweep(Case, RecordChecks):
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)
 
-    def test_lists_what_is_damaged_too(self):
+    def test_lists_what_is_damaged_and_the_users_own(self):
         folder = os.path.join(scratch, "dsgd", "clusters")
         os.makedirs(folder)
         self.addCleanup(shutil.rmtree, os.path.join(scratch, "dsgd"))
         with open(os.path.join(folder, "broken.toml"), "w") as f:
             f.write("[hosts.node]\ncuont = 2\n")
+        with open(os.path.join(folder, "ethernet-10g.toml"), "w") as f:
+            f.write('title = "Mine"\n[hosts.node]\ncount = 4\nspeed = 1e9\n')
         listing = dsgd("list", "clusters").stdout
         self.assertRegex(listing, r"(?m)^ +broken +not usable here: .*broken.toml:2:1: .*cuont")
         self.assertRegex(listing, r"(?m)^ +ethernet-1g ")
+        (line,) = re.findall(r"(?m)^ +ethernet-10g +(.*)$", listing)  # the one that is used
+        self.assertEqual(f"Mine (your own: {folder}/ethernet-10g.toml)", line)
 
 
 class Faults(Case):
