@@ -70,7 +70,10 @@ void write_trace(const std::filesystem::path& result, const std::filesystem::pat
         R"({{"ph":"X","pid":0,"tid":{},"name":"{}","ts":{:.3f},"dur":{:.3f}}})",
         span.rank, names[span.kind], 1e6 * span.begin, 1e6 * (span.end - span.begin));
   out << "\n]}\n";
-  if (!out.flush()) throw std::runtime_error(fmt::format("{}: {}", json.string(), std::strerror(errno)));
+  if (!out.flush())
+    throw std::runtime_error(
+        fmt::format("{}: {}; a trace needs a folder that exists and can be written to (-o)", json.string(),
+                    std::strerror(errno)));
 }
 
 }  // namespace dsgd

@@ -325,6 +325,8 @@ class Traces(Case):
         text = TimeModel.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
         results, _ = self.sweep(text + "[strategy.sync]\n", options=["--set", "trace=true"])
         (path,) = results.values()
+        nowhere = f"{self.folder}/none/x.json"
+        self.assertIn(f"{nowhere}: No such file or directory; a trace needs a folder", dsgd("trace", path, "-o", nowhere, code=2).stderr)
         dsgd("trace", path)
         with open(path.replace(".h5", ".json")) as f:
             events = json.load(f)["traceEvents"]
