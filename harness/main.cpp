@@ -29,9 +29,9 @@ using namespace dsgd;
 
 namespace {
 
-void print_parameters(const std::vector<Parameter>& parameters) {
-  for (const Parameter& p : parameters)
-    fmt::print("      {:<24} {} (default {}): {}\n", p.name, p.help, to_string(p.fallback), allowed(p));
+void print_parameter(const Parameter& p, bool has_default = true) {
+  fmt::print("      {:<24} {}{}: {}\n", p.name, p.help,
+             has_default ? fmt::format(" (default {})", to_string(p.fallback)) : "", allowed(p));
 }
 
 // One line of a list of files: what `describe` says of it, or why it cannot be used here.
@@ -51,7 +51,7 @@ int list(const std::string& what) {
     for (const StrategyEntry* s : all_strategies()) {
       fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper, s->data_order,
                  s->make_rule ? "; needs parameter servers" : "");
-      print_parameters(s->parameters);
+      for (const Parameter& p : s->parameters) print_parameter(p);
     }
   if (what == "models")
     for (const ModelEntry& m : all_models()) fmt::print("  {:<16} {}\n", m.name, m.summary);
@@ -77,11 +77,11 @@ int list(const std::string& what) {
         return run.settings.text("cluster.title") + (own ? " (your own: " + file.string() + ")" : "");
       });
   if (what == "keys") {
-    print_parameters({base_key()});
-    for (const RunKey& key : run_keys()) print_parameters({key});
+    print_parameter(base_key());
+    for (const RunKey& key : run_keys()) print_parameter(key);
     for (Parameter key : host_keys()) {
       key.name = "cluster.hosts.NAME." + key.name;
-      print_parameters({key});
+      print_parameter(key, find_host_key(key.name));  // not of what stands for many keys
     }
   }
   return 0;

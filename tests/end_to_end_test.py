@@ -536,6 +536,13 @@ class SmallSweep(Case, RecordChecks):
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)
 
+    def test_lists_no_defaults_of_what_has_none(self):
+        keys = dsgd("list", "keys").stdout
+        self.assertRegex(keys, r"(?m)^ +cluster\.hosts\.NAME\.count .*\(default 1\): integers")
+        for name in "seconds.MODEL.MINIBATCH", "work.STRATEGY.WORKERS":
+            (line,) = re.findall(rf"(?m)^ +cluster\.hosts\.NAME\.{re.escape(name)} .*$", keys)
+            self.assertNotIn("default", line)
+
     def test_lists_what_is_damaged_and_the_users_own(self):
         folder = os.path.join(scratch, "dsgd", "clusters")
         os.makedirs(folder)
