@@ -47,12 +47,27 @@ bool is_setting(const std::string& key) {
   return !others.contains(key);
 }
 
+// Real runs have what slows ranks only where some are slowed. Others have what slows nobody; a straggler's
+// other keys mean nothing without its slowdown.
+std::map<std::string, Value> settings_of(const std::map<std::string, Value>& config) {
+  std::map<std::string, Value> result{{"cluster.jitter", 0.0}, {"cluster.straggler.slowdown", 1.0}};
+  for (const auto& [key, value] : config)
+    if (is_setting(key)) result[key] = value;
+  return result;
+}
+
 std::string signature(const RunResult& run, bool with_minibatch) {
   std::string result = run.strategy();
-  for (const auto& [key, value] : run.config)
-    if (is_setting(key) && (with_minibatch || key != "minibatch"))
-      result += fmt::format("; {}={}", key, plain(value));
+  for (const auto& [key, value] : settings_of(run.config))
+    if (with_minibatch || key != "minibatch") result += fmt::format("; {}={}", key, plain(value));
   return result;
+}
+
+// The runs among which a setting may differ: of a strategy and engine (a cluster's keys: and cluster).
+std::string peers(const std::map<std::string, Value>& config, const std::string& key) {
+  const bool of_cluster = key.starts_with("cluster.") && key != "cluster.name";
+  return fmt::format("{} {}{}", text(config, "strategy"), text(config, "engine"),
+                     of_cluster ? " on " + text(config, "cluster.name") : "");
 }
 
 struct Row {
@@ -227,6 +242,27 @@ ResultFolder read_folder(const std::filesystem::path& folder) {
   return result;
 }
 
+void Labels::add(const std::map<std::string, Value>& config) {
+  for (const std::string& group : std::set{peers(config, ""), peers(config, "cluster.")}) ++runs_[group];
+  for (const auto& [key, value] : settings_of(config)) {
+    Seen& seen = seen_[{peers(config, key), key}];
+    seen.values.insert(plain(value));
+    ++seen.runs;
+  }
+}
+
+std::string Labels::of(const std::map<std::string, Value>& config) const {
+  std::string result = text(config, "engine") == "simulated" ? " (simulated)" : "";
+  for (const auto& [key, value] : settings_of(config)) {
+    const std::string group = peers(config, key);
+    const Seen& seen = seen_.at({group, key});
+    const bool absent = seen.runs < runs_.at(group) && !key.starts_with("cluster.straggler.");
+    if (seen.values.size() > 1 || absent)
+      result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key, plain(value));
+  }
+  return result;
+}
+
 std::string table(const std::vector<RunResult>& runs, double target, bool mixed) {
   std::set<std::string> origins;
   for (const RunResult& run : runs) origins.insert(run.origin());
@@ -241,33 +277,19 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
 
   std::vector<Row> rows;
   std::map<std::string, std::size_t> index;
-  // Of every setting: its values among runs of a strategy and engine (keys of a cluster: and cluster).
-  std::map<std::string, std::set<std::string>> values;
-  const auto among = [](const RunResult& run, const std::string& key) {
-    const bool of_cluster = key.starts_with("cluster.") && key != "cluster.name";
-    return fmt::format("{} {} {} {}", run.strategy(), run.engine,
-                       of_cluster ? text(run.config, "cluster.name") : "", key);
-  };
+  Labels labels;
   for (const RunResult& run : runs) {
     const std::int64_t workers = run.integer("workers");
     const auto [at, added] =
         index.try_emplace(fmt::format("{}; workers={}", signature(run, true), workers), rows.size());
     if (added) rows.push_back({run.strategy(), signature(run, false), workers, run.integer("minibatch"), {}});
     rows[at->second].runs.push_back(&run);
-    for (const auto& [key, value] : run.config)
-      if (is_setting(key)) values[among(run, key)].insert(plain(value));
+    labels.add(run.config);
   }
   const auto find_base = [&](const Row& row, std::int64_t minibatch) -> const Row* {
     for (const Row& other : rows)
       if (other.workers == 1 && other.minibatch == minibatch && other.settings == row.settings) return &other;
     return nullptr;
-  };
-  const auto label = [&](const Row& row) {
-    std::string result = row.strategy + (row.runs[0]->simulated() ? " (simulated)" : "");
-    for (const auto& [key, value] : row.runs[0]->config)
-      if (is_setting(key) && values[among(*row.runs[0], key)].size() > 1)
-        result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key, plain(value));
-    return result;
   };
   std::stable_sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) {
     const auto order = [](const std::string& name) {
@@ -315,8 +337,9 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
     for (const auto& [outcome, count] : outcomes)
       summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", count, outcome);
     cells.push_back(
-        {label(row), std::to_string(row.workers), with_interval(accuracy, "{:.2f}"), reached,
-         with_interval(collect(row, throughput), "{:.0f}"), speedup,
+        {row.strategy + labels.of(row.runs[0]->config), std::to_string(row.workers),
+         with_interval(accuracy, "{:.2f}"), reached, with_interval(collect(row, throughput), "{:.0f}"),
+         speedup,
          with_interval(collect(row, [](const RunResult& r) { return r.mean_staleness(); }), "{:.2f}"),
          with_interval(collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }), "{:.1f}"),
          summary});

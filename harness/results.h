@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "harness/schema.h"
@@ -47,6 +49,22 @@ struct ResultFolder {
   std::vector<std::string> unreadable;  // one message per file
 };
 ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
+
+// Tells apart the runs of a strategy by the engine and by the settings that differ; of clusters, by the name.
+// Configurations are those of result files; one is named after all were added.
+class Labels {
+ public:
+  void add(const std::map<std::string, Value>& config);
+  std::string of(const std::map<std::string, Value>& config) const;  // " (simulated) tau=5", or ""
+
+ private:
+  struct Seen {
+    std::set<std::string> values;
+    int runs = 0;
+  };
+  std::map<std::string, int> runs_;                           // by group of runs that are compared
+  std::map<std::pair<std::string, std::string>, Seen> seen_;  // by group and key
+};
 
 // One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
 // reached", throughput, speed-up and its base, staleness, traffic. Throws std::runtime_error when the runs'

@@ -268,6 +268,38 @@ TEST(Results, UnreachedTargetIsNeverATime) {
   EXPECT_NE(text.find("1 diverged, 2 ok"), std::string::npos) << text;
 }
 
+// A real run has the keys of what slows ranks only where some are slowed.
+TEST(Results, TableNamesTheAxisOfAStraggler) {
+  std::vector<RunResult> runs(4, invented("sync", 2, 32, 1, 2.0, 80));
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    RunResult& run = runs[i];
+    run.engine = i < 2 ? "mpi" : "simulated";
+    run.config["engine"] = run.engine;
+    if (run.simulated()) run.config["cluster.name"] = std::string("ethernet-1g");
+    if (i == 0) continue;
+    run.config.insert({{"cluster.jitter", 0.0},
+                       {"cluster.straggler.share", 1.0},
+                       {"cluster.straggler.slowdown", i % 2 ? 4.0 : 1.0},
+                       {"cluster.straggler.workers", std::int64_t(1)}});
+  }
+  for (const auto& some : {runs, {runs[0], runs[1]}}) {
+    const std::string text = table(some, 0.8, false);
+    EXPECT_NE(text.find("\nsync cluster.straggler.slowdown=1.0  "), std::string::npos) << text;
+    EXPECT_NE(text.find("\nsync cluster.straggler.slowdown=4.0  "), std::string::npos) << text;
+  }
+  const std::string text = table(runs, 0.8, false);
+  EXPECT_NE(text.find("\nsync (simulated) cluster.straggler.slowdown=1.0  "), std::string::npos) << text;
+}
+
+TEST(Results, LabelsNameWhatOnlySomeRunsHave) {
+  std::vector<RunResult> runs(2, invented("sync", 2, 32, 1, 2.0, 80));
+  runs[1].config["strategy.tau"] = std::int64_t(5);
+  Labels labels;
+  for (const RunResult& run : runs) labels.add(run.config);
+  EXPECT_EQ(labels.of(runs[0].config), "");
+  EXPECT_EQ(labels.of(runs[1].config), " tau=5");
+}
+
 TEST(Results, TableRefusesToMix) {
   std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
   runs[1].provenance["commit"] = std::string("another");
