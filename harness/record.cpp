@@ -64,6 +64,13 @@ std::map<std::string, Value> provenance_here() {
           {"cores", std::int64_t(std::thread::hardware_concurrency())}};
 }
 
+std::map<std::string, Value> config_of(const RunConfig& config) {
+  std::map<std::string, Value> result = config.settings.values();
+  result["strategy"] = config.strategy->name;
+  for (const auto& [key, value] : config.strategy_settings.values()) result["strategy." + key] = value;
+  return result;
+}
+
 Context context_of(const RunConfig& config, std::size_t parameters) {
   return {.space = &host_space(),
           .parameters = parameters,
@@ -91,9 +98,7 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
 
   const h5::Handle keys = h5::group(file, "config");
   h5::set(keys, "text", config.text());
-  h5::set(keys, "strategy", config.strategy->name);
-  for (const auto& [key, value] : config.settings.values()) h5::set(keys, key, value);
-  for (const auto& [key, value] : config.strategy_settings.values()) h5::set(keys, "strategy." + key, value);
+  for (const auto& [key, value] : config_of(config)) h5::set(keys, key, value);
 
   const h5::Handle provenance = h5::group(file, "provenance");
   for (const auto& [key, value] : provenance_here()) h5::set(provenance, key, value);

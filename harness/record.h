@@ -42,6 +42,7 @@ std::string utc_now();  // ISO 8601
 std::map<std::string, Value>
 provenance_here();            // of this program on this host: the part that is known before a run
 std::string build_summary();  // commit, dirty flag, compiler, flags: what `dsgd --version` prints
+std::map<std::string, Value> config_of(const RunConfig& config);  // as in a result file
 Facts effective_parameters(const RunConfig& config, std::size_t parameters);
 Context context_of(const RunConfig& config, std::size_t parameters);
 

@@ -37,23 +37,6 @@ std::string duration(double seconds) {
   return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
 }
 
-// What tells the runs of one strategy apart, e.g. " tau=5 minibatch=64"; workers and seed apart.
-std::string variant(const Experiment& experiment, const RunConfig& config) {
-  std::string result;
-  const auto differs = [&](const std::string& key, const Value& value, Settings RunConfig::*settings) {
-    return std::any_of(experiment.runs.begin(), experiment.runs.end(), [&](const RunConfig& other) {
-      const auto& values = (other.*settings).values();
-      const auto at = values.find(key);
-      return other.strategy == config.strategy && at != values.end() && at->second != value;
-    });
-  };
-  for (const auto settings : {&RunConfig::strategy_settings, &RunConfig::settings})
-    for (const auto& [key, value] : (config.*settings).values())
-      if (key != "workers" && key != "seed" && differs(key, value, settings))
-        result += fmt::format(" {}={}", key, to_string(value));
-  return result;
-}
-
 // One sweep at a time in a folder: held as long as the process lives.
 class FolderLock {
  public:
@@ -78,7 +61,9 @@ class FolderLock {
 class Display {
  public:
   Display(const Experiment& experiment, std::size_t runs, std::int64_t samples)
-      : experiment_(experiment), runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {}
+      : runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {
+    for (const RunConfig& config : experiment.runs) labels_.add(config_of(config));
+  }
 
   void start(std::size_t number, const RunConfig& config) {
     active_[number] = {&config};
@@ -124,7 +109,7 @@ class Display {
     const RunConfig& config = *active_.at(number).config;
     return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}{}", number, std::to_string(runs_).size(), runs_,
                        config.strategy->name, config.workers(), config.workers() == 1 ? " " : "s",
-                       config.seed(), variant(experiment_, config));
+                       config.seed(), labels_.of(config_of(config)));
   }
   std::string left() const {
     std::int64_t used = 0;
@@ -134,7 +119,7 @@ class Display {
     if (done <= 0 || elapsed < 3 || done >= double(samples_)) return "";
     return fmt::format("  (about {} left)", duration(elapsed / done * (double(samples_) - done)));
   }
-  const Experiment& experiment_;
+  Labels labels_;
   std::size_t runs_;
   std::int64_t samples_, done_ = 0;
   bool terminal_;

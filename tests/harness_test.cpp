@@ -7,6 +7,7 @@
 #include <csignal>
 #include <fstream>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "harness/progress.h"
@@ -298,6 +299,23 @@ TEST(Results, LabelsNameWhatOnlySomeRunsHave) {
   for (const RunResult& run : runs) labels.add(run.config);
   EXPECT_EQ(labels.of(runs[0].config), "");
   EXPECT_EQ(labels.of(runs[1].config), " tau=5");
+}
+
+TEST(Results, LabelsNameClustersAlone) {
+  const Experiment experiment = parse_experiment(
+      "engine = 'simulated'\ndataset = 'synthetic'\nworkers = 2\n"
+      "cluster.name = ['ethernet-1g', 'ethernet-10g']\ncluster.straggler.slowdown = [1, "
+      "4]\n[strategy.sync]\n",
+      "test");
+  Labels labels;
+  for (const RunConfig& run : experiment.runs) labels.add(config_of(run));
+  std::set<std::string> names;
+  for (const RunConfig& run : experiment.runs) names.insert(labels.of(config_of(run)));
+  EXPECT_EQ(names,
+            (std::set<std::string>{" (simulated) cluster.name=ethernet-10g cluster.straggler.slowdown=1.0",
+                                   " (simulated) cluster.name=ethernet-10g cluster.straggler.slowdown=4.0",
+                                   " (simulated) cluster.name=ethernet-1g cluster.straggler.slowdown=1.0",
+                                   " (simulated) cluster.name=ethernet-1g cluster.straggler.slowdown=4.0"}));
 }
 
 TEST(Results, TableRefusesToMix) {
