@@ -350,6 +350,11 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
       "global minibatch\n";
   if (std::any_of(runs.begin(), runs.end(), [](const RunResult& run) { return run.simulated(); }))
     notes += "simulated: seconds are virtual, those of a modelled cluster\n";
+  if (const auto skipped = std::count_if(runs.begin(), runs.end(), [](const RunResult& r) {
+        return text(r.config, "gradient") == "skipped";
+      }))
+    notes += fmt::format("gradient=skipped ({} of {} runs): timing alone, nothing was learned\n", skipped,
+                         runs.size());
   return aligned(cells) + notes;
 }
 

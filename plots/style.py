@@ -115,7 +115,7 @@ def beside(panel, x: float, y: float, text: str) -> None:
 
 
 def host_of(results: Results) -> str:
-    """Commit, class of host, engine and number of seeds, in one line."""
+    """Commit, class of host, engine, number of seeds and runs that learned nothing, in one line."""
     found = results.identities()
     hosts = [re.sub(r"\((R|TM)\)|\bCPU\b|@.*?(?=,)|Processor", " ", host) for host in found["host"]]
     seeds = sorted({len(group.ok) for group in results.groups if group.ok})
@@ -124,6 +124,8 @@ def host_of(results: Results) -> str:
              " and ".join(re.sub(r"\s+(?=,)|(?<=\s)\s+", "", host) for host in hosts),
              "engine " + " and ".join(engine + " (seconds are virtual)" * (engine == "simulated")
                                       for engine in sorted(found["engine"])), seeds_text]
+    if skipped := sum(run.config.get("gradient") == "skipped" for run in results.runs):
+        parts.append(f"gradients skipped in {skipped} of {count(len(results.runs), 'run')}: timing alone, nothing was learned")
     return "  ·  ".join(parts)
 
 

@@ -318,6 +318,14 @@ TEST(Results, LabelsNameClustersAlone) {
                                    " (simulated) cluster.name=ethernet-1g cluster.straggler.slowdown=4.0"}));
 }
 
+TEST(Results, TableSaysWhatLearnedNothing) {
+  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
+  EXPECT_EQ(table(runs, 0.8, false).find("skipped"), std::string::npos);
+  runs[1].config["gradient"] = std::string("skipped");
+  const std::string text = table(runs, 0.8, false);
+  EXPECT_NE(text.find("gradient=skipped (1 of 2 runs): timing alone"), std::string::npos) << text;
+}
+
 TEST(Results, TableRefusesToMix) {
   std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
   runs[1].provenance["commit"] = std::string("another");

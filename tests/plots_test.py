@@ -443,6 +443,12 @@ class Mixing(Folder):
         code, _, err = self.draw(self.folder)
         self.assertEqual(code, 0, err)
 
+    def test_runs_that_learned_nothing_are_marked(self):
+        write_run(self.folder, seed=1)
+        self.assertNotIn("skipped", style.host_of(results.load(self.folder)))
+        write_run(self.folder, seed=1, engine="simulated", config={"engine": "simulated", "gradient": "skipped"})
+        self.assertIn("gradients skipped in 1 of 2 runs: timing alone", style.host_of(results.load(self.folder)))
+
     def test_an_ok_run_without_provenance_is_another_kind(self):
         write_run(self.folder, seed=1)
         write_run(self.folder, seed=2, without=("provenance",))
