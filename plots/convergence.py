@@ -1,4 +1,4 @@
-"""Test accuracy against samples, and against seconds of wall clock."""
+"""Test accuracy against samples, and against seconds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def draw(results: Results) -> Figure:
         by_samples.set_title(f"{who}at equal work")
         by_seconds.set_title(f"{who}at equal time")
     panels[-1, 0].set_xlabel("samples used by all workers, thousands")
-    panels[-1, 1].set_xlabel("seconds of wall clock, evaluation excluded" + (" (log scale)" if log_time else ""))
+    panels[-1, 1].set_xlabel(f"{style.seconds_of(results)}, evaluation excluded" + (" (log scale)" if log_time else ""))
     panels[0, 0].set_xlim(left=0)
     low, high = accuracy_range(curves, results.targets)
     panels[0, 0].set_ylim(low, high)

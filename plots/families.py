@@ -53,9 +53,8 @@ def draw(results: Results) -> Figure:
         by_seconds.legend(handles=legend, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=1.8)
         by_samples.set_title(name)
         by_samples.set_ylabel("test accuracy, %")
-    virtual = "simulated seconds" if all(run.engine == "simulated" for run in results.runs) else "seconds of wall clock"
     panels[-1, 0].set_xlabel("samples used by all workers, thousands")
-    panels[-1, 1].set_xlabel(f"{virtual}, evaluation excluded")
+    panels[-1, 1].set_xlabel(f"{style.seconds_of(results)}, evaluation excluded")
     panels[0, 0].set_xlim(left=0)
     panels[0, 1].set_xlim(left=0, right=time_shown(curves))
     panels[0, 0].set_ylim(*accuracy_range(curves, []))

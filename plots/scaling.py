@@ -30,6 +30,8 @@ def rate_of(variant: Variant) -> float:
 
 
 def draw(results: Results) -> Figure:
+    if any(run.engine != "simulated" for run in results.runs):
+        raise style.OfAnotherExperiment()
     clusters = sorted({cluster_of(variant) for variant in results.variants}, key=lambda name: (len(name), name))
     lines = list(dict.fromkeys((v.strategy, servers_of(v)) for v in results.variants))
     rows = rows_of([strategy for strategy, _ in lines])
@@ -41,10 +43,9 @@ def draw(results: Results) -> Figure:
         raise style.OfAnotherExperiment()
     servers = sorted({n for _, n in lines if n})
 
-    virtual = "simulated second" if all(run.engine == "simulated" for run in results.runs) else "second"
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
-    measures = [(f"samples per\n{virtual}\nand worker", lambda run: run.throughput and run.throughput / run.workers, max)]
-    measures.append((f"{virtual}s\nto {target}", lambda run: run.time_to_target, min))
+    measures = [("samples per\nsimulated second\nand worker", lambda run: run.throughput and run.throughput / run.workers, max)]
+    measures.append((f"simulated seconds\nto {target}", lambda run: run.time_to_target, min))
     measures = [m for m in measures if any(mean(group, m[1]) is not None for group in results.groups)]
     if not measures:
         raise style.LeftOut("no group of seeds has a throughput")

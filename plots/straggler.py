@@ -53,9 +53,8 @@ def draw(results: Results) -> Figure:
         panel.set_title(f"with{'' if served(by_strategy[block[0]]) else 'out'} parameter servers")
         panel.annotate(f"× at {slowdowns[-1]:g}", (1.01, 1), (0, 5), xycoords="axes fraction", fontsize=9, va="bottom",
                        textcoords="offset points")
-    virtual = "simulated seconds" if all(run.engine == "simulated" for run in results.runs) else "seconds"
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
-    panels[-1, 0].set_xlabel(f"{virtual} to {target} test accuracy (log scale)")
+    panels[-1, 0].set_xlabel(f"{style.seconds_of(results)} to {target} test accuracy (log scale)")
     legend = [Line2D([], [], linewidth=0, markersize=7, label=f"{slowdown:g}x", **look)
               for slowdown, look in zip(slowdowns, looks)]
     legend.append(Line2D([], [], color=style.GREY, marker=".", markersize=4, linewidth=0, label="a seed"))

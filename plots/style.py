@@ -122,11 +122,19 @@ def host_of(results: Results) -> str:
     seeds_text = count(seeds[-1], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     parts = [f"commit {' and '.join(found['commit'])}",
              " and ".join(re.sub(r"\s+(?=,)|(?<=\s)\s+", "", host) for host in hosts),
-             "engine " + " and ".join(engine + " (seconds are virtual)" * (engine == "simulated")
+             "engine " + " and ".join(engine + " (its seconds are virtual)" * (engine == "simulated")
                                       for engine in sorted(found["engine"])), seeds_text]
     if skipped := sum(run.config.get("gradient") == "skipped" for run in results.runs):
         parts.append(f"gradients skipped in {skipped} of {count(len(results.runs), 'run')}: timing alone, nothing was learned")
     return "  ·  ".join(parts)
+
+
+def seconds_of(results: Results) -> str:
+    """What the seconds of an axis are."""
+    simulated = [run.engine == "simulated" for run in results.runs]
+    if all(simulated):
+        return "simulated seconds"
+    return "real or virtual seconds" if any(simulated) else "seconds of wall clock"
 
 
 def title_of(results: Results) -> str:

@@ -31,7 +31,7 @@ def draw(results: Results) -> Figure:
         style.beside(panel, total, y, f"{style.with_interval(seconds)} s, {100 * share:.0f} %")
     rows.label(panel)
     panel.set_xlim(0, 1.25 * max(left) or 1)
-    panel.set_xlabel("seconds per worker, mean over workers and seeds")
+    panel.set_xlabel(f"{style.seconds_of(results)} per worker, mean over workers and seeds")
     return style.finish(fig, rows.height,
                         "Time of a worker while the clock runs; beside each bar, the total and the share of compute",
                         [[Patch(color=style.PHASE_COLOURS[phase], label=NAMES[phase]) for phase in PHASES]], results)

@@ -34,6 +34,7 @@ import speedup  # noqa: E402
 import staleness  # noqa: E402
 import straggler  # noqa: E402
 import style  # noqa: E402
+import time_breakdown  # noqa: E402
 
 all_figures = importlib.import_module("all")
 
@@ -439,9 +440,21 @@ class Mixing(Folder):
         loaded = results.load(self.folder)
         self.assertEqual({"sync", *(f"sync (simulated), cluster {name}, cluster.straggler.slowdown {slowdown}"
                                     for name in ("near", "far") for slowdown in (1, 2))}, set(loaded.labels.values()))
-        self.assertIn("simulated (seconds are virtual)", style.host_of(loaded))
+        self.assertIn("mpi and simulated (its seconds are virtual)", style.host_of(loaded))
         code, _, err = self.draw(self.folder)
         self.assertEqual(code, 0, err)
+
+    def test_seconds_on_axes_are_real_or_virtual(self):
+        for engine, words in (("mpi", "seconds of wall clock"), ("simulated", "real or virtual seconds")):
+            write_run(self.folder, seed=1, engine=engine, config={"engine": engine})
+            self.assert_seconds(words)
+        next(path for path in self.folder.glob("*.h5") if results.read(path).engine == "mpi").unlink()
+        self.assert_seconds("simulated seconds")
+
+    def assert_seconds(self, words: str):
+        loaded = results.load(self.folder)
+        for module, panel, rest in ((convergence, 1, ", evaluation excluded"), (time_breakdown, 0, " per worker")):
+            self.assertTrue(module.draw(loaded).axes[panel].get_xlabel().startswith(words + rest), module.__name__)
 
     def test_runs_that_learned_nothing_are_marked(self):
         write_run(self.folder, seed=1)
@@ -698,6 +711,14 @@ class OfExperiments(Folder):
                          ["downpour", "sync", "1 server", "8 servers"])
         self.assertEqual((rate.get_ylabel(), time.get_ylabel()),
                          ("samples per\nsimulated second\nand worker", "simulated seconds\nto 70 %"))
+
+    def test_scaling_is_of_simulated_runs(self):
+        self.scaling()
+        lines = (("sync", {}), ("topk", {}), ("downpour", {"servers": 1}), ("downpour", {"servers": 8}))
+        for p, (strategy, servers) in itertools.product((1, 4, 16), lines):
+            write_run(self.folder, strategy, p, samples=1000, config={"optimizer.learning_rate": 0.1} | servers)
+        with self.assertRaises(style.OfAnotherExperiment):
+            scaling.draw(results.load(self.folder))
 
     def test_nothing_covers_the_panels_or_leaves_the_figure(self):
         style.setup()
