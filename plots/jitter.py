@@ -41,7 +41,7 @@ def draw(results: Results) -> Figure:
         tail.set_xticks(range(len(jitters)), [f"{jitter:g}" for jitter in jitters])
         tail.set_xlabel("jitter σ (log-normal)")
         mean.set_ylim(0, 1.1)
-        stragglers = runs[0].config["cluster.straggler.workers"]
+        stragglers = max(run.config.get("cluster.straggler.workers", 0) for run in runs) or workers  # 0: all
         mean.set_title("all alike" if slowdown == 1 else f"{count(stragglers, 'worker')} {slowdown:g} times slower")
     panels[0, 0].set_ylabel("mean of τ\nover (λ−1)/c")
     panels[1, 0].set_ylabel("P(τ > 2n)")
@@ -52,11 +52,11 @@ def draw(results: Results) -> Figure:
 
 
 def jitter_of(run: Run) -> float:
-    return run.config.get("cluster.jitter", 0)
+    return dict(run.variant.settings)["cluster.jitter"]
 
 
 def slowdown_of(run: Run) -> float:
-    return run.config.get("cluster.straggler.slowdown", 1)
+    return dict(run.variant.settings)["cluster.straggler.slowdown"]
 
 
 def expected(run: Run) -> float:

@@ -30,6 +30,9 @@ OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "
 # (those that harness/run_config.cpp calls policy).
 NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
                  "snapshot_memory_mib", "trace", "cluster.title"}
+# Real runs have what slows ranks only where some are slowed; the others have these.
+NOT_SLOWED = {"cluster.jitter": 0.0, "cluster.straggler.slowdown": 1.0}
+STRAGGLER = ("cluster.straggler.share", "cluster.straggler.workers")  # mean nothing without its slowdown
 
 
 class ResultError(Exception):
@@ -117,7 +120,7 @@ class Run:
 
     @cached_property
     def variant(self) -> Variant:
-        settings = sorted((k, v) for k, v in self.config.items() if k not in NOT_A_SETTING)
+        settings = sorted((k, v) for k, v in (NOT_SLOWED | self.config).items() if k not in NOT_A_SETTING)
         return Variant(self.strategy, tuple(settings))
 
     @property
@@ -311,7 +314,7 @@ STRATEGIES = ("sync", "averaging", "downpour", "staleness_aware", "bmuf")  # the
 def in_order(variants: Iterable[Variant]) -> list[Variant]:
     def place(variant: Variant):
         known = variant.strategy in STRATEGIES
-        settings = [(k, isinstance(v, str), v) for k, v in variant.settings]
+        settings = [(k, isinstance(v, str), v) for k, v in sorted(variant.settings, key=lambda kv: kv[0] in STRAGGLER)]
         return not known, STRATEGIES.index(variant.strategy) if known else 0, variant.strategy, settings
 
     return sorted(variants, key=place)
@@ -338,7 +341,8 @@ def labels(variants: list[Variant]) -> dict[Variant, str]:
 
     def swept(variant: Variant, key: str) -> bool:
         group = kind(variant, key)
-        return len(values[group, key]) > 1 or seen[group, key] < sizes[group]
+        absent = seen[group, key] < sizes[group] and key not in STRAGGLER
+        return len(values[group, key]) > 1 or absent
 
     def name(variant: Variant) -> str:
         return variant.strategy + (" (simulated)" if dict(variant.settings).get("engine") == "simulated" else "")

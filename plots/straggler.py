@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import style
 from jitter import slowdown_of
-from results import Results, Run, count
+from results import Results, Run, Variant, count
 
 
 def draw(results: Results) -> Figure:
@@ -20,8 +20,8 @@ def draw(results: Results) -> Figure:
     by_strategy: dict[str, list[Run]] = {}
     for variant in results.variants:
         by_strategy[variant.strategy] = [run for run in results.runs if run.strategy == variant.strategy]
-    if any(len({tuple(kv for kv in run.variant.settings if kv[0] != "cluster.straggler.slowdown") for run in runs}) > 1
-           for runs in by_strategy.values()):
+    if any(len({but_straggler(run.variant) for run in runs}) > 1
+           or len({run.variant for run in runs}) > len({slowdown_of(run) for run in runs}) for runs in by_strategy.values()):
         raise style.LeftOut("a strategy has more settings than the straggler's slowdown")
     times = {strategy: [reached(runs, slowdown) for slowdown in slowdowns] for strategy, runs in by_strategy.items()}
 
@@ -61,6 +61,10 @@ def draw(results: Results) -> Figure:
     workers, = results.workers
     return style.finish(fig, 0.9 + 0.25 * sum(map(len, blocks)) + 0.3 * len(blocks),
                         f"Time to the target of {count(workers, 'worker')}, one of them so many times slower", [legend], results)
+
+
+def but_straggler(variant: Variant) -> tuple:
+    return tuple(kv for kv in variant.settings if not kv[0].startswith("cluster.straggler."))
 
 
 def served(runs: list[Run]) -> bool:

@@ -30,22 +30,37 @@ def synchronisation(run: results.Run) -> float:
     return run.phase("communication") + run.phase("wait")
 
 
+def slowness(run: results.Run) -> tuple:
+    """What a cluster has that slows real ranks, too: jitter, and a straggler where there is one."""
+    settings = dict(run.variant.settings)
+    keys = [*results.NOT_SLOWED, *(results.STRAGGLER if settings["cluster.straggler.slowdown"] > 1 else ())]
+    return tuple((key, settings.get(key)) for key in keys)
+
+
+def name(strategy: str, settings: tuple) -> str:
+    """With what slows ranks: "sync, slowdown 4"."""
+    slowed = [f", {key.rpartition('.')[2]} {value:g}" for key, value in settings if value != results.NOT_SLOWED.get(key, value)]
+    return strategy + "".join(slowed)
+
+
 def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
     """Runs that ended as ok, by what twins have in common, then by engine; only where there are both."""
     found: dict[tuple, dict[str, list[results.Run]]] = {}
     for run in runs:
         if run.ok:
-            settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
+            settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster.")) + slowness(run)
             found.setdefault((run.strategy, settings, run.workers), {}).setdefault(run.engine, []).append(run)
     return {key: engines for key, engines in found.items() if {"mpi", "simulated"} <= engines.keys()}
 
 
 def table(runs: list[results.Run]) -> tuple[list[str], list[float]]:
     """Lines to print, and predicted / measured throughput of each."""
-    lines = [f"{'strategy':<16} {'workers':>7}  {'measured samples/s':>24} {'predicted':>9} {'ratio':>6} {'gradients':>9}"
+    found = sorted(pairs(runs).items(), key=lambda pair: (pair[0][2], name(*pair[0][:2])))
+    width = max([16] + [len(name(*key[:2])) for key, _ in found])
+    lines = [f"{'strategy':<{width}} {'workers':>7}  {'measured samples/s':>24} {'predicted':>9} {'ratio':>6} {'gradients':>9}"
              f"  {'synchronising: measured s':>28} {'predicted':>9} {'differ':>8}"]
     ratios = []
-    for (strategy, _, workers), engines in sorted(pairs(runs).items(), key=lambda pair: (pair[0][2], pair[0][0])):
+    for (strategy, settings, workers), engines in found:
         real, simulated = engines["mpi"], engines["simulated"]
 
         def medians(number):
@@ -57,7 +72,7 @@ def table(runs: list[results.Run]) -> tuple[list[str], list[float]]:
         _, gradients, predicted_gradients = medians(lambda run: run.phase("compute"))
         seconds = statistics.median(run.result["seconds"] for run in real)
         ratios.append(predicted_rate / rate)
-        lines.append(f"{strategy:<16} {workers:>7}  {rate:>8.0f} {f'({rates[0]:.0f}..{rates[-1]:.0f})':>15}"
+        lines.append(f"{name(strategy, settings):<{width}} {workers:>7}  {rate:>8.0f} {f'({rates[0]:.0f}..{rates[-1]:.0f})':>15}"
                      f" {predicted_rate:>9.0f} {ratios[-1]:>6.2f} {gradients / predicted_gradients:>9.2f}"
                      f"  {span:>10.4f} {f'({spans[0]:.4f}..{spans[-1]:.4f})':>17} {predicted_span:>9.4f}"
                      f" {100 * (predicted_span - span) / seconds:>+6.1f} %")

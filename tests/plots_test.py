@@ -147,6 +147,12 @@ def write_sweep(folder: Path, strategies=STRATEGIES, workers=(1, 2), seeds=(1, 2
                 write_run(folder, strategy, p, seed, title="LeNet on Fashion-MNIST: five strategies, 3 epochs", **more)
 
 
+def straggler_of(slowdown: float, engine: str) -> dict:
+    """The keys that the harness writes for one straggler."""
+    keys = {"cluster.jitter": 0.0, "cluster.straggler.share": 1.0, "cluster.straggler.slowdown": slowdown, "cluster.straggler.workers": 1}
+    return keys if engine == "simulated" or slowdown > 1 else {}
+
+
 class Folder(unittest.TestCase):
     """Each test has a folder of its own."""
 
@@ -444,6 +450,19 @@ class Mixing(Folder):
         code, _, err = self.draw(self.folder)
         self.assertEqual(code, 0, err)
 
+    def test_an_axis_of_real_stragglers_is_named(self):
+        """Where none is slowed, a real run has no key of it."""
+        for engine, slowdown in itertools.product(("mpi", "simulated"), (1.0, 4.0)):
+            cluster = {"cluster.name": "near"} if engine == "simulated" else {}
+            write_run(self.folder, engine=engine, config={"engine": engine} | cluster | straggler_of(slowdown, engine))
+        self.assertEqual([f"sync{simulated}, cluster.straggler.slowdown {slowdown}" for simulated in (" (simulated)", "")
+                          for slowdown in (1, 4)], [*results.load(self.folder).labels.values()])
+
+    def test_what_only_some_runs_have_is_named(self):
+        write_run(self.folder)
+        write_run(self.folder, config={"strategy.tau": 5})
+        self.assertEqual(["sync", "sync, tau 5"], [*results.load(self.folder).labels.values()])
+
     def test_seconds_on_axes_are_real_or_virtual(self):
         for engine, words in (("mpi", "seconds of wall clock"), ("simulated", "real or virtual seconds")):
             write_run(self.folder, seed=1, engine=engine, config={"engine": engine})
@@ -679,6 +698,16 @@ class OfExperiments(Folder):
         self.assertEqual([words.count(word) for word in ("1.00", "8.00", "1 of 2 reached at 8x")], [1, 3, 1], words)
         self.assertIn("simulated seconds to 70 % test accuracy", served.get_xlabel())
 
+    def test_straggler_of_real_runs(self):
+        for slowdown in (1.0, 8.0):
+            write_run(self.folder, "sync", 8, target=0.5, config=straggler_of(slowdown, "mpi"))
+        panel, = straggler.draw(results.load(self.folder)).axes
+        self.assertEqual(["sync"], [label.get_text() for label in panel.get_yticklabels()])
+        self.assertIn("seconds of wall clock to 50 %", panel.get_xlabel())
+        write_run(self.folder, "sync", 8, target=0.5, config=straggler_of(8.0, "mpi") | {"cluster.straggler.workers": 2})
+        with self.assertRaisesRegex(style.LeftOut, "more settings"):
+            straggler.draw(results.load(self.folder))
+
     def test_periods(self):
         figure = self.periods()
         panels = {panel.get_title("left"): panel for panel in figure.axes}
@@ -902,9 +931,9 @@ class Validation(Folder):
             code = importlib.import_module("validation").main([str(a) for a in (self.folder, *arguments)])
         return code, out.getvalue(), err.getvalue()
 
-    def write(self, engine, seconds, seed=1, communication=0.5, **more):
+    def write(self, engine, seconds, seed=1, communication=0.5, slowness={}, **more):
         tables = {"ranks": [(0, 0, 10, 1000, seconds, 1.0, communication, 0.25, 0, 0, 0, 10, 0)], "snapshots": [], "steps": []}
-        config = {"engine": engine, "cluster.round": 1.0} if engine == "simulated" else {"engine": engine}
+        config = {"engine": engine} | ({"cluster.round": 1.0} if engine == "simulated" else {}) | slowness
         path = write_run(self.folder, seed=seed, samples=1000, engine=engine, tables=tables, config=config, **more)
         with changed(path) as file:
             file["result"].attrs["seconds"] = seconds
@@ -921,6 +950,15 @@ class Validation(Folder):
                                        "+6.2", "%"])
         self.assertIn("0 of 1 within 15 %", out)
         self.assertEqual(self.table("--within", "0.61")[0], 0)
+
+    def test_slowed_runs_are_twins_of_slowed_ones(self):
+        for slowdown, engine in itertools.product((1.0, 4.0), ("mpi", "simulated")):
+            self.write(engine, slowdown, slowness=straggler_of(slowdown, engine))
+        code, out, _ = self.table()
+        self.assertEqual(code, 0)
+        rows = [line.split("  ") for line in out.splitlines() if line.startswith("sync")]
+        self.assertEqual(["sync", "sync, slowdown 4"], [row[0] for row in rows])
+        self.assertIn("2 of 2 within 15 %", out)
 
     def test_without_twins_there_is_no_table(self):
         self.write("mpi", 1.0)
