@@ -90,7 +90,7 @@ def draw(results: Results) -> Figure:
             panel.set_ylabel("% of gradients")
     legend = [Line2D([], [], label=label, markersize=6, **look) for label, look in RULES.values()]
     legend += [Line2D([], [], color=style.GREY, marker=".", linestyle="", label="a seed")]
-    legend += [Line2D([], [], label="lock-step (sync)", **HARDSYNC)] * any(run.strategy == "sync" for run in runs)
+    legend += [Line2D([], [], label="sync", **HARDSYNC)] * any(run.strategy == "sync" for run in runs)
     legend += [Line2D([], [], label="mean of τ", **MEAN), Line2D([], [], label="2n", **BOUND)]
     virtual = " (simulated learners)" if all(run.engine == "simulated" for run in soft) else ""
     return style.finish(fig, 5.5, f"n-softsync of {workers} workers{virtual}: the model at the end by rate, "

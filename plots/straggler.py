@@ -51,7 +51,7 @@ def draw(results: Results) -> Figure:
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.set_title(f"with{'' if served(by_strategy[block[0]]) else 'out'} parameter servers")
-        panel.annotate(f"× at {slowdowns[-1]:g}", (1.01, 1), (0, 5), xycoords="axes fraction", fontsize=9, va="bottom",
+        panel.annotate(f"times as long at {slowdowns[-1]:g}x", (1.01, 1), (0, 5), xycoords="axes fraction", fontsize=9, va="bottom",
                        textcoords="offset points")
     target = " and ".join(f"{100 * t:g} %" for t in results.targets)
     panels[-1, 0].set_xlabel(f"{style.seconds_of(results)} to {target} test accuracy (log scale)")

@@ -684,6 +684,15 @@ class OfExperiments(Folder):
         self.assertIn("n = 6, c = 5\nmean 6.01\n(λ−1)/c = 5.80\nP(τ > 2n) = 0.00100", titles)
         self.assertIn("simulated", texts(figure))
 
+        legend, = figure.legends
+        self.assertEqual(len(legend.get_texts()), legend._ncols)
+
+    def test_softsync_counts_the_seeds_that_it_shows(self):
+        for n, rule, seed in itertools.product((1, 2), ("none", "inverse"), (1, 2)):
+            self.write("staleness_aware", 30, seed, outcome="diverged" if n == seed == 2 else "ok",
+                       config={"strategy.n": n, "strategy.modulation": rule})
+        self.assertTrue(texts(softsync.draw(results.load(self.folder))).endswith("·  2 seeds"))
+
     def test_jitter(self):
         mean, _, tail, _ = self.jitter().axes
         self.assertEqual([[round(y, 6) for y in line.get_ydata()] for line in mean.lines], [[round(1.75 / 29 * 30, 6)] * 3,
@@ -696,6 +705,7 @@ class OfExperiments(Folder):
         self.assertEqual(sorted(label.get_text() for label in served.get_yticklabels()), ["downpour", "staleness_aware"])
         words = [text.get_text() for panel in figure.axes for text in panel.texts]
         self.assertEqual([words.count(word) for word in ("1.00", "8.00", "1 of 2 reached at 8x")], [1, 3, 1], words)
+        self.assertEqual(words.count("times as long at 8x"), 2, words)
         self.assertIn("simulated seconds to 70 % test accuracy", served.get_xlabel())
 
     def test_straggler_of_real_runs(self):
