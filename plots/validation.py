@@ -30,11 +30,12 @@ def synchronisation(run: results.Run) -> float:
     return run.phase("communication") + run.phase("wait")
 
 
-def slowness(run: results.Run) -> tuple:
-    """What a cluster has that slows real ranks, too: jitter, and a straggler where there is one."""
+def slowness(run: results.Run, jittered: bool) -> tuple:
+    """What slows real ranks, too: a straggler where there is one, and jitter. Where no real run has any, its twin's is the
+    machine's own, as calibrated."""
     settings = dict(run.variant.settings)
-    keys = [*results.NOT_SLOWED, *(results.STRAGGLER if settings["cluster.straggler.slowdown"] > 1 else ())]
-    return tuple((key, settings.get(key)) for key in keys)
+    keys = ["cluster.straggler.slowdown", *(results.STRAGGLER if settings["cluster.straggler.slowdown"] > 1 else ())]
+    return tuple((key, settings.get(key)) for key in keys + ["cluster.jitter"] * jittered)
 
 
 def name(strategy: str, settings: tuple) -> str:
@@ -46,9 +47,11 @@ def name(strategy: str, settings: tuple) -> str:
 def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
     """Runs that ended as ok, by what twins have in common, then by engine; only where there are both."""
     found: dict[tuple, dict[str, list[results.Run]]] = {}
+    jittered = any(run.engine == "mpi" and dict(run.variant.settings)["cluster.jitter"] > 0 for run in runs)
     for run in runs:
         if run.ok:
-            settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster.")) + slowness(run)
+            settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
+            settings += slowness(run, jittered)
             found.setdefault((run.strategy, settings, run.workers), {}).setdefault(run.engine, []).append(run)
     return {key: engines for key, engines in found.items() if {"mpi", "simulated"} <= engines.keys()}
 

@@ -951,7 +951,7 @@ class Validation(Folder):
     def test_twins_are_compared(self):
         for seed, seconds in enumerate((2.0, 4.0, 5.0), 1):
             self.write("mpi", seconds, seed)
-        self.write("simulated", 2.5, communication=0.75)
+        self.write("simulated", 2.5, communication=0.75, slowness={"cluster.jitter": 0.03})  # calibrated
         self.write("mpi", 1.0, strategy="bmuf")  # alone
         code, out, _ = self.table()
         self.assertEqual(code, 1)
@@ -969,6 +969,12 @@ class Validation(Folder):
         rows = [line.split("  ") for line in out.splitlines() if line.startswith("sync")]
         self.assertEqual(["sync", "sync, slowdown 4"], [row[0] for row in rows])
         self.assertIn("2 of 2 within 15 %", out)
+
+    def test_runs_with_jitter_are_twins_of_those_with_the_same(self):
+        for jitter, engine in itertools.product((0.0, 0.3), ("mpi", "simulated")):
+            self.write(engine, 1 + jitter, slowness={"cluster.jitter": jitter} if jitter or engine == "simulated" else {})
+        rows = [line.split("  ") for line in self.table()[1].splitlines() if line.startswith("sync")]
+        self.assertEqual(["sync", "sync, jitter 0.3"], [row[0] for row in rows])
 
     def test_without_twins_there_is_no_table(self):
         self.write("mpi", 1.0)
