@@ -4,6 +4,10 @@
 #include <atomic>
 #include <utility>
 
+#ifdef SMPI_H
+#include "strategies/simulation_all_reduce.h"
+#endif
+
 namespace dsgd {
 
 MpiGroup::MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)

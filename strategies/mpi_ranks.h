@@ -21,7 +21,7 @@
 #include "models/vec.h"
 #include "strategies/communicator.h"
 #ifdef SMPI_H
-#include "strategies/mpi_messages.h"
+#include "strategies/simulation_mailboxes.h"
 #endif
 #include "strategies/shared_memory.h"
 #include "strategies/wire.h"

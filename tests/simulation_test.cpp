@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "strategies/communicator.h"
-#include "strategies/mpi_messages.h"
 #include "strategies/server.h"
+#include "strategies/simulation_all_reduce.h"
 
 namespace dsgd {
 namespace {
