@@ -39,7 +39,7 @@ snapshots = 1
 optimizer.learning_rate = 0.01
 """
 # As much as to say: who has a link of 100 Mbit/s waits for it.
-STRATEGIES = ("sync", "averaging", "staleness_aware")
+STRATEGIES = ("sync", "averaging", "staleness_aware", "downpour")
 LOWEST, HIGHEST = 0.7, 4.0  # predicted / measured throughput
 
 
