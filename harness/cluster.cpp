@@ -178,10 +178,10 @@ Cluster::Cluster(const RunConfig& config) {
                       s.text(own + "names"),
                       {s.number(own + "bandwidth"), s.number(own + "latency"), {}}});
     if (hosts_.back().speed == 0 && hosts_.back().seconds.empty())
-      faults_.push_back({{own + "speed", own + "seconds", own + "count", "cluster.name"},
-                         fmt::format("hosts {0} have no speed, and no seconds for {1} (allowed: "
-                                     "hosts.{0}.speed above 0, or hosts.{0}.seconds.{1}.MINIBATCH)",
-                                     name, model)});
+      conflicts_.push_back({{own + "speed", own + "seconds", own + "count", "cluster.name"},
+                            fmt::format("hosts {0} have no speed, and no seconds for {1} (allowed: "
+                                        "hosts.{0}.speed above 0, or hosts.{0}.seconds.{1}.MINIBATCH)",
+                                        name, model)});
   }
   platform_.file = s.text("cluster.platform");
   platform_.backbone_bandwidth = s.number("cluster.backbone.bandwidth");
@@ -191,13 +191,13 @@ Cluster::Cluster(const RunConfig& config) {
   for (const Hosts& h : hosts_)
     if (!platform_.file.empty() &&
         (h.names.empty() || (h.count > 1 && h.names.find("{}") == std::string::npos)))
-      faults_.push_back(
+      conflicts_.push_back(
           {{prefix + h.name + ".names", prefix + h.name + ".count", "cluster.name"},
            fmt::format("which of the platform's hosts are the {} of {}? (allowed: names such as "
                        "\"node-{{}}\")",
                        h.count, h.name)});
   if (hosts_.empty())
-    faults_.push_back({{"cluster.name"}, "the cluster has no hosts (allowed: a table hosts.NAME)"});
+    conflicts_.push_back({{"cluster.name"}, "the cluster has no hosts (allowed: a table hosts.NAME)"});
   else
     seat(config.workers(), config.servers(), s.text("cluster.server.placement") == "own",
          s.text("cluster.server.hosts"));
@@ -215,8 +215,8 @@ void Cluster::seat(int workers, int servers, bool servers_apart, const std::stri
   if (!server_hosts.empty() && named == hosts_.end()) {
     std::string names;
     for (const Hosts& h : hosts_) names += (names.empty() ? "" : ", ") + h.name;
-    faults_.push_back({{"cluster.server.hosts", "cluster.name"},
-                       fmt::format("unknown hosts \"{}\" (allowed: {})", server_hosts, names)});
+    conflicts_.push_back({{"cluster.server.hosts", "cluster.name"},
+                          fmt::format("unknown hosts \"{}\" (allowed: {})", server_hosts, names)});
     return;
   }
   const int reserved_kind = server_hosts.empty() ? 0 : int(named - hosts_.begin());
@@ -230,7 +230,7 @@ void Cluster::seat(int workers, int servers, bool servers_apart, const std::stri
   }
   if (reserved > hosts_[reserved_kind].count || all < workers) {
     const std::string key = prefix + hosts_[reserved_kind].name;
-    faults_.push_back(
+    conflicts_.push_back(
         {{"workers", "servers", key + ".count", key + ".slots", "cluster.name"},
          fmt::format("{} worker{} and {} server{} do not fit the cluster, which has room for {} worker{}{} "
                      "(allowed: fewer ranks, more hosts.{}.count or slots, or server.placement = \"worker\")",

@@ -38,9 +38,11 @@ class Cluster {
   };
   explicit Cluster(const RunConfig& config);
 
-  const std::vector<Fault>& faults() const { return faults_; }  // why the run cannot have this cluster
+  const std::vector<Conflict>& conflicts() const {
+    return conflicts_;
+  }  // why the run cannot have this cluster
 
-  // Without faults.
+  // Without conflicts.
   const Hosts& hosts(int rank) const { return hosts_[kind_.at(rank)]; }
   const std::vector<int>& seats() const { return seats_; }  // of ranks: indices of platform().hosts
   const Platform& platform() const { return platform_; }
@@ -50,7 +52,7 @@ class Cluster {
   std::vector<Hosts> hosts_;  // by name
   std::vector<int> seats_, kind_;
   Platform platform_;
-  std::vector<Fault> faults_;
+  std::vector<Conflict> conflicts_;
 };
 
 // Makes one rank's gradients take longer, one after the other. The same seed gives the same factors.

@@ -35,85 +35,86 @@ const Fit& fit(const ModelEntry& model, const Shape& shape, int classes) {
 
 }  // namespace
 
-std::vector<Fault> faults(const RunConfig& run) {
-  std::vector<Fault> found;
-  const auto fault = [&](const Names& keys, const std::string& what) { found.push_back({keys, what}); };
-  if (run.simulated()) found = Cluster(run).faults();
+std::vector<Conflict> conflicts(const RunConfig& run) {
+  std::vector<Conflict> found;
+  const auto conflict = [&](const Names& keys, const std::string& what) { found.push_back({keys, what}); };
+  if (run.simulated()) found = Cluster(run).conflicts();
 
   if (run.skips_gradients()) {
     if (!run.simulated())
-      fault({"gradient", "engine"}, "\"skipped\" needs engine = \"simulated\" (allowed: computed)");
+      conflict({"gradient", "engine"}, "\"skipped\" needs engine = \"simulated\" (allowed: computed)");
     if (run.strategy->elements || run.strategy->cost_is_bound)
-      fault({"gradient"},
-            fmt::format("\"skipped\" leaves {} nothing to work on: what it sends depends on the "
-                        "gradients' elements (allowed: computed)",
-                        run.strategy->name));
+      conflict({"gradient"},
+               fmt::format("\"skipped\" leaves {} nothing to work on: what it sends depends on the "
+                           "gradients' elements (allowed: computed)",
+                           run.strategy->name));
     if (run.settings.number("target") > 0)
-      fault({"target", "gradient"}, "runs with gradient = \"skipped\" have no accuracy (allowed: 0)");
+      conflict({"target", "gradient"}, "runs with gradient = \"skipped\" have no accuracy (allowed: 0)");
   }
 
   if (run.samples() < run.minibatch())
-    fault({"samples", "minibatch"},
-          fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",
-                      run.samples(), run.minibatch(), run.minibatch()));
+    conflict(
+        {"samples", "minibatch"},
+        fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",
+                    run.samples(), run.minibatch(), run.minibatch()));
 
   const bool served = run.strategy->make_rule;
   if ((served || run.strategy->pairs) && run.data_order() == "global")
-    fault({"data_order"},
-          fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard{})",
-                      run.strategy->name, served ? ", queue" : ""));
+    conflict({"data_order"},
+             fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard{})",
+                         run.strategy->name, served ? ", queue" : ""));
   if (!served && run.data_order() == "queue")
-    fault({"data_order"},
-          fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
-                      run.strategy->name, run.strategy->pairs ? "" : "global, "));
+    conflict({"data_order"},
+             fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
+                         run.strategy->name, run.strategy->pairs ? "" : "global, "));
 
   if ((served || run.strategy->pairs) && run.settings.number("sample_fraction") > 0)
-    fault({"sample_fraction"},
-          fmt::format("needs workers in lock-step, which {} has not (allowed: 0)", run.strategy->name));
+    conflict({"sample_fraction"},
+             fmt::format("needs workers in lock-step, which {} has not (allowed: 0)", run.strategy->name));
   if (run.settings.text("shares") == "proportional" &&
       (run.data_order() != "global" || run.strategy->data_order != "global"))
-    fault({"shares", "data_order"},
-          fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
-                      "their samples, which {} {} (allowed: equal)",
-                      run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
+    conflict({"shares", "data_order"},
+             fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
+                         "their samples, which {} {} (allowed: equal)",
+                         run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
 
   if (run.leaver() >= 0 && run.workers() == 1)
-    fault({"faults.leave_step", "workers"},
-          "nobody would be left to go on (allowed: 0, or workers from 2 up)");
+    conflict({"faults.leave_step", "workers"},
+             "nobody would be left to go on (allowed: 0, or workers from 2 up)");
   if (run.leaver() >= run.workers())
-    fault({"faults.leave_worker", "workers"},
-          fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
+    conflict({"faults.leave_worker", "workers"},
+             fmt::format("there is no worker {} (allowed: up to {})", run.leaver(), run.workers() - 1));
   if (run.settings.number("cluster.straggler.slowdown") > 1 &&
       run.settings.integer("cluster.straggler.workers") > run.workers())
-    fault({"cluster.straggler.workers", "workers"},
-          fmt::format("there {} only {} worker{} (allowed: up to {})", run.workers() == 1 ? "is" : "are",
-                      run.workers(), run.workers() == 1 ? "" : "s", run.workers()));
+    conflict({"cluster.straggler.workers", "workers"},
+             fmt::format("there {} only {} worker{} (allowed: up to {})", run.workers() == 1 ? "is" : "are",
+                         run.workers(), run.workers() == 1 ? "" : "s", run.workers()));
   if (run.settings.number("faults.drop") > 0 && !run.strategy->tolerates_loss) {
     Names tolerant;
     for (const StrategyEntry* strategy : all_strategies())
       if (strategy->tolerates_loss) tolerant.push_back(strategy->name);
-    fault({"faults.drop"}, fmt::format("{} does not tolerate a push that never arrives (allowed: 0, or "
-                                       "strategies {})",
-                                       run.strategy->name, fmt::join(tolerant, ", ")));
+    conflict({"faults.drop"}, fmt::format("{} does not tolerate a push that never arrives (allowed: 0, or "
+                                          "strategies {})",
+                                          run.strategy->name, fmt::join(tolerant, ", ")));
   }
 
   if (run.strategy->in_batches && run.data_order() != "queue")
-    fault({"data_order"},
-          fmt::format("{} hands out portions of a batch (allowed: auto, queue)", run.strategy->name));
+    conflict({"data_order"},
+             fmt::format("{} hands out portions of a batch (allowed: auto, queue)", run.strategy->name));
 
   const std::string& schedule = run.settings.text("optimizer.schedule");
   if (schedule != "constant" && run.settings.integer("optimizer.schedule_samples") == 0)
-    fault({"optimizer.schedule", "optimizer.schedule_samples"},
-          fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
+    conflict({"optimizer.schedule", "optimizer.schedule_samples"},
+             fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
 
   const OptimizerSettings optimizer = run.optimizer();
   const bool layered = optimizer.rule == OptimizerSettings::Rule::lars;
   if (run.servers() > 1 && !run.strategy->own_models && (layered || optimizer.clip > 0))
-    fault({"servers", layered ? "optimizer.rule" : "optimizer.clip"},
-          fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
-                      layered ? "lars" : "optimizer.clip", run.servers()));
+    conflict({"servers", layered ? "optimizer.rule" : "optimizer.clip"},
+             fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
+                         layered ? "lars" : "optimizer.clip", run.servers()));
   if (state_vectors(optimizer.rule) == 2 && optimizer.momentum == 1)
-    fault(
+    conflict(
         {"optimizer.momentum", "optimizer.rule"},
         fmt::format("{} never moves with 1 (allowed: numbers below 1)", run.settings.text("optimizer.rule")));
 
@@ -121,9 +122,10 @@ std::vector<Fault> faults(const RunConfig& run) {
   const SyntheticSpec made = run.synthetic();
   const bool synthetic = dataset.name == "synthetic";
   if (synthetic && made.train < std::size_t(run.workers()))
-    fault({"synthetic.train", "workers", "dataset"},
-          fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
-                      made.train, run.workers(), run.workers()));
+    conflict(
+        {"synthetic.train", "workers", "dataset"},
+        fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
+                    made.train, run.workers(), run.workers()));
 
   const DeviceEntry& device = run.device();
   if (const std::string reason = device.unavailable(run.precision());
@@ -131,30 +133,30 @@ std::vector<Fault> faults(const RunConfig& run) {
     Names possible;
     for (const char* name : {"fp32", "tf32", "bf16"})
       if (device.unavailable(precision(name)).empty()) possible.push_back(name);
-    fault({"precision", "device"}, fmt::format("not with device {}: {} (allowed: {})", device.name, reason,
-                                               fmt::join(possible, ", ")));
+    conflict({"precision", "device"}, fmt::format("not with device {}: {} (allowed: {})", device.name, reason,
+                                                  fmt::join(possible, ", ")));
   }
 
   const Shape shape = synthetic ? made.shape : dataset.shape;
   const int classes = synthetic ? made.classes : dataset.classes;
   if (run.augmentation().crop_flip && std::min(shape.height, shape.width) <= crop_margin)
-    fault({"augment", "synthetic.shape", "dataset"},
-          fmt::format("\"crop_flip\" shifts by up to {} pixels and could leave nothing of images of {} "
-                      "(allowed: none)",
-                      crop_margin, to_string(shape)));
+    conflict({"augment", "synthetic.shape", "dataset"},
+             fmt::format("\"crop_flip\" shifts by up to {} pixels and could leave nothing of images of {} "
+                         "(allowed: none)",
+                         crop_margin, to_string(shape)));
   const Fit& model = fit(*find_model(run.settings.text("model")), shape, classes);
   if (!model.problem.empty()) {
     Names fitting;
     for (const ModelEntry& other : all_models())
       if (fit(other, shape, classes).problem.empty()) fitting.push_back(other.name);
-    fault({"model", "synthetic.shape", "dataset"},
-          fmt::format("{} (allowed: {})", model.problem, fmt::join(fitting, ", ")));
+    conflict({"model", "synthetic.shape", "dataset"},
+             fmt::format("{} (allowed: {})", model.problem, fmt::join(fitting, ", ")));
     return found;
   }
   try {
     effective_parameters(run, model.parameters);  // where a strategy can object to its parameters
   } catch (const std::invalid_argument& e) {
-    fault({}, e.what());
+    conflict({}, e.what());
   }
   return found;
 }

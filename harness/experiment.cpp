@@ -13,9 +13,7 @@
 
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
-#include "harness/record.h"
 #include "models/device.h"
-#include "models/network.h"
 
 namespace dsgd {
 
@@ -651,14 +649,14 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
     const auto found = axes.find(key.substr(8));
     return found == axes.end() ? nullptr : &found->second;
   };
-  const auto report = [&](const Fault& fault) {
-    if (fault.keys.empty()) {
-      if (!mistaken(said)) problem(scope.place, "strategy." + scope.strategy->name, fault.what);
+  const auto report = [&](const Conflict& conflict) {
+    if (conflict.keys.empty()) {
+      if (!mistaken(said)) problem(scope.place, "strategy." + scope.strategy->name, conflict.what);
       return;
     }
     const Axis* cause = nullptr;
     Place at = scope.place;
-    for (const std::string& key : fault.keys) {
+    for (const std::string& key : conflict.keys) {
       for (const Choice& c : said) {
         if (c.key != key) continue;
         if (c.axis->values.empty()) return;
@@ -666,9 +664,9 @@ void Reader::check(const RunConfig& run, const Scope& scope, const std::vector<C
       }
       if (const Axis* found = in_file(key); found && !cause) cause = found, at = found->place;
     }
-    problem(at, cause ? cause->key : fault.keys.front(), fault.what);
+    problem(at, cause ? cause->key : conflict.keys.front(), conflict.what);
   };
-  for (const Fault& fault : faults(run)) report(fault);
+  for (const Conflict& conflict : conflicts(run)) report(conflict);
 }
 
 Experiment Reader::read(const std::string& text) {

@@ -55,11 +55,11 @@ struct RunConfig {
 };
 
 // What is wrong between keys, with what is allowed. No keys: the strategy objects to its own parameters.
-struct Fault {
+struct Conflict {
   std::vector<std::string> keys;  // the cause, the likeliest first
   std::string what;
 };
-std::vector<Fault> faults(const RunConfig& run);
+std::vector<Conflict> conflicts(const RunConfig& run);
 
 struct Experiment {
   std::string title;
