@@ -80,7 +80,7 @@ def reached(runs: list[Run], slowdown: float) -> list[float]:
 def verdict(times: list[list[float]], runs: list[Run], slowdowns: list[float]) -> str:
     """How much longer the slowest straggler makes it, or where the target was missed."""
     if times[0] and times[-1]:
-        return f"{np.mean(times[-1]) / np.mean(times[0]):.2f}"
+        return f"{np.mean(times[-1]) / np.mean(times[0]):.2f}" if np.mean(times[0]) else "reached at the start"
     missed = [slowdown for slowdown, seconds in zip(slowdowns, times) if not seconds]
     of = [run for run in runs if slowdown_of(run) == missed[0]]
     return f"{sum(run.time_to_target is not None for run in of)} of {len(of)} reached at {missed[0]:g}x"

@@ -718,6 +718,13 @@ class OfExperiments(Folder):
         with self.assertRaisesRegex(style.LeftOut, "more settings"):
             straggler.draw(results.load(self.folder))
 
+    def test_straggler_of_a_target_that_the_first_model_reaches(self):
+        for slowdown in (1.0, 8.0):
+            for strategy, reached in ("sync", 0.0), ("bmuf", 4.0):
+                self.write(strategy, 8, 1, 40, reached, config={"cluster.straggler.slowdown": slowdown})
+        panel, = straggler.draw(results.load(self.folder)).axes
+        self.assertIn("reached at the start", [text.get_text() for text in panel.texts])
+
     def test_periods(self):
         figure = self.periods()
         panels = {panel.get_title("left"): panel for panel in figure.axes}
