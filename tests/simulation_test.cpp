@@ -106,19 +106,29 @@ TEST(Messages, WithinAHostGoThroughMemory) {
   EXPECT_NEAR(pull_seconds({3, 3}, n), 2 * memory_latency + 64 / memory_rate + bytes / memory_rate, 1e-7);
 }
 
+std::vector<int> scattered(int ranks) {
+  std::vector<int> hosts;
+  for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+  return hosts;
+}
+
+// Ranks that come one after the other to what follows.
+void begin_apart(World& world, Mailboxes& mailboxes) {
+  mailboxes.open(world.rank());
+  world.barrier();
+  world.charge(1e-3 * (world.rank() % 5));
+}
+
 // The messages of a sum, which carry nothing, and the all-reduce that carries the vectors: as many seconds on
 // every rank, also where the ranks come one after the other.
 TEST(Messages, OfASumTakeAsLongAsMPIs) {
   const auto compare = [](int ranks, std::size_t floats) {
     SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(floats) + " floats");
-    std::vector<int> hosts;
-    for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+    const std::vector<int> hosts = scattered(ranks);
     Mailboxes mailboxes;
     const auto seconds = [&](const auto& sum) {
       return seconds_on(hosts, 0, [&](World& world) {
-        mailboxes.open(world.rank());
-        world.barrier();
-        world.charge(1e-3 * (world.rank() % 5));
+        begin_apart(world, mailboxes);
         sum(world.rank());
       });
     };
@@ -141,8 +151,7 @@ TEST(Messages, OfASumTakeAsLongAsMPIs) {
 TEST(Messages, OfAllToAllTakeAsLongAsMPIsAndArrive) {
   for (const int ranks : {2, 3, 8, 13}) {
     SCOPED_TRACE(std::to_string(ranks) + " ranks");
-    std::vector<int> hosts;
-    for (int rank = 0; rank < ranks; ++rank) hosts.push_back(rank * 7 % 10);
+    const std::vector<int> hosts = scattered(ranks);
     const auto message = [](int from, int to) {
       const std::size_t lengths[] = {0, 1, 60, 3000, 65535, 65536, 200000};
       return Bytes(lengths[(3 * from + 5 * to) % 7], std::byte(16 * from + to));
@@ -150,9 +159,7 @@ TEST(Messages, OfAllToAllTakeAsLongAsMPIsAndArrive) {
     Mailboxes mailboxes;
     const auto seconds = [&](const auto& exchange) {
       return seconds_on(hosts, 0, [&](World& world) {
-        mailboxes.open(world.rank());
-        world.barrier();
-        world.charge(1e-3 * (world.rank() % 5));
+        begin_apart(world, mailboxes);
         exchange(world.rank());
       });
     };
