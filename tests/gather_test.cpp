@@ -8,24 +8,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <new>
 #include <numeric>
 #include <random>
 #include <vector>
 
+#include "allocations.h"
 #include "datasets/sampler.h"
-
-namespace {
-std::size_t allocations = 0;
-}  // namespace
-// Not inlined, or the compiler takes new and free for a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t n) {
-  ++allocations;
-  if (void* p = std::malloc(n ? n : 1)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace dsgd {
 namespace {

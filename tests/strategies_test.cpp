@@ -469,6 +469,7 @@ struct PlainDownpour {
     const Push& push = travelling.front();
     server.push(push.accrued, push.samples, push.version);
   }
+  const Doubles& model() const { return parameters; }
   int n_fetch, n_push;
   bool overlap;
   double alpha;
@@ -509,6 +510,7 @@ struct PlainElastic {
     ++centre.staleness[centre.version++ - push.version];
     centre.used += push.samples;
   }
+  const Doubles& model() const { return x; }
   int tau;
   double alpha, delta, rate;
   Doubles x = {}, v = {};
@@ -539,6 +541,31 @@ void expect_same_staleness(const Shard& shard, const PlainServer& plain) {
 // float32 against double at values below 16, over 200 events.
 constexpr double rounding = 2e-5;
 
+// Steps of workers and arrivals of what they pushed, in any order: how far the models of workers and servers
+// ever are from the twins'.
+template <typename Worker>
+double farthest(Cluster& cluster, std::vector<Worker>& twins, PlainServer& server) {
+  const int workers = int(twins.size());
+  Dice dice;
+  double far = 0;
+  for (int event = 0; event < 200; ++event) {
+    const int k = dice.roll(workers);
+    Worker& twin = twins[k];
+    if (dice.roll(3) > 0) {
+      EXPECT_TRUE(cluster.step(k));
+      twin.step(server, cluster.problem, {"shard", k, workers, 4});
+      far = std::max(far, difference(twin.model(), cluster.replicas[k]->w.data));
+    } else {
+      cluster.deliver(k);
+      if (twin.travelling.empty()) continue;
+      twin.arrive(server);
+      twin.travelling.pop_front();
+    }
+    far = std::max(far, difference(server.w, cluster.w.data()));
+  }
+  return far;
+}
+
 std::vector<OptimizerSettings> server_optimizers() {
   using Rule = OptimizerSettings::Rule;
   return {{.rule = Rule::sgd,
@@ -563,24 +590,9 @@ TEST(Twin, Downpour) {
                           optimizer, workers, 2, 1 << 20);
           PlainServer plain(optimizer, cluster.problem.n);
           std::vector<PlainDownpour> twins(workers, {n_fetch, n_push, overlap, alpha});
-          Dice dice;
-          double far = 0;
-          for (int event = 0; event < 200; ++event) {
-            const int k = dice.roll(workers);
-            if (dice.roll(3) > 0) {
-              ASSERT_TRUE(cluster.step(k));
-              twins[k].step(plain, cluster.problem, {"shard", k, workers, 4});
-              far = std::max(far, difference(twins[k].parameters, cluster.replicas[k]->w.data));
-            } else {
-              cluster.deliver(k);
-              if (twins[k].travelling.empty()) continue;
-              twins[k].arrive(plain);
-              twins[k].travelling.pop_front();
-            }
-            far = std::max(far, difference(plain.w, cluster.w.data()));
-          }
-          EXPECT_LE(far, rounding) << workers << " workers, n_fetch " << n_fetch << ", n_push " << n_push
-                                   << (overlap ? ", overlap" : "") << ", optimizer " << int(optimizer.rule);
+          EXPECT_LE(farthest(cluster, twins, plain), rounding)
+              << workers << " workers, n_fetch " << n_fetch << ", n_push " << n_push
+              << (overlap ? ", overlap" : "") << ", optimizer " << int(optimizer.rule);
           for (const Shard& shard : cluster.shards) expect_same_staleness(shard, plain);
           EXPECT_EQ(cluster.shards[0].used(), plain.used);
         }
@@ -597,23 +609,8 @@ TEST(Twin, Easgd) {
                         1 << 20);
         PlainServer centre({}, cluster.problem.n);
         std::vector<PlainElastic> twins(workers, {tau, beta / workers, std::max(delta, 0.0), rate});
-        Dice dice;
-        double far = 0;
-        for (int event = 0; event < 200; ++event) {
-          const int k = dice.roll(workers);
-          if (dice.roll(3) > 0) {
-            ASSERT_TRUE(cluster.step(k));
-            twins[k].step(centre, cluster.problem, {"shard", k, workers, 4});
-            far = std::max(far, difference(twins[k].x, cluster.replicas[k]->w.data));
-          } else {
-            cluster.deliver(k);
-            if (twins[k].travelling.empty()) continue;
-            twins[k].arrive(centre);
-            twins[k].travelling.pop_front();
-          }
-          far = std::max(far, difference(centre.w, cluster.w.data()));
-        }
-        EXPECT_LE(far, rounding) << workers << " workers, tau " << tau << ", delta " << delta;
+        EXPECT_LE(farthest(cluster, twins, centre), rounding)
+            << workers << " workers, tau " << tau << ", delta " << delta;
         for (const Shard& shard : cluster.shards) expect_same_staleness(shard, centre);
         EXPECT_EQ(cluster.shards[0].used(), centre.used);
       }
