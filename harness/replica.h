@@ -70,13 +70,20 @@ class ModelReplica final : public Replica {
       losses.push_back(last_);
       if (first) axpy(1, part_.view(), into);
     }
-    if (spans) into.space->wait();  // a trace shows when the gradient was there
-    pace_.spend(start, of.count());
-    const Span span{start, pace_.world.now()};
-    compute_s += span.end - span.begin;
-    if (spans) spans->push_back(span);
-    samples += of.count();
-    return last_.known() ? Replica::Loss(loss()) : Replica::Loss(*this);
+    return computed(start, of);
+  }
+
+  // Together where that is one graph of a GPU's; a host's clock is for the gradient alone.
+  Replica::Loss descend(ConstVec at, const Batch& of, Optimizer& optimizer, double scale,
+                        std::int64_t when) override {
+    const bool together = !w.space->host() && of.ids.size() <= std::size_t(minibatch);
+    const auto descent = together ? optimizer.next(w, scale, when) : std::nullopt;
+    if (!descent) return Replica::descend(at, of, optimizer, scale, when);
+    const double start = pace_.world.now();
+    before_ = 0;
+    last_ = model_.begin_descent(at, train_, of.ids, g, augmentation_, *descent);
+    losses.push_back(last_);
+    return computed(start, of);
   }
 
   // For batches of more samples than a minibatch.
@@ -90,6 +97,15 @@ class ModelReplica final : public Replica {
   std::int64_t samples = 0;
 
  private:
+  Replica::Loss computed(double start, const Batch& of) {
+    if (spans) g.space->wait();  // a trace shows when the gradient was there
+    pace_.spend(start, of.count());
+    const Span span{start, pace_.world.now()};
+    compute_s += span.end - span.begin;
+    if (spans) spans->push_back(span);
+    samples += of.count();
+    return last_.known() ? Replica::Loss(loss()) : Replica::Loss(*this);
+  }
   double loss() override { return before_ + last_.get().sum; }
 
   Model& model_;

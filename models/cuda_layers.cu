@@ -4,6 +4,7 @@
 
 #include "models/cuda.h"
 #include "models/cuda_layers.h"
+#include "models/vec_formulas.h"
 
 // A host's compiler makes the same kernels of this source with loops instead of grids: a test holds them
 // against the reference where there is no GPU.
@@ -203,6 +204,7 @@ class TypedKernels final : public Kernels {
   void loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes, void* dlogits,
             void* parts, Outcome* slots, std::uint64_t* done) const override;
   std::size_t loss_size() const override;
+  void descend(const Step* step, const Descent& descent, const float* g) const override;
 
  private:
   cudaStream_t stream_;
@@ -588,6 +590,28 @@ template <class T>
 void TypedKernels<T>::loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes,
                            void* dlogits, void* parts, Outcome* slots, std::uint64_t* done) const {
   judge(stream_, step, logits, labels, batch_, classes, static_cast<T*>(dlogits), parts, slots, done);
+}
+
+template <class T>
+void TypedKernels<T>::descend(const Step* step, const Descent& descent, const float* g) const {
+  using Rule = OptimizerSettings::Rule;
+  const auto n = Index(descent.w.size);
+  float *const w = descent.w.data, *const s = descent.state, *const v = s + n;
+  switch (descent.rule) {
+    case Rule::sgd:
+      return each(stream_, n, [=] DSGD_KERNEL(Index i) { formula::sgd(step->update, w[i], g[i]); });
+    case Rule::momentum:
+      return each(stream_, n,
+                  [=] DSGD_KERNEL(Index i) { formula::momentum(step->update, w[i], g[i], s[i]); });
+    case Rule::nesterov:
+      return each(stream_, n,
+                  [=] DSGD_KERNEL(Index i) { formula::nesterov(step->update, w[i], g[i], s[i]); });
+    case Rule::adagrad:
+      return each(stream_, n, [=] DSGD_KERNEL(Index i) { formula::adagrad(step->update, w[i], g[i], s[i]); });
+    default:
+      return each(stream_, n,
+                  [=] DSGD_KERNEL(Index i) { formula::adam(step->adam, w[i], g[i], s[i], v[i]); });
+  }
 }
 
 #ifndef __CUDACC__

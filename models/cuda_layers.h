@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "datasets/dataset.h"
+#include "models/optimizer.h"
 
 // The kernels of the GPU device: what cuDNN and cuBLASLt have no call for, or only one that is worth less
 // than doing several things in one pass. All are deterministic and may be captured in a graph. Activations
@@ -28,7 +29,9 @@ struct Step {
   std::int32_t n;  // samples
   std::uint32_t slot;
   std::uint64_t ticket;
-  Pick picks[1];  // one for each sample
+  Space::Update update;  // of the weights
+  Space::Adam adam;      // the same where the rule is adam or adamw
+  Pick picks[1];         // one for each sample
   static std::size_t size(int batch) { return sizeof(Step) + std::size_t(batch) * sizeof(Pick); }
 };
 // What it gives, in memory of the host.
@@ -104,6 +107,9 @@ class Kernels {
   virtual void loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes,
                     void* dlogits, void* parts, Outcome* slots, std::uint64_t* done) const = 0;
   virtual std::size_t loss_size() const = 0;
+
+  // descent.make(g), with the step's constants in place of its own.
+  virtual void descend(const Step* step, const Descent& descent, const float* g) const = 0;
 };
 std::unique_ptr<Kernels> make_kernels(cudaStream_t stream, Type type, int batch);
 

@@ -34,6 +34,13 @@ PendingLoss Plan::gradient(ConstVec w, const Samples& from, std::span<const std:
   return gradient(w, x_.data(), labels_.data(), int(ids.size()), g);
 }
 
+PendingLoss Plan::descend(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids,
+                          const Augmentation& how, Vec g, const Descent& descent) {
+  const PendingLoss loss = gradient(at, from, ids, how, g);
+  descent.make(g);
+  return loss;
+}
+
 Loss Plan::score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, const Moments* given) {
   gather(from, ids, x_.data(), labels_.data());
   return score(w, x_.data(), labels_.data(), int(ids.size()), given);

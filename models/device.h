@@ -8,6 +8,7 @@
 
 #include "datasets/gather.h"
 #include "models/network.h"
+#include "models/optimizer.h"
 #include "models/vec.h"
 
 namespace dsgd {
@@ -70,6 +71,9 @@ class Plan {
   // space's. Then it may have told `ready` of parts of g, as often as it likes.
   virtual PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
                                const Augmentation& how, Vec g, const OnReady& ready = {});
+  // The same gradient, and then the step `descent` with that g.
+  virtual PendingLoss descend(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids,
+                              const Augmentation& how, Vec g, const Descent& descent);
   virtual Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
                      const Moments* given);
   int batch() const { return batch_; }

@@ -216,7 +216,14 @@ class CudnnPlan final : public Plan {
   using Plan::gradient;
   using Plan::score;
   PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                       const Augmentation& how, Vec g, const OnReady& ready) override;
+                       const Augmentation& how, Vec g, const OnReady& ready) override {
+    return step(w, from, ids, how, g, ready, nullptr);
+  }
+  PendingLoss descend(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids,
+                      const Augmentation& how, Vec g, const Descent& descent) override {
+    if (descent.w.space != &library_->space) return Plan::descend(at, from, ids, how, g, descent);
+    return step(at, from, ids, how, g, {}, &descent);
+  }
   Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
              const Moments* given) override;
   std::vector<std::string> implementations() const override { return implementations_; }
@@ -298,7 +305,10 @@ class CudnnPlan final : public Plan {
   void bind(ConstVec w);
   void bind(Vec g);
   void deliver(Vec g);
-  void post(std::span<const std::uint32_t> ids, int n, const Augmentation& how);
+  PendingLoss step(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
+                   const Augmentation& how, Vec g, const OnReady& ready, const Descent* descent);
+  void post(std::span<const std::uint32_t> ids, int n, const Augmentation& how,
+            const Descent* descent = nullptr);
   void gather(const Resident& set);
   void judge(void* dlogits);
   cudaGraphExec_t captured(const std::function<void()>& enqueue) const;
@@ -359,7 +369,9 @@ class CudnnPlan final : public Plan {
   Memory outcomes_, done_;
   std::uint64_t posts_ = 0;
 
-  using Key = std::tuple<const float*, const float*, std::uint64_t, std::size_t>;  // w, g, set, grain
+  // w, g, set, grain; what is updated by which rule, and its state
+  using Key = std::tuple<const float*, const float*, std::uint64_t, std::size_t, const float*,
+                         OptimizerSettings::Rule, const float*>;
   struct Graph {
     cudaGraphExec_t ready = nullptr;  // null: seen once
     std::vector<Mark> marks{};
@@ -730,7 +742,8 @@ void CudnnPlan::deliver(Vec g) {
   if (!usable(g)) copy(own_g_, g);
 }
 
-void CudnnPlan::post(std::span<const std::uint32_t> ids, int n, const Augmentation& how) {
+void CudnnPlan::post(std::span<const std::uint32_t> ids, int n, const Augmentation& how,
+                     const Descent* descent) {
   const std::size_t at = posts_ % ahead;
   DSGD_CHECK(cudaEventSynchronize(copied_[at]));  // who lay there before is on the GPU
   auto* const step = reinterpret_cast<Step*>(posted_.as<std::byte>() + at * Step::size(batch_));
@@ -738,6 +751,10 @@ void CudnnPlan::post(std::span<const std::uint32_t> ids, int n, const Augmentati
   step->n = n;
   step->slot = std::uint32_t(ticket % slots);
   step->ticket = ticket;
+  if (descent) {
+    step->update = descent->update;
+    step->adam = descent->adam;
+  }
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const Crop crop = how.crop_flip ? draw_crop(how, ids[i]) : Crop{};
     step->picks[i] = {ids[i], std::int8_t(crop.down), std::int8_t(crop.right), crop.flip};
@@ -808,23 +825,25 @@ void CudnnPlan::backward(ConstVec w, const float* dlogits, int n, Vec g, float* 
   deliver(g);
 }
 
-PendingLoss CudnnPlan::gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
-                                const Augmentation& how, Vec g, const OnReady& ready) {
+PendingLoss CudnnPlan::step(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
+                            const Augmentation& how, Vec g, const OnReady& ready, const Descent* descent) {
   constexpr std::size_t most_graphs = 1024;
   const auto set = Resident::of(from, library_->space);
   const std::size_t grain = usable(g) ? ready.grain : 0;
   bind(w);
   bind(g);
   given_ = false;
-  post(ids, int(ids.size()), how);
+  post(ids, int(ids.size()), how, descent);
   const auto enqueue = [&] {
     gather(*set);
     run(forward_);
     judge(dlogits_at_);
     run_backward(grain);
+    if (descent) kernels_->descend(step_, *descent, g_);
   };
   if (graphs_.size() >= most_graphs) forget_graphs();
-  const auto [at, fresh] = graphs_.try_emplace(Key{w_, g_, set->number, grain});
+  const Descent& of = descent ? *descent : Descent{};
+  const auto [at, fresh] = graphs_.try_emplace(Key{w_, g_, set->number, grain, of.w.data, of.rule, of.state});
   Graph& graph = at->second;
   if (fresh) {
     enqueue();  // libraries load what they need, which they may not do under capture

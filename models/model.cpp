@@ -42,6 +42,16 @@ PendingLoss Model::begin_gradient(ConstVec w, const Samples& from, std::span<con
   return loss;
 }
 
+PendingLoss Model::begin_descent(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                                 const Augmentation& how, const Descent& descent) {
+  check(from, ids);
+  if (!ids.empty() && ids.size() <= std::size_t(plan_->batch()))
+    return plan_->descend(at, from, ids, how, g, descent);
+  const PendingLoss loss = begin_gradient(at, from, ids, g, how);
+  descent.make(g);
+  return loss;
+}
+
 void Model::observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into) {
   check(from, ids);
   if (ids.empty() || !channels_) return;

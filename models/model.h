@@ -28,6 +28,9 @@ class Model {
   // The same, but the loss may still have to be waited for, and `ready` may have been told of parts of g.
   PendingLoss begin_gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
                              const Augmentation& how = {}, const OnReady& ready = {});
+  // The same gradient, and then the step `descent` with that g: one graph on a GPU.
+  PendingLoss begin_descent(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids, Vec g,
+                            const Augmentation& how, const Descent& descent);
   // The minibatch `ids` (at most `batch`), as it is, is added to the statistics; of no samples:
   // `statistics()`.
   void observe(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids, Statistics& into);

@@ -46,42 +46,60 @@ void Optimizer::reset() {
   updates_ = 0;
 }
 
-void Optimizer::step(Vec w, ConstVec g, double scale, std::int64_t used) {
+void Descent::make(ConstVec g) const {
+  const Space& space = *w.space;
+  switch (rule) {
+    case Rule::sgd:
+      return space.sgd(update, w.data, g.data, w.size);
+    case Rule::momentum:
+      return space.momentum(update, w.data, g.data, state, w.size);
+    case Rule::nesterov:
+      return space.nesterov(update, w.data, g.data, state, w.size);
+    case Rule::adagrad:
+      return space.adagrad(update, w.data, g.data, state, w.size);
+    case Rule::adam:
+    case Rule::adamw:
+      return space.adam(adam, w.data, g.data, state, state + w.size, w.size);
+    case Rule::lars:
+      throw std::logic_error("a step of lars takes the norms of its layers");
+  }
+}
+
+// Counts it as made.
+Descent Optimizer::descent(Vec w, double scale, std::int64_t used) {
   ++updates_;
+  const Space::Update u{float(scale), float(settings_.l2), float(rate(used)), float(settings_.momentum),
+                        float(settings_.epsilon)};
+  const bool apart = settings_.rule == Rule::adamw;
+  const double first = 1 - std::pow(settings_.momentum, double(updates_)),
+               second = 1 - std::pow(settings_.beta2, double(updates_));
+  return {.rule = settings_.rule,
+          .w = w,
+          .state = state_.data(),
+          .update = u,
+          .adam = {.scale = u.scale,
+                   .l2 = apart ? 0 : u.l2,
+                   .shrink = apart ? float(rate(used) * settings_.l2) : 0,
+                   .beta1 = u.momentum,
+                   .fresh1 = float(1 - settings_.momentum),
+                   .beta2 = float(settings_.beta2),
+                   .fresh2 = float(1 - settings_.beta2),
+                   .rate = float(rate(used) / first),
+                   .root = float(1 / std::sqrt(second)),
+                   .epsilon = u.epsilon}};
+}
+
+std::optional<Descent> Optimizer::next(Vec w, double scale, std::int64_t used) {
+  if (settings_.clip > 0 || settings_.rule == Rule::lars) return std::nullopt;
+  return descent(w, scale, used);
+}
+
+void Optimizer::step(Vec w, ConstVec g, double scale, std::int64_t used) {
   if (settings_.clip > 0)
     if (const double norm = scale * std::sqrt(dot(g, g)); norm > settings_.clip)
       scale *= settings_.clip / norm;
-  const Space::Update u{float(scale), float(settings_.l2), float(rate(used)), float(settings_.momentum),
-                        float(settings_.epsilon)};
-  switch (settings_.rule) {
-    case Rule::sgd:
-      return w.space->sgd(u, w.data, g.data, w.size);
-    case Rule::momentum:
-      return w.space->momentum(u, w.data, g.data, state_.data(), w.size);
-    case Rule::nesterov:
-      return w.space->nesterov(u, w.data, g.data, state_.data(), w.size);
-    case Rule::adagrad:
-      return w.space->adagrad(u, w.data, g.data, state_.data(), w.size);
-    case Rule::adam:
-    case Rule::adamw: {
-      const bool apart = settings_.rule == Rule::adamw;
-      const double first = 1 - std::pow(settings_.momentum, double(updates_)),
-                   second = 1 - std::pow(settings_.beta2, double(updates_));
-      const Space::Adam with{.scale = u.scale,
-                             .l2 = apart ? 0 : u.l2,
-                             .shrink = apart ? float(rate(used) * settings_.l2) : 0,
-                             .beta1 = u.momentum,
-                             .fresh1 = float(1 - settings_.momentum),
-                             .beta2 = float(settings_.beta2),
-                             .fresh2 = float(1 - settings_.beta2),
-                             .rate = float(rate(used) / first),
-                             .root = float(1 / std::sqrt(second)),
-                             .epsilon = u.epsilon};
-      return w.space->adam(with, w.data, g.data, state_.data(), state_.data() + w.size, w.size);
-    }
-    case Rule::lars:
-      return lars(u, w, g);
-  }
+  const Descent d = descent(w, scale, used);
+  settings_.rule == Rule::lars ? lars(d.update, w, g) : d.make(g);
 }
 
 void Optimizer::lars(const Space::Update& u, Vec w, ConstVec g) {

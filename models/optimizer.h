@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,17 @@ const std::vector<std::string>& optimizer_rules();                // names, in t
 OptimizerSettings::Rule optimizer_rule(const std::string& name);  // throws std::invalid_argument
 int state_vectors(OptimizerSettings::Rule rule);                  // of the size of w, that the rule keeps
 
+// One step of a rule that changes every element by itself, as data: for who makes it together with the
+// gradient.
+struct Descent {
+  OptimizerSettings::Rule rule;  // not lars
+  Vec w;
+  float* state = nullptr;  // as many elements as w; of adam and adamw twice as many
+  Space::Update update{};  // of all other rules
+  Space::Adam adam{};      // of adam and adamw
+  void make(ConstVec g) const;
+};
+
 // Turns a gradient into an update of w; used by workers and by server rules alike. With d = scale*g + l2*w:
 //   sgd       w <- w - rate*d
 //   momentum  v <- mu*v + d;  w <- w - rate*v
@@ -53,6 +65,9 @@ class Optimizer {
   // g holds a sum over samples; scale = 1/count makes it a mean. `used`: samples used by the run so far (for
   // the schedule).
   void step(Vec w, ConstVec g, double scale, std::int64_t used);
+  // The same step before there is a g, counted as made: who asks makes it. None, and nothing counted, where
+  // it depends on norms (lars, clip).
+  std::optional<Descent> next(Vec w, double scale, std::int64_t used);
   Vec state() { return state_; }                // velocity or sum of squares; adam: m, then v; empty for sgd
   std::int64_t& updates() { return updates_; }  // since the start or the last reset
   void reset();                                 // state as at the start
@@ -60,6 +75,7 @@ class Optimizer {
   const OptimizerSettings& settings() const { return settings_; }
 
  private:
+  Descent descent(Vec w, double scale, std::int64_t used);
   void lars(const Space::Update& u, Vec w, ConstVec g);
 
   OptimizerSettings settings_;

@@ -51,13 +51,11 @@ class Dpsgd final : public Strategy {
   bool step(Replica& r) override {
     const Batch batch = r.next();
     if (!batch) return false;
-    if (before_) begin_mix(r.w);
-    if (batch.count()) r.gradient(r.w, batch, r.g);
-    if (before_) end_mix(r.w);
-    if (batch.count()) optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
-    if (before_) return true;
+    if (!before_ && batch.count()) r.descend(r.w, batch, optimizer_, 1.0 / batch.count(), r.used);
     begin_mix(r.w);
+    if (before_ && batch.count()) r.gradient(r.w, batch, r.g);
     end_mix(r.w);
+    if (before_ && batch.count()) optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
     return true;
   }
   Vec master(Replica& r) override {

@@ -33,8 +33,7 @@ class Elastic : public Strategy {
       copy(r.w, ahead_);
       axpy(float(-optimizer_.rate(used) * optimizer_.settings().momentum), optimizer_.state(), ahead_);
     }
-    r.gradient(looks_ahead_ ? ahead_.view() : r.w, batch, r.g);
-    optimizer_.step(r.w, r.g, 1.0 / batch.count(), used);
+    r.descend(looks_ahead_ ? ahead_.view() : r.w, batch, optimizer_, 1.0 / batch.count(), used);
   }
 
   std::int64_t tau_;

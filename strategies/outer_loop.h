@@ -23,10 +23,7 @@ class OuterLoop : public Strategy {
     if (r.t == 0) begin(r.w);
     const Batch batch = r.next();
     if (!batch) return false;
-    if (batch.count()) {
-      r.gradient(r.w, batch, r.g);
-      optimizer_.step(r.w, r.g, 1.0 / batch.count(), r.used);
-    }
+    if (batch.count()) r.descend(r.w, batch, optimizer_, 1.0 / batch.count(), r.used);
     if (r.t + 1 < begun_ + period(begun_) && !batch.last) return true;
     begun_ = r.t + 1;
     workers_.mean(r.w);

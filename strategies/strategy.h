@@ -48,6 +48,14 @@ class Replica {
   virtual Loss gradient_in_parts(ConstVec at, const Batch& batch, Vec into, const OnReady&) {
     return gradient(at, batch, into);
   }
+  // g <- the gradient at `at`, then the optimizer's step of w with it; `when`: its `used`. A GPU has both in
+  // the graph of a step.
+  virtual Loss descend(ConstVec at, const Batch& batch, Optimizer& optimizer, double scale,
+                       std::int64_t when) {
+    const Loss loss = gradient(at, batch, g);
+    optimizer.step(w, g, scale, when);
+    return loss;
+  }
   Vec w, g;               // this worker's model and gradient
   std::int64_t t = 0;     // steps that this worker has done
   std::int64_t used = 0;  // samples that all workers have used before this step (lock-step strategies)

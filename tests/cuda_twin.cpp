@@ -108,6 +108,7 @@ struct CUevent_st {
 namespace {
 
 std::set<cudaStream_t> streams;
+std::size_t launches = 0;  // kernels, copies and graphs that the host gave to streams
 CUgraph_st* capturing = nullptr;
 std::map<const char*, std::pair<std::size_t, bool>> memory;  // bytes, whether it is a GPU's
 
@@ -116,6 +117,7 @@ void queue(cudaStream_t stream, Work work) {
     stream->graph->nodes.push_back({stream->branch, std::move(work)});
     return;
   }
+  ++launches;
   stream->lane->ops.push_back({std::move(work), nullptr, nullptr});
   stir();
 }
@@ -149,6 +151,7 @@ cudaError_t free_memory(void* address) {
 }  // namespace
 
 extern "C" {
+std::size_t cuda_twin_launches() { return launches; }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
@@ -310,6 +313,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) {
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
   if (stream->graph) return cudaErrorStreamCaptureUnsupported;
+  ++launches;
   const CUgraph_st& graph = ready->graph;
   std::erase_if(lanes, [](const auto& lane) { return lane.use_count() == 1 && lane->ops.empty(); });
   std::vector<std::shared_ptr<Lane>> branches{stream->lane};

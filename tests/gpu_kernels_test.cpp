@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <utility>
 
 #include "datasets/gather.h"
 #include "models/cuda_layers.cu"
@@ -274,6 +275,28 @@ TEST_F(GpuKernels, Loss) {
   EXPECT_EQ(slots[1].correct, loss.correct);
   EXPECT_EQ(done, 7u);
   EXPECT_EQ(d, should);
+}
+
+// The step's constants, not those that a graph was made with.
+TEST_F(GpuKernels, Descend) {
+  constexpr std::size_t size = 1000;
+  for (const std::string& rule : optimizer_rules()) {
+    if (rule == "lars") continue;
+    OptimizerSettings settings{.rule = optimizer_rule(rule), .l2 = 0.01};
+    Vector should(host_space(), size), is(host_space(), size), g(host_space(), size);
+    for (Vector* v : {&should, &is, &g}) std::copy_n(uniform(size, v == &g).begin(), size, v->data());
+    Optimizer here(settings, host_space(), size), there(settings, host_space(), size);
+    for (int t = 0; t < 3; ++t) {
+      here.step(should, g, 0.125, t);
+      Descent descent = *there.next(is, 0.125, t);
+      step()->update = std::exchange(descent.update, {NAN, NAN, NAN, NAN, NAN});
+      step()->adam = std::exchange(descent.adam, {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN});
+      kernels->descend(step(), descent, g.data());
+      EXPECT_TRUE(std::equal(is.data(), is.data() + size, should.data())) << rule << ", step " << t;
+    }
+    const Vec a = here.state(), b = there.state();
+    EXPECT_TRUE(std::equal(a.data, a.data + a.size, b.data)) << rule;
+  }
 }
 
 TEST_F(GpuKernels, PackAndUnpack) {

@@ -5,10 +5,14 @@
 
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <random>
 
 #include "models/model.h"
 #include "models/optimizer.h"
+
+// What a host has given to streams so far, where a twin counts it.
+extern "C" [[gnu::weak]] std::size_t cuda_twin_launches();
 
 namespace dsgd {
 namespace {
@@ -198,6 +202,129 @@ TEST_F(Gpu, ReplaysWhatItWouldCompute) {
       EXPECT_TRUE(same_bits(values(g), values(others.back()))) << "step " << t;
     }
   }
+}
+
+// Gradient and step of the optimizer in one graph, against a gradient that is not captured and the step
+// behind it: rates that change, minibatches of several sizes, changed samples, a gradient at w or elsewhere.
+// One model and one w serve all rules, and each rule twice, with another state.
+TEST_F(Gpu, DescendsByGradientAndStep) {
+  const Samples data = noise({3, 12, 9}, 200);
+  const Network net{"small", data.shape, {Conv2d{5, 3}, BatchNorm{}, Relu{}, MaxPool{2, 2}, Dense{10}}};
+  struct Way {
+    Precision precision;
+    Schedule schedule;
+    bool elsewhere;
+  };
+  const Way ways[] = {
+      {Precision::fp32, {.kind = Schedule::Kind::step, .samples = 20, .factor = 0.5}, false},
+      {Precision::bf16, {.kind = Schedule::Kind::warmup, .samples = 60, .factor = 0.1}, true}};
+  const auto& rules = optimizer_rules();
+  for (const auto& [precision, schedule, elsewhere] : ways) {
+    const auto gpu = find_device("cudnn")->make(precision);
+    Model eager(net, *gpu, 13), replayed(net, *gpu, 13);
+    const Vector start = initial(space(), net);
+    const std::size_t n = start.size();
+    Vector should(space(), n), is(space(), n), g(space(), n);
+    std::deque<Vector> others;
+    std::deque<Optimizer> optimizers;  // all of them stay: addresses do not come back
+    for (std::size_t k = 0; k < 2 * rules.size(); ++k) {
+      const std::string& rule = rules[k % rules.size()];
+      SCOPED_TRACE(testing::Message() << rule << (elsewhere ? ", elsewhere in bf16" : ""));
+      OptimizerSettings settings{.rule = optimizer_rule(rule), .learning_rate = 0.05, .l2 = 1e-3};
+      settings.schedule = schedule;
+      Optimizer& step = optimizers.emplace_back(settings, space(), n);
+      Optimizer& next = optimizers.emplace_back(settings, space(), n);
+      copy(start, should);
+      copy(start, is);
+      std::int64_t used = 0;
+      unsigned t = 0;
+      for (const std::size_t count : {13, 13, 13, 5, 13, 1, 0, 13, 2}) {
+        const auto ids = some(count, 200, ++t);
+        const Augmentation how{.crop_flip = t % 3 == 0, .seed = 5, .epoch = 2};
+        const double scale = 1.0 / double(std::max<std::size_t>(count, 1));
+        const Vec other = others.emplace_back(space(), n);  // seen for the first time
+        const Loss expected = eager.gradient(elsewhere ? start : should, data, ids, other, how);
+        step.step(should, other, scale, used);
+        const auto descent = next.next(is, scale, used);
+        ASSERT_EQ(descent.has_value(), rule != "lars");
+        if (!descent) break;
+        fill(NAN, g);
+        const std::size_t before = cuda_twin_launches ? cuda_twin_launches() : 0;
+        PendingLoss loss = replayed.begin_descent(elsewhere ? start : is, data, ids, g, how, *descent);
+        if (cuda_twin_launches && t > 1 && count > 0) {
+          EXPECT_EQ(cuda_twin_launches() - before, 2u) << "a copy and a graph";
+        }
+        EXPECT_EQ(loss.get().sum, expected.sum);
+        EXPECT_TRUE(same_bits(values(g), values(other))) << "gradient of step " << t;
+        EXPECT_TRUE(same_bits(values(is), values(should))) << "weights after step " << t;
+        EXPECT_TRUE(same_bits(values(next.state()), values(step.state()))) << "state after step " << t;
+        EXPECT_EQ(next.updates(), step.updates());
+        used += std::int64_t(count);
+      }
+    }
+  }
+}
+
+// Two models that share a state, now by one rule and now by another: nothing of a graph serves the others.
+TEST_F(Gpu, DescendsAsItIsAskedTo) {
+  const Samples data = noise({1, 5, 5}, 50);
+  const Network net{"dense", data.shape, {Dense{10}}};
+  Model eager(net, *device, 8), replayed(net, *device, 8);
+  const Vector at = initial(space(), net);
+  const std::size_t n = at.size();
+  const Vector is[] = {initial(space(), net), initial(space(), net)},
+               should[] = {initial(space(), net), initial(space(), net)};
+  OptimizerSettings settings{.rule = OptimizerSettings::Rule::momentum};
+  Optimizer one(settings, space(), n), other(settings, space(), n);
+  Vector g(space(), n), h(space(), n);
+  for (unsigned t = 0; t < 16; ++t) {
+    const auto ids = some(8, 50, t);
+    Descent a = *one.next(is[t % 2].view(), 0.125, 0), b = *other.next(should[t % 2].view(), 0.125, 0);
+    a.rule = b.rule = t / 2 % 2 ? OptimizerSettings::Rule::nesterov : OptimizerSettings::Rule::momentum;
+    replayed.begin_descent(at, data, ids, g, {}, a);
+    eager.gradient(at, data, ids, h);
+    b.make(h);
+    for (int k : {0, 1}) EXPECT_TRUE(same_bits(values(is[k]), values(should[k]))) << k << ", step " << t;
+  }
+}
+
+// Whose weights, gradients and states take turns with one model, as simulated workers' do: each has its own
+// graph. Vectors in the host's memory, and those that are not aligned, are updated, too.
+TEST_F(Gpu, DescendsInTurns) {
+  const Samples data = noise({1, 28, 28}, 100);
+  const Network net = find_model("lenet")->make(data.shape, 10);
+  const std::size_t n = parameters(net);
+  Model model(net, *device, 4), eager(net, *device, 4);
+  struct Learner {
+    Learner(const Space& s, const OptimizerSettings& settings, std::size_t count, std::size_t shift)
+        : optimizer(settings, s, count), w(s, count + shift), g(s, count + shift), at(shift), size(count) {}
+    Vec weights() const { return w.view().part(at, size); }
+    Optimizer optimizer;
+    Vector w, g;
+    std::size_t at, size;
+  };
+  std::vector<Learner> learners, twins;
+  for (const char* rule : {"momentum", "nesterov", "adam", "sgd"})
+    for (const std::size_t shift : {0, 1}) {
+      OptimizerSettings settings{.rule = optimizer_rule(rule), .learning_rate = 0.01};
+      const Space& where = rule == std::string("sgd") ? host_space() : space();
+      for (auto* all : {&learners, &twins}) {
+        all->emplace_back(where, settings, n, shift);
+        copy(vector(where, values(initial(space(), net))), all->back().weights());
+      }
+    }
+  for (unsigned t = 0; t < 4; ++t)
+    for (std::size_t k = 0; k < learners.size(); ++k) {
+      Learner &one = learners[k], &other = twins[k];
+      const auto ids = some(t == 2 ? 3 : 4, 100, 10 * t + unsigned(k));
+      const double scale = 1.0 / double(ids.size());
+      const Vec g = one.g.view().part(one.at, n), h = other.g.view().part(other.at, n);
+      model.begin_descent(one.weights(), data, ids, g, {}, *one.optimizer.next(one.weights(), scale, 0));
+      eager.gradient(other.weights(), data, ids, h);
+      other.optimizer.step(other.weights(), h, scale, 0);
+      EXPECT_TRUE(same_bits(values(one.weights()), values(other.weights())))
+          << "learner " << k << ", step " << t;
+    }
 }
 
 // Samples that stay on the GPU against those that the host gathers, changed and scaled in the same ways.

@@ -378,6 +378,27 @@ TEST_P(OnDevice, GivesZeroForNoSamples) {
   EXPECT_EQ(dot(g, g), 0);
 }
 
+// The step comes after the whole gradient, in however many pieces that is made; of no samples, too.
+TEST_P(OnDevice, DescendsByTheWholeGradient) {
+  const Samples data = squares({1, 20, 20}, 75);
+  const Network net = find_model("lenet")->make(data.shape, data.classes);
+  Model model(net, *device_, 75);
+  OptimizerSettings settings;
+  settings.rule = OptimizerSettings::Rule::momentum;
+  Vector should = initial(net, 1), is = initial(net, 1), g(host_space(), is.size()),
+         h(host_space(), is.size());
+  Optimizer step(settings, host_space(), is.size()), next(settings, host_space(), is.size());
+  for (const std::uint32_t count : {75, 9, 0, 75}) {
+    const auto ids = numbers(0, count);
+    const double scale = 1.0 / std::max(count, 1u);
+    const Loss expected = model.gradient(should, data, ids, g);
+    step.step(should, g, scale, 0);
+    EXPECT_EQ(model.begin_descent(is, data, ids, h, {}, *next.next(is, scale, 0)).get().sum, expected.sum);
+    EXPECT_TRUE(std::equal(is.data(), is.data() + is.size(), should.data())) << count << " samples";
+    EXPECT_TRUE(std::equal(h.data(), h.data() + h.size(), g.data())) << count << " samples";
+  }
+}
+
 TEST_P(OnDevice, RefusesWhatItWasNotMadeFor) {
   const Samples data = squares({1, 10, 10}, 4), other = squares({1, 10, 12}, 4);
   const Network net = find_model("softmax")->make(data.shape, data.classes);

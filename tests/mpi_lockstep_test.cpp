@@ -622,6 +622,21 @@ TEST(Identity, DpsgdMixesAtItsSpectralGap) {
   }
 }
 
+// So that a GPU can have both in one graph.
+TEST(LocalSteps, AreGradientAndUpdateInOne) {
+  const std::map<std::string, std::map<std::string, Value>> strategies{{"averaging", {}},
+                                                                       {"bmuf", {}},
+                                                                       {"slowmo", {}},
+                                                                       {"diloco", {}},
+                                                                       {"easgd_sync", {}},
+                                                                       {"eamsgd_sync", {}},
+                                                                       {"dpsgd", {{"mix", "after"s}}}};
+  for (const auto& [strategy, settings] : strategies) {
+    const Job job{.strategy = strategy, .settings = settings, .budget = steps(5)};
+    run(job, [&](const Worker& worker) { EXPECT_EQ(worker.replica.descents, worker.replica.t) << strategy; });
+  }
+}
+
 // All the way to the workers' mean in every step.
 TEST(Master, OfEasgdIsTheCentre) {
   Job job{.strategy = "easgd_sync", .settings = {{"tau", integer(1)}, {"beta", 1.0}}, .budget = steps(6)};

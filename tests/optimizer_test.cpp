@@ -309,6 +309,29 @@ TEST(Optimizer, TreatsEveryElementAlike) {
   }
 }
 
+// What makes the step later, or elsewhere, has it as data; norms are not known before the gradient.
+TEST(Optimizer, SaysItsNextStep) {
+  for (const std::string& rule : optimizer_rules())
+    for (const double clip : {0.0, 1.0}) {
+      auto with = settings(optimizer_rule(rule), 0.1);
+      with.l2 = 0.01;
+      with.clip = clip;
+      with.schedule = {.kind = Schedule::Kind::step, .samples = 10, .factor = 0.5};
+      Scalar made(with, 1), said(with, 1);
+      for (int t = 0; t < 4; ++t) {
+        const float g = 1.0f / float(t + 3);
+        const auto descent = said.optimizer.next(said.w, 0.5, 7 * t);
+        ASSERT_EQ(descent.has_value(), clip == 0 && rule != "lars");
+        made.step(g, 0.5, 7 * t);
+        EXPECT_EQ(said.optimizer.updates(), descent ? made.optimizer.updates() : 0);
+        if (!descent) continue;
+        said.g.data()[0] = g;
+        descent->make(said.g);
+        EXPECT_EQ(said.w.data()[0], made.w.data()[0]) << rule << ", step " << t;
+      }
+    }
+}
+
 TEST(OptimizerRule, IsFoundByName) {
   const std::map<std::string, Rule> rules{{"sgd", Rule::sgd},           {"momentum", Rule::momentum},
                                           {"nesterov", Rule::nesterov}, {"adagrad", Rule::adagrad},

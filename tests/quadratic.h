@@ -122,6 +122,11 @@ class QuadraticReplica : public Replica {
     copy(there, into);
     return loss;
   }
+  Loss descend(ConstVec at, const Batch& batch, Optimizer& optimizer, double scale,
+               std::int64_t when) override {
+    ++descents;
+    return Replica::descend(at, batch, optimizer, scale, when);
+  }
   // What the harness does with a step.
   bool step(Strategy& strategy) {
     if (!strategy.step(*this)) return false;
@@ -137,6 +142,7 @@ class QuadraticReplica : public Replica {
 
   Work* work;                                                                      // null: in lock-step
   std::int64_t samples = 0;                                                        // of this worker
+  std::int64_t descents = 0;                                                       // of this worker
   std::vector<std::int64_t> uses = std::vector<std::int64_t>(Quadratic::samples);  // by sample
 
  private:

@@ -188,8 +188,8 @@ void step(benchmark::State& state, const Network& net, int batch, const DeviceEn
   std::size_t next = 0;
   const auto one = [&] {
     if (next + batch > ids.size()) next = 0;
-    model.begin_gradient(w, samples, {ids.data() + next, std::size_t(batch)}, g);
-    optimizer.step(w, g, 1.0 / batch, 0);
+    model.begin_descent(w, samples, {ids.data() + next, std::size_t(batch)}, g, {},
+                        *optimizer.next(w, 1.0 / batch, 0));
     next += batch;
   };
   const auto done = [&] { benchmark::DoNotOptimize(dot(w.view().part(0, 1), w.view().part(0, 1))); };
