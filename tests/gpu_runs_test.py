@@ -155,6 +155,21 @@ class Twin(Runs, Case):
 
     DSGD, MODEL, SAMPLES = f"{BUILD}/twin/dsgd", "softmax", 512
 
+    def test_local_updates_are_in_the_graph(self):
+        for strategy, rule, own in (("averaging", "adam", {}), ("easgd_sync", "momentum", {}), ("eamsgd_sync", "sgd", {}),
+                                    ("dpsgd", "nesterov", {"mix": "'after'"})):
+            with self.subTest(strategy):
+                weights, launches = [], []
+                for clip in 0, 1e6:  # with any clip the update waits for a norm: a launch of its own in every step
+                    file = f"{self.folder}/{strategy}-{clip}"
+                    with unittest.mock.patch.dict(os.environ, {"DSGD_TWIN_LAUNCHES": file}):
+                        there = self.train(strategy, "cudnn", own, workers=2, **{"optimizer.rule": rule, "optimizer.clip": clip})
+                    weights.append(there.result["weights_sha256"])
+                    launches.append(sum(map(int, pathlib.Path(file).read_text().split())))
+                self.assertEqual(weights[0], weights[1])
+                replayed = sum(there.ranks["steps"] - 1)  # the first step is not captured
+                self.assertEqual(launches[1] - launches[0], replayed)
+
     def test_buckets_are_one_sum(self):
         settings = {"model": "lenet", "workers": 3, "minibatch": 8, "samples": 200, "optimizer.rule": "momentum"}
         shared = self.train("sync", "cudnn", **settings)
