@@ -51,18 +51,15 @@ std::vector<float*> MpiGroup::share(std::size_t n) {
 
 namespace {
 
-Vec part(float* copy, std::size_t first, std::size_t count) { return {copy + first, count, &host_space()}; }
-
 // Elements of the first copy <- their sum over the copies, in that order.
-void add_up(const std::vector<float*>& copies, std::size_t first, std::size_t count) {
-  for (std::size_t k = 1; k < copies.size(); ++k)
-    axpy(1, part(copies[k], first, count), part(copies[0], first, count));
+void add_up(const Space& space, const std::vector<float*>& copies, std::size_t first, std::size_t count) {
+  for (std::size_t k = 1; k < copies.size(); ++k) space.axpy(1, copies[k] + first, copies[0] + first, count);
 }
 // Elements of all copies <- a times those of the first.
-void spread(float a, const std::vector<float*>& copies, std::size_t first, std::size_t count) {
-  if (a != 1) scale(a, part(copies[0], first, count));
-  for (std::size_t k = 1; k < copies.size(); ++k)
-    copy(part(copies[0], first, count), part(copies[k], first, count));
+void spread(const Space& space, float a, const std::vector<float*>& copies, std::size_t first,
+            std::size_t count) {
+  if (a != 1) space.scale(a, copies[0] + first, count);
+  for (std::size_t k = 1; k < copies.size(); ++k) space.copy(copies[0] + first, copies[k] + first, count);
 }
 
 template <typename Each>
@@ -85,18 +82,16 @@ void MpiGroup::reduce(float a, Vec v) {
 
 #ifdef SMPI_H
 void MpiGroup::sum_vectors(float a, Vec v) {
-  within_reach(v, staged_, [&](Vec own) {
-    Office& office = ranks_.office();
-    office.summands.resize(size_);
-    office.summands[rank_] = own.data;
-    send_all_reduce(own.size, rank_, size_, office.mailboxes);
-    if (office.done == 0 && !hollow(own))
-      in_pieces(0, own.size, cached, [&](std::size_t at, std::size_t count) {
-        add_up(office.summands, at, count);
-        spread(a, office.summands, at, count);
-      });
-    office.done = (office.done + 1) % size_;
-  });
+  Office& office = ranks_.office();
+  office.summands.resize(size_);
+  office.summands[rank_] = v.data;
+  send_all_reduce(v.size, rank_, size_, office.mailboxes);
+  if (office.done == 0 && !hollow(v))
+    in_pieces(0, v.size, v.space->host() ? cached : v.size, [&](std::size_t at, std::size_t count) {
+      add_up(*v.space, office.summands, at, count);
+      spread(*v.space, a, office.summands, at, count);
+    });
+  office.done = (office.done + 1) % size_;
 }
 #else
 void MpiGroup::sum_vectors(float a, Vec v) {
@@ -130,12 +125,12 @@ void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t 
   if (neighbour_ < slices_) {
     const std::size_t begin = bound(neighbour_), end = bound(neighbour_ + 1);
     in_pieces(begin, end, cached, [&](std::size_t at, std::size_t count) {
-      add_up(copies, at, count);
-      if (hosts_ == 1) spread(a, copies, at, count);
+      add_up(host_space(), copies, at, count);
+      if (hosts_ == 1) spread(host_space(), a, copies, at, count);
     });
     in_pieces(begin, hosts_ > 1 ? end : begin, at_most, [&](std::size_t at, std::size_t count) {
       MPI_Allreduce(MPI_IN_PLACE, copies[0] + at, int(count), MPI_FLOAT, MPI_SUM, peers_);
-      spread(a, copies, at, count);
+      spread(host_space(), a, copies, at, count);
     });
   }
   meet();

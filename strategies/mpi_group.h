@@ -13,7 +13,7 @@ namespace dsgd {
 // of the host's copies in rank order, sums it with its peers on the other hosts, and writes it into all
 // copies. Vectors that are not shared, or not in the host's memory, pass through such ones in portions.
 // Simulated ranks are hosts of their own, but in one process: messages tell them the time alone, and
-// the first who comes out of it adds up the copies of all.
+// the first who comes out of it adds up the copies of all, where they are: on a GPU, too.
 class MpiGroup final : public Group {
  public:
   MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic);
