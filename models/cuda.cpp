@@ -9,10 +9,6 @@
 
 namespace dsgd::cuda {
 
-namespace {
-constexpr std::size_t portion = std::size_t(1) << 20;  // bytes
-}
-
 std::string unavailable() {
   static const std::string reason = []() -> std::string {
     int devices = 0;
@@ -102,34 +98,24 @@ void GpuSpace::copy(const float* x, float* y, std::size_t n) const {
   if (n) DSGD_CHECK(cudaMemcpyAsync(y, x, n * sizeof(float), cudaMemcpyDeviceToDevice, stream_));
 }
 
-void GpuSpace::to_host(const float* x, float* y, std::size_t n) const {
-  const std::size_t bytes = n * sizeof(float);
-  const auto at = [&](std::size_t i) { return bounce_.as<std::byte>() + i % 2 * portion; };
-  const auto size = [&](std::size_t i) { return std::min(portion, bytes - i * portion); };
-  const std::size_t portions = (bytes + portion - 1) / portion;
-  const auto fetch = [&](std::size_t i) {
-    DSGD_CHECK(cudaMemcpyAsync(at(i), reinterpret_cast<const std::byte*>(x) + i * portion, size(i),
-                               cudaMemcpyDeviceToHost, stream_));
-    DSGD_CHECK(cudaEventRecord(copied_[i % 2], stream_));
+// Copies of both ways go to the one stream, which keeps their order and that of whatever is done to the
+// vector: a portion comes after the one that its memory held has gone back.
+void GpuSpace::through_host(float* x, std::size_t n, Way way, const Portion& f) const {
+  const auto at = [&](std::size_t i) { return bounce_.as<float>() + i % portions * portion; };
+  const auto size = [&](std::size_t i) { return std::min(portion, n - i * portion); };
+  const auto begin = [&](std::size_t i, void* to, const void* from, cudaMemcpyKind kind) {
+    DSGD_CHECK(cudaMemcpyAsync(to, from, size(i) * sizeof(float), kind, stream_));
+    DSGD_CHECK(cudaEventRecord(copied_[i % portions], stream_));
   };
-  for (std::size_t i = 0; i < portions; ++i) {
-    if (i == 0) fetch(0);
-    if (i + 1 < portions) fetch(i + 1);
-    DSGD_CHECK(cudaEventSynchronize(copied_[i % 2]));
-    std::memcpy(reinterpret_cast<std::byte*>(y) + i * portion, at(i), size(i));
-  }
-}
-
-void GpuSpace::from_host(const float* x, float* y, std::size_t n) const {
-  const std::size_t bytes = n * sizeof(float);
-  for (std::size_t i = 0; i * portion < bytes; ++i) {
-    std::byte* const at = bounce_.as<std::byte>() + i % 2 * portion;
-    const std::size_t size = std::min(portion, bytes - i * portion);
-    DSGD_CHECK(cudaEventSynchronize(copied_[i % 2]));  // what lay there before is on the GPU
-    std::memcpy(at, reinterpret_cast<const std::byte*>(x) + i * portion, size);
-    DSGD_CHECK(cudaMemcpyAsync(reinterpret_cast<std::byte*>(y) + i * portion, at, size,
-                               cudaMemcpyHostToDevice, stream_));
-    DSGD_CHECK(cudaEventRecord(copied_[i % 2], stream_));
+  const auto fetch = [&](std::size_t i) {
+    if (way != Way::write && i * portion < n) begin(i, at(i), x + i * portion, cudaMemcpyDeviceToHost);
+  };
+  for (std::size_t i = 0; i + 1 < portions; ++i) fetch(i);
+  for (std::size_t i = 0; i * portion < n; ++i) {
+    fetch(i + portions - 1);
+    DSGD_CHECK(cudaEventSynchronize(copied_[i % portions]));  // it has come, or what lay there has gone
+    f(i * portion, at(i), size(i));
+    if (way != Way::read) begin(i, x + i * portion, at(i), cudaMemcpyHostToDevice);
   }
 }
 

@@ -78,8 +78,7 @@ class GpuSpace final : public Space {
 
   float* allocate(std::size_t n) const override;
   void release(float* data) const override;
-  void to_host(const float* x, float* y, std::size_t n) const override;
-  void from_host(const float* x, float* y, std::size_t n) const override;
+  void through_host(float* x, std::size_t n, Way way, const Portion& f) const override;
   void fill(float a, float* y, std::size_t n) const override;
   void copy(const float* x, float* y, std::size_t n) const override;
   void scale(float a, float* y, std::size_t n) const override;
@@ -99,10 +98,10 @@ class GpuSpace final : public Space {
 
  private:
   Stream stream_;
-  Event copied_[2];
-  Memory
-      bounce_;  // two portions of pinned memory, one of which is on its way while the host copies the other
-  Memory sums_, sum_;  // of dot: partial ones, and the last on the host
+  static constexpr std::size_t portion = std::size_t(1) << 16, portions = 4;  // floats; of a vector, and on
+  const Memory bounce_ = Memory::pinned(portions * portion * sizeof(float));  // their way at a time
+  Event copied_[portions];  // the last copies to or from them
+  Memory sums_, sum_;       // of dot: partial ones, and the last on the host
 };
 
 // The only one of this process. Ranks of a host take its GPUs in turn. Made at the first call, where there is

@@ -44,10 +44,7 @@ __global__ void dot_sum(const double* parts, double* result) {
 
 }  // namespace
 
-GpuSpace::GpuSpace()
-    : bounce_(Memory::pinned(std::size_t(2) << 20)),
-      sums_(Memory::device(blocks * sizeof(double))),
-      sum_(Memory::pinned(sizeof(double))) {}
+GpuSpace::GpuSpace() : sums_(Memory::device(blocks * sizeof(double))), sum_(Memory::pinned(sizeof(double))) {}
 
 double GpuSpace::dot(const float* x, const float* y, std::size_t n) const {
   dot_parts<<<blocks, threads, 0, stream_>>>(x, y, n, sums_.as<double>());

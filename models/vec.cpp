@@ -92,8 +92,9 @@ class HostSpace final : public Space {
   }
   void release(float* data) const override { std::free(data); }
   bool host() const override { return true; }
-  void to_host(const float* x, float* y, std::size_t n) const override { copy(x, y, n); }
-  void from_host(const float* x, float* y, std::size_t n) const override { copy(x, y, n); }
+  void through_host(float* x, std::size_t n, Way, const Portion& f) const override {
+    if (n) f(0, x, n);
+  }
   void fill(float a, float* y, std::size_t n) const override { fill_loop(a, y, n); }
   void copy(const float* x, float* y, std::size_t n) const override {
     if (n) std::memcpy(y, x, n * sizeof(float));
@@ -137,8 +138,7 @@ class HollowSpace final : public Space {
     return reinterpret_cast<float*>(std::uintptr_t(1) << 62);  // an address that no processor has
   }
   void release(float*) const override {}
-  void to_host(const float*, float*, std::size_t) const override {}
-  void from_host(const float*, float*, std::size_t) const override {}
+  void through_host(float*, std::size_t, Way, const Portion&) const override {}
   void fill(float, float*, std::size_t) const override {}
   void copy(const float*, float*, std::size_t) const override {}
   void scale(float, float*, std::size_t) const override {}
@@ -157,6 +157,18 @@ class HollowSpace final : public Space {
 };
 
 }  // namespace
+
+void Space::to_host(const float* x, float* y, std::size_t n) const {
+  through_host(const_cast<float*>(x), n, Way::read,
+               [y](std::size_t first, const float* at, std::size_t count) {
+                 std::memcpy(y + first, at, count * sizeof(float));
+               });
+}
+void Space::from_host(const float* x, float* y, std::size_t n) const {
+  through_host(y, n, Way::write, [x](std::size_t first, float* at, std::size_t count) {
+    std::memcpy(at, x + first, count * sizeof(float));
+  });
+}
 
 const Space& hollow_space() {
   static const HollowSpace space;

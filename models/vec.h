@@ -9,8 +9,8 @@ namespace dsgd {
 
 // Where vectors live and who does arithmetic on them: the host's memory or a GPU's. Operations are
 // element-wise over float32, in index order, without fused multiply-add, so that every host and GPU gives the
-// same bits (dot: every host). A GPU does them in the order of the calls, which return at once; dot and
-// to_host wait.
+// same bits (dot: every host). A GPU does them in the order of the calls, which return at once; dot,
+// through_host and to_host wait.
 class Space {
  public:
   virtual ~Space() = default;
@@ -18,9 +18,15 @@ class Space {
   virtual void release(float* data) const = 0;
   virtual bool host() const { return false; }  // elements can be read and written through their addresses
   virtual void wait() const {}                 // until all that was asked for is done
-  virtual void to_host(const float* x, float* y, std::size_t n) const = 0;  // y <- x, y in the host's memory
-  virtual void from_host(const float* x, float* y,
-                         std::size_t n) const = 0;                       // y <- x, x in the host's memory
+  // f(first, at, count) for one portion of x after the other: elements from `first` on, as `count` floats at
+  // `at` in the host's memory. `read`: they are x's; `write`: x's become what f leaves there. A host has all
+  // of them in one portion, in place. A GPU's are in pinned memory: while f has one, those behind it are on
+  // their way to the host and those before it on their way back. f uses no other vector of this space.
+  enum class Way { read, write, both };
+  using Portion = std::function<void(std::size_t first, float* at, std::size_t count)>;
+  virtual void through_host(float* x, std::size_t n, Way way, const Portion& f) const = 0;
+  void to_host(const float* x, float* y, std::size_t n) const;           // y <- x, y in the host's memory
+  void from_host(const float* x, float* y, std::size_t n) const;         // y <- x, x in the host's memory
   virtual void fill(float a, float* y, std::size_t n) const = 0;         // y <- a
   virtual void copy(const float* x, float* y, std::size_t n) const = 0;  // y <- x
   virtual void scale(float a, float* y, std::size_t n) const = 0;        // y <- a*y

@@ -99,21 +99,18 @@ void MpiGroup::sum_vectors(float a, Vec v) {
     return v.data >= s.copies[neighbour_] && v.data + v.size <= s.copies[neighbour_] + s.n;
   };
   const auto in = std::find_if(vectors_.begin(), vectors_.end(), holds);
-  if (in != vectors_.end()) {
-    in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
-  } else if (!shared_ && v.space->host()) {
-    alone_[0] = v.data;
-    in_place(a, alone_, 0, v.size);
-  } else {
-    if (portions_.empty()) portions_ = {private_.emplace_back(host_space(), portion).data()};
-    for (std::size_t done = 0; done < v.size; done += portion) {
-      const Vec from = v.part(done, std::min(portion, v.size - done));
-      const Vec staged{portions_[neighbour_], from.size, &host_space()};
-      copy(from, staged);
-      in_place(a, portions_, 0, from.size);
-      copy(staged, from);
+  if (in != vectors_.end()) return in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
+  v.space->through_host(v.data, v.size, Space::Way::both, [&](std::size_t, float* own, std::size_t n) {
+    if (!shared_) {
+      alone_[0] = own;
+      return in_place(a, alone_, 0, n);
     }
-  }
+    in_pieces(0, n, portion, [&](std::size_t at, std::size_t count) {
+      std::copy_n(own + at, count, portions_[neighbour_]);
+      in_place(a, portions_, 0, count);
+      std::copy_n(portions_[neighbour_], count, own + at);
+    });
+  });
 }
 #endif
 

@@ -98,8 +98,10 @@ void MpiPairs::await() {
 }
 
 void MpiPairs::average() {
-  within_reach(x_, staged_, [&](Vec x) {
-    axpy(1, in_.payload(), x);
+  const Vec theirs = in_.payload();
+  x_.space->through_host(x_.data, x_.size, Space::Way::both, [&](std::size_t at, float* own, std::size_t n) {
+    const Vec x{own, n, &host_space()};
+    axpy(1, theirs.part(at, n), x);
     scale(0.5f, x);
   });
 }

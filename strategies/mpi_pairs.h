@@ -44,7 +44,6 @@ class MpiPairs final : public Pairs {
   bool asked_ = false, left_ = false;
   std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
   Message out_, in_;
-  Vector staged_;
   std::vector<Request> answered_;
 };
 

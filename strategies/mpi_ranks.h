@@ -280,16 +280,6 @@ class Message {
 };
 #endif
 
-// f(v) where the host can reach the elements.
-template <typename F>
-void within_reach(Vec v, Vector& staged, F f) {
-  if (&reachable(*v.space) == v.space) return f(v);
-  if (staged.size() != v.size) staged = Vector(host_space(), v.size);
-  copy(v, staged);
-  f(staged.view());
-  copy(staged, v);
-}
-
 // Adds the time of its life to a timer.
 class Stopwatch {
  public:

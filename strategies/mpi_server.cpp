@@ -87,12 +87,12 @@ void MpiParameterServer::end_pull(Vec w) {
     if (!link.slots) {
       copy(link.reply.payload(), part);
       link.reply.forget();
-    } else if (part.space->host()) {
-      link.slots.read_pulled(part.data, part.size, ranks_.patience);
     } else {
-      if (staged_.size() < part.size) staged_ = Vector(host_space(), part.size);
-      link.slots.read_pulled(staged_.data(), part.size, ranks_.patience);
-      copy(staged_.view().part(0, part.size), part);
+      part.space->through_host(part.data, part.size, Space::Way::write,
+                               [&](std::size_t first, float* at, std::size_t count) {
+                                 link.slots.read_pulled(first, at, count, ranks_.patience);
+                               });
+      link.slots.end_pull();
     }
     link.version = link.reply.header().version;
     pulled_ = std::min(pulled_, link.reply.header().used);
@@ -127,14 +127,11 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
     message.header() = push_header(Kind::push, link.version, samples);
     message.header().slot = std::int16_t(which);
     message.header().number = number;
-    const ConstVec from = g.part(link.range.first, n);
-    const Vec to = link.slots ? Vec{link.slots[which].data(), n, &host_space()} : message.payload(*g.space);
-    if (g.space->host()) {
-      for (std::size_t i = 0; i < n; ++i) to.data[i] = a * from.data[i];
-    } else {
-      copy(from, to);
-      scale(a, to);
-    }
+    float* const to = link.slots ? link.slots[which].data() : message.payload(*g.space).data;
+    g.space->through_host(const_cast<float*>(g.data) + link.range.first, n, Space::Way::read,
+                          [=](std::size_t first, const float* from, std::size_t count) {
+                            for (std::size_t i = 0; i < count; ++i) to[first + i] = a * from[i];
+                          });
     if (link.slots) link.slots[which].filled(n);
     message.send(link.server, request_tag, link.slots ? 0 : n);
     count(n);

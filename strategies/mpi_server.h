@@ -50,7 +50,6 @@ class MpiParameterServer final : public ParameterServer {
   int minibatch_;
   Traffic& traffic_;
   SharedMemory memory_;
-  Vector staged_;  // a part on its way to a vector that is not in the host's memory
   std::vector<Link> links_;
   std::deque<Granted> granted_;
   std::int64_t used_ = 0, position_ = 0;  // as work was granted last

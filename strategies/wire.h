@@ -65,12 +65,12 @@ class Slot {
       filled(first + count);
     });
   }
-  void read(float* to, std::size_t n, const Patience& patience) {
-    in_portions(n, [&](std::size_t first, std::size_t count) {
-      await(first + count, patience);
-      std::copy_n(data() + first, count, to + first);
+  // `count` floats from `first` on; who has read all of them calls emptied().
+  void read(std::size_t first, float* to, std::size_t count, const Patience& patience) {
+    in_portions(count, [&](std::size_t at, std::size_t some) {
+      await(first + at + some, patience);
+      std::copy_n(data() + first + at, some, to + at);
     });
-    emptied();
   }
 
  private:
@@ -107,8 +107,11 @@ class Slots {
     return last_;
   }
   int for_pull() { return pulled_ = last_; }  // pushes keep off it until it was read
-  void read_pulled(float* to, std::size_t n, const Patience& patience) {
-    slots_[pulled_]->read(to, n, patience);
+  void read_pulled(std::size_t first, float* to, std::size_t count, const Patience& patience) {
+    slots_[pulled_]->read(first, to, count, patience);
+  }
+  void end_pull() {
+    slots_[pulled_]->emptied();
     pulled_ = -1;
   }
 

@@ -354,7 +354,7 @@ void later(const GpuSpace& space, void (Space::*operation)(A...) const, B... arg
 }
 }  // namespace
 
-GpuSpace::GpuSpace() : bounce_(Memory::pinned(std::size_t(2) << 20)) {}
+GpuSpace::GpuSpace() = default;
 double GpuSpace::dot(const float* x, const float* y, std::size_t n) const {
   wait();
   return host_space().dot(x, y, n);

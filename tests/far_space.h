@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <vector>
 
 #include "models/vec.h"
 
@@ -12,8 +15,19 @@ class FarSpace final : public Space {
  public:
   float* allocate(std::size_t n) const override { return other(here_.allocate(n)); }
   void release(float* data) const override { here_.release(other(data)); }
-  void to_host(const float* x, float* y, std::size_t n) const override { here_.copy(other(x), y, n); }
-  void from_host(const float* x, float* y, std::size_t n) const override { here_.copy(x, other(y), n); }
+  void through_host(float* x, std::size_t n, Way way, const Portion& f) const override {
+    constexpr std::size_t portion = 1000;
+    std::vector<float> here(std::min(n, portion));
+    for (std::size_t first = 0; first < n; first += portion) {
+      const std::size_t count = std::min(portion, n - first);
+      if (way == Way::write)
+        std::fill(here.begin(), here.end(), std::numeric_limits<float>::quiet_NaN());
+      else
+        here_.copy(other(x) + first, here.data(), count);
+      f(first, here.data(), count);
+      if (way != Way::read) here_.copy(here.data(), other(x) + first, count);
+    }
+  }
   void fill(float a, float* y, std::size_t n) const override { here_.fill(a, other(y), n); }
   void copy(const float* x, float* y, std::size_t n) const override { here_.copy(other(x), other(y), n); }
   void scale(float a, float* y, std::size_t n) const override { here_.scale(a, other(y), n); }

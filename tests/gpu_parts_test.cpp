@@ -1,4 +1,5 @@
-// Parts of a gradient that are used before all of it is there.
+// Parts of a gradient that are used before all of it is there, and portions of a vector that pass through the
+// host.
 
 #include <gtest/gtest.h>
 
@@ -69,6 +70,75 @@ TEST(GpuParts, AreThereWhenTheirEventSaysSo) {
       }
     }
   }
+}
+
+constexpr std::size_t portion = 1 << 16;  // of a vector
+
+TEST(GpuPortions, PassThroughTheHostInTheOrderOfTheCalls) {
+  if (!unavailable().empty()) GTEST_SKIP() << unavailable();
+  const Space& space = gpu_space();
+  for (const std::size_t n : {std::size_t(0), std::size_t(1), portion - 1, portion, portion + 1, 3 * portion,
+                              4 * portion, 4 * portion + 1, 11 * portion + 77})
+    for (const auto way : {Space::Way::read, Space::Way::write, Space::Way::both}) {
+      SCOPED_TRACE(testing::Message() << n << " elements, way " << int(way));
+      std::vector<float> x(n), y(n);
+      std::iota(x.begin(), x.end(), 1.0f);
+      Vector v(space, n), later(space, n);
+      copy(ConstVec{x.data(), n, &host_space()}, v);
+      for (int times = 1; times < 4; ++times) {
+        scale(0.5f, v.view());
+        std::size_t next = 0;
+        space.through_host(v.data(), n, way, [&](std::size_t first, float* at, std::size_t count) {
+          EXPECT_EQ(first, next);
+          next = first + count;
+          for (std::size_t i = 0; i < count; ++i) {
+            if (way != Space::Way::write) y[first + i] = at[i];
+            at[i] = way == Space::Way::write ? 2 * x[first + i] : at[i] + 1;
+          }
+        });
+        copy(v, later);
+        fill(0, v.view());
+        copy(later, v);
+        EXPECT_EQ(next, n);
+        for (std::size_t i = 0; i < n; ++i) {
+          x[i] *= way == Space::Way::write ? 2 : 0.5f;
+          if (way != Space::Way::write && y[i] != x[i]) return ADD_FAILURE() << "element " << i, void();
+          if (way == Space::Way::both) x[i] += 1;
+        }
+        EXPECT_EQ(values(v), x);
+      }
+    }
+}
+
+// While the host has one of them, the next one comes and the last one goes back, without its help.
+TEST(GpuPortions, AreOnTheirWayWhileTheHostWorks) {
+  if (!unavailable().empty()) GTEST_SKIP() << unavailable();
+  const GpuSpace& space = gpu_space();
+  constexpr std::size_t n = 6 * portion + 5, portions = 4;
+  const auto value = [](std::size_t j) { return 1000.25f + float(j / portion); };
+  std::vector<float> x(n);
+  for (std::size_t j = 0; j < n; ++j) x[j] = value(j);
+  Vector v(space, n);
+  copy(ConstVec{x.data(), n, &host_space()}, v);
+  const Memory back = Memory::pinned(sizeof(float));
+  const Stream beside;
+  const float* pinned = nullptr;
+  space.through_host(v.data(), n, Space::Way::both, [&](std::size_t first, float* at, std::size_t count) {
+    if (first == 0) pinned = at;
+    EXPECT_EQ(at[count - 1], value(first));
+    space.wait();
+    const std::size_t next = first + portion;
+    if (next < n) {
+      EXPECT_EQ(pinned[next / portion % portions * portion], value(next));
+    }
+    if (first > 0) {
+      DSGD_CHECK(
+          cudaMemcpyAsync(back.data(), v.data() + first - 1, sizeof(float), cudaMemcpyDeviceToHost, beside));
+      DSGD_CHECK(cudaStreamSynchronize(beside));
+      EXPECT_EQ(*back.as<float>(), value(first - 1) + 1);
+    }
+    for (std::size_t i = 0; i < count; ++i) at[i] += 1;
+  });
 }
 
 }  // namespace

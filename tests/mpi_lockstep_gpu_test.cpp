@@ -104,5 +104,29 @@ TEST(Gpu, GroupsAddUpWhatIsThere) {
   }
 }
 
+// Around the portions in which vectors pass through the host, and right behind work that fills them.
+TEST(Gpu, SumsHaveTheHostsBits) {
+  DSGD_NEEDS_GPU(space);
+  Group& group = world().group();
+  constexpr std::size_t portion = 1 << 16;
+  for (const std::size_t n : {std::size_t(3), portion - 1, portion, portion + 1, 4 * portion, 4 * portion + 1,
+                              9 * portion + 12345}) {
+    const auto mine = values(n, group.rank());
+    Vector here(host_space(), n), there(*space, n), twice(*space, n);
+    std::copy(mine.begin(), mine.end(), here.data());
+    copy(here, there);
+    for (int times = 0; times < 3; ++times) {
+      scale(0.75f, here.view());
+      scale(0.75f, there.view());
+      times == 1 ? group.mean(here) : group.sum(here);
+      times == 1 ? group.mean(there) : group.sum(there);
+      copy(there, twice);
+      axpy(1, twice, there.view());
+      scale(2, here.view());
+    }
+    EXPECT_EQ(on_host(there), on_host(here)) << n;
+  }
+}
+
 }  // namespace
 }  // namespace dsgd::test

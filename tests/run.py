@@ -45,7 +45,7 @@ def gpu_programs(build):
             yield name, [program, chosen], "gtest"
             continue
         for workers, servers, ranks_per_host in GPU_WORLDS:
-            if servers and name.startswith("mpi_lockstep"):
+            if servers and name.startswith("mpi_lockstep") or not servers and name.startswith("mpi_servers"):
                 continue
             command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
             yield f"{name}-{workers}w{servers}s", command, "gtest"
@@ -59,7 +59,7 @@ def programs(build):
         program = f"{build}/tests/{name}"
         if name == "fetch_test":
             yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
-        elif name.endswith("_twin_test"):
+        elif name.endswith("_twin_test") and not name.startswith("mpi_"):
             yield name, [program, f"--gtest_filter={TWIN_TESTS}"], "gtest"
         elif name.startswith("mpi_"):
             for workers, servers, ranks_per_host in GPU_WORLDS if "_gpu_" in name else WORLDS:

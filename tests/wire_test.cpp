@@ -137,7 +137,9 @@ TEST(Slots, CarryEveryVectorWhole) {
       }
     });
     for (int v = 0; v < vectors; ++v) {
-      pair.reader[1].read(received.data(), n, crowded);
+      pair.reader[1].read(0, received.data(), n / 3, crowded);
+      pair.reader[1].read(n / 3, received.data() + n / 3, n - n / 3, crowded);
+      pair.reader[1].emptied();
       for (std::size_t i = 0; i < n; ++i) wrong += received[i] != float(v) + float(i);
     }
     writer.join();
@@ -168,7 +170,9 @@ TEST(Slots, KeepPushesOffWhatIsPulled) {
   EXPECT_EQ(pair.writer.for_push({}), 1);
   std::vector<float> sent(10, 3.0f), received(10);
   pair.reader[0].write(sent.data(), 10);
-  pair.writer.read_pulled(received.data(), 10, {});
+  pair.writer.read_pulled(0, received.data(), 10, {});
+  EXPECT_EQ(pair.writer.for_push({}), 1);
+  pair.writer.end_pull();
   EXPECT_EQ(received, sent);
   pair.writer[1].filled(10);
   EXPECT_EQ(pair.writer.for_push({}), 0);
