@@ -83,9 +83,8 @@ class Cell:
         """The rates of PyTorch's variants of that kind; all of them where there is none."""
         return [rate for variant, rate in turn.items() if variant != "dsgd" and variant.startswith(kind)]
 
-    def median(self, kind):
-        rates = [max(self.of(turn, kind)) for turn in self.turns if self.of(turn, kind)]
-        return statistics.median(rates) if rates else None
+    def rates(self, kind):
+        return [max(self.of(turn, kind)) for turn in self.turns if self.of(turn, kind)]
 
     def ratio(self, kind):
         ratios = [turn["dsgd"] / max(self.of(turn, kind)) for turn in self.turns if self.of(turn, kind)]
@@ -130,8 +129,11 @@ class Benchmarks:
     def ours(self, cells):
         """One rate more for each of these cells; cells that dsgd does not have are left without."""
         names = self.step_names(cells)
-        out = run([self.options.build / "tests/model_benchmark", f"--benchmark_filter=^({'|'.join(names)})$",
-                   f"--benchmark_min_time={self.options.window}", "--benchmark_format=json"])
+        try:
+            out = run([self.options.build / "tests/model_benchmark", f"--benchmark_filter=^({'|'.join(names)})$",
+                       f"--benchmark_min_time={self.options.window}", "--benchmark_format=json"])
+        except Failed as failure:  # the other models go on
+            return self.miss(str(failure), ", ".join(names))
         measured = {b["name"]: b for b in json.loads(out)["benchmarks"]} if out.strip() else {}
         for name, cell in names.items():
             b = measured.get(name, {"error_message": "is not there"})
@@ -141,20 +143,26 @@ class Benchmarks:
             elif name not in self.problems.get(b["error_message"], ()):
                 self.miss(b["error_message"], name)
 
-    def turn(self, cells, kinds, dsgd_first):
-        """Both sides of these cells, one right after the other."""
+    def turn(self, cells, kinds, dsgd_first, patience=0):
+        """Both sides of these cells, one right after the other; no variant begins with fewer seconds left than `patience`."""
         answers = []
 
         def theirs():
             for cell in cells:
-                variants = [v for v in self.peer.about.get("variants", {}).get(cell.model, ()) if v.startswith(kinds)]
-                answers.append(variants and self.peer.ask(max(1, min(self.left(), 120)), cell=cell.key, variants=variants,
-                                                          seconds=self.options.window))
+                answers.append({})
+                for variant in self.peer.about.get("variants", {}).get(cell.model, ()):
+                    if not variant.startswith(kinds):
+                        continue
+                    if self.left() < patience:
+                        self.miss("no time left", f"{'/'.join(map(str, cell.key))} {variant}")
+                        continue
+                    answers[-1].update(self.peer.ask(max(1, min(self.left(), 120)), cell=cell.key, variants=[variant],
+                                                     seconds=self.options.window))
 
         for measure in (lambda: self.ours(cells), theirs)[::1 if dsgd_first else -1]:
             measure()
         for cell, answer in zip(cells, answers):
-            cell.add(answer or {})
+            cell.add(answer)
 
     def steps(self):
         self.limits = self.peer.ask(60, limits=0.3)
@@ -171,14 +179,15 @@ class Benchmarks:
         """The compiled variants, with a turn of ours each."""
         if self.options.peer_device != "cuda" or self.peer.why:
             return
+        patience = 25
         wanted = sorted(self.cells, key=lambda c: (self.options.precisions.index(c.precision), c.minibatch > 128,
                                                    self.options.models.index(c.model), c.minibatch))
         for number, cell in enumerate(wanted):
-            if self.left() < 25 or self.peer.why:
+            if self.left() < patience or self.peer.why:
                 for c in wanted[number:]:
-                    self.miss("no time left to compile", f"{c.model}/{c.minibatch}/{c.precision}")
+                    self.miss("no time left", f"{'/'.join(map(str, c.key))} compile")
                 return
-            self.turn([cell], ("compile",), dsgd_first=True)
+            self.turn([cell], ("compile",), dsgd_first=True, patience=patience)
 
     def train(self, model, minibatch, seconds, **settings):
         """(samples, seconds of the program, seconds of the clock) of a run that takes about so long if it is as fast as bare steps."""
@@ -231,6 +240,9 @@ def table(report, cells, limits):
     def number(value, form="{:.2f}"):
         return "-" if value is None else form.format(value)
 
+    def rates(values):
+        return spread(values).strip() if values else "-"
+
     rows = [("samples/s", "minibatch", "", "dsgd (lowest to highest)", "eager", "graph", "compile", "/ eager", "/ best",
              "Gflop", "MB", "launches", "floor us", "of floor", "of products")]
     for c in cells:
@@ -239,7 +251,7 @@ def table(report, cells, limits):
         step = c.minibatch / statistics.median(c.ours)
         by_flops, by_bytes = c.floor_seconds(limits) if limits else (None, None)
         floor = max(by_flops, by_bytes) if limits else None
-        rows.append((c.model, str(c.minibatch), c.precision, spread(c.ours).strip(), *(number(c.median(k), "{:.0f}") for k in KINDS),
+        rows.append((c.model, str(c.minibatch), c.precision, rates(c.ours), *(rates(c.rates(k)) for k in KINDS),
                      number(c.ratio("eager")), number(c.ratio_best()),
                      number(c.floor["flop/step"] / 1e9), number(c.floor["bytes/step"] / 1e6), number(c.floor.get("launches/step"), "{:.0f}"),
                      number(floor and floor * 1e6, "{:.1f}"), number(floor and 100 * floor / step, "{:.0f} %"),

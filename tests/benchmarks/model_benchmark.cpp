@@ -167,7 +167,7 @@ Floor floor_of(const Network& net, int batch) {
 }
 
 void step(benchmark::State& state, const Network& net, int batch, const DeviceEntry& entry,
-          Precision precision) {
+          Precision precision) try {
   const auto device = entry.make(precision);
   const Samples samples = random_samples(net.input, 4096);
   const Space& space = device->space();
@@ -211,6 +211,8 @@ void step(benchmark::State& state, const Network& net, int batch, const DeviceEn
   state.counters["samples/s"] = double(state.iterations()) * batch / seconds;
   state.counters["flop/sample"] = flops;
   rates(state, seconds, batch * flops, 0);
+} catch (const std::exception& e) {  // the others go on
+  state.SkipWithError(e.what());
 }
 
 // Part of a network, one direction; the device's own copies in and out included. Backward gives dx where

@@ -5,11 +5,13 @@
 
 A step takes a minibatch of bytes that lie on the card already, scales it, and does forward, loss, backward and SGD with momentum.
 Precisions: fp32 (TF32 off), tf32, bf16 (autocast; float32 weights). Variants: eager; graph: the same step as a CUDA graph;
-compile: torch.compile with max-autotune, which makes graphs by itself. Each with images channels-last or not.
+compile: torch.compile with max-autotune, which makes graphs of forward and backward by itself; compile and graph: without those,
+the whole step as one. Each with images channels-last or not.
 """
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -23,8 +25,16 @@ SAMPLES = 4096
 
 def variants(model, device):
     layouts = LAYOUTS if model in ("lenet", "cifar_quick", "resnet20") else ("contiguous",)
-    kinds = ("eager", "graph", "compile") if device == "cuda" else ("eager",)
+    kinds = ("eager", "graph", "compile", "compile and graph") if device == "cuda" else ("eager",)
     return [f"{kind}, {layout}" for kind in kinds for layout in layouts]
+
+
+def sgd(parameters, device):
+    settings = {"lr": 0.01, "momentum": 0.9}
+    if device == "cuda":
+        with contextlib.suppress(TypeError, RuntimeError):  # PyTorch before 2.3
+            return torch.optim.SGD(parameters, fused=True, **settings)
+    return torch.optim.SGD(parameters, **settings)
 
 
 class Trainer:
@@ -38,16 +48,18 @@ class Trainer:
         self.labels = torch.randint(0, 10, (SAMPLES,), device=device)
         self.order = torch.cat([torch.randperm(SAMPLES) for _ in range(4)]).to(device).split(minibatch)[:4 * SAMPLES // minibatch]
         self.net = MODELS[model]().to(device=device, memory_format=self.layout)
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9, **({"fused": True} if device == "cuda" else {}))
+        self.optimizer = sgd(list(self.net.parameters()), device)
         self.cast = (contextlib.nullcontext if precision != "bf16" else
-                     lambda: torch.autocast(device_type=device, dtype=torch.bfloat16, cache_enabled=kind != "graph"))
+                     lambda: torch.autocast(device_type=device, dtype=torch.bfloat16, cache_enabled=not kind.endswith("graph")))
         self.criterion, self.count = torch.nn.CrossEntropyLoss(), 0
         self.losses = self.forward
-        if kind == "compile":
-            self.losses = torch.compile(self.forward, mode="max-autotune")
+        if kind.startswith("compile"):
+            torch.compiler.reset()  # a function that was compiled for a few others stays eager
+            self.losses = torch.compile(self.forward, dynamic=False,
+                                        mode="max-autotune" if kind == "compile" else "max-autotune-no-cudagraphs")
         self.ids = self.order[0].clone()
         self.graph = None
-        if kind == "graph":
+        if kind.endswith("graph"):
             self.capture()
 
     def forward(self, ids):
@@ -132,7 +144,8 @@ def main():
     device = parser.parse_args().device
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("peer_gpu: this PyTorch sees no GPU")
-    answers, sys.stdout = sys.stdout, sys.stderr  # compilers print what they do
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # compilers print what they do
 
     def answer_with(found):
         print(json.dumps(found), file=answers, flush=True)
