@@ -98,6 +98,12 @@ Findings gpus() {
       all.back().fix = "TF32 and bfloat16 need compute capability 8.0, and so do the kernels of this build";
     }
   }
+#ifdef DSGD_HAVE_NCCL
+  if (count == 1)
+    all.push_back({Finding::absent, "NCCL",
+                   "one GPU: ranks share it and exchange vectors through the host, since NCCL takes one rank "
+                   "on each"});
+#endif
   for (int from = 0; from < count; ++from)
     for (int to = 0; to < count; ++to) {
       if (from == to) continue;
