@@ -33,10 +33,12 @@ void fail(const char* reason, const char* call, const char* file, int line) {
   throw std::runtime_error(fmt::format("{}:{}: {} (in {})", name ? name + 1 : file, line, reason, call));
 }
 
-Memory Memory::device(std::size_t bytes) {
-  Memory m;
-  if (bytes == 0) return m;
-  if (const cudaError_t status = cudaMalloc(&m.data_, bytes); status == cudaErrorMemoryAllocation) {
+namespace {
+
+void* allocate_device(std::size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     std::size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
@@ -44,9 +46,21 @@ Memory Memory::device(std::size_t bytes) {
         fmt::format("the GPU has no room for {} MB more ({} of {} MB are free): use a smaller minibatch or "
                     "fewer ranks a GPU",
                     bytes >> 20, free >> 20, total >> 20));
-  } else {
-    DSGD_CHECK(status);
   }
+  check(status, "cudaMalloc", __FILE__, __LINE__);
+  return data;
+}
+
+void free_device(void* data) {
+  cudaDeviceSynchronize();  // cudaFree may wait for who still uses it, or not
+  cudaFree(data);
+}
+
+}  // namespace
+
+Memory Memory::device(std::size_t bytes) {
+  Memory m;
+  if (bytes > 0) m.data_ = allocate_device(bytes);
   m.bytes_ = bytes;
   return m;
 }
@@ -68,7 +82,10 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 }
 
 Memory::~Memory() {
-  if (data_) pinned_ ? cudaFreeHost(data_) : cudaFree(data_);
+  if (data_ && pinned_)
+    cudaFreeHost(data_);
+  else if (data_)
+    free_device(data_);
 }
 
 const GpuSpace& gpu_space() {
@@ -86,13 +103,12 @@ const GpuSpace& gpu_space() {
 
 float* GpuSpace::allocate(std::size_t n) const {
   const std::size_t bytes = std::max<std::size_t>(n, 1) * sizeof(float);
-  void* data = nullptr;
-  DSGD_CHECK(cudaMalloc(&data, bytes));
+  void* const data = allocate_device(bytes);
   DSGD_CHECK(cudaMemsetAsync(data, 0, bytes, stream_));
   return static_cast<float*>(data);
 }
 
-void GpuSpace::release(float* data) const { cudaFree(data); }  // waits for whoever still uses it
+void GpuSpace::release(float* data) const { free_device(data); }
 
 void GpuSpace::copy(const float* x, float* y, std::size_t n) const {
   if (n) DSGD_CHECK(cudaMemcpyAsync(y, x, n * sizeof(float), cudaMemcpyDeviceToDevice, stream_));

@@ -132,8 +132,10 @@ Place place_of(const void* address) {
   return held.second ? Place::device : Place::pinned;
 }
 
+constexpr std::size_t all_memory = std::size_t(1) << 40;
 cudaError_t allocate(void** to, std::size_t bytes, bool device) {
   if (capturing) return cudaErrorStreamCaptureUnsupported;
+  if (bytes > all_memory) return cudaErrorMemoryAllocation;
   bytes = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;
   *to = std::aligned_alloc(256, bytes);
   std::memset(*to, 0xff, std::min(bytes, std::size_t(1) << 20));  // no numbers
@@ -142,7 +144,6 @@ cudaError_t allocate(void** to, std::size_t bytes, bool device) {
 }
 cudaError_t free_memory(void* address) {
   if (capturing) return cudaErrorStreamCaptureUnsupported;
-  drain_all();
   memory.erase(static_cast<char*>(address));
   std::free(address);
   return cudaSuccess;
@@ -164,12 +165,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* about, int) {
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+  if (capturing) return cudaErrorStreamCaptureUnsupported;
+  return drain_all(), cudaSuccess;
+}
 const char* cudaGetErrorString(cudaError_t status) {
   return status == cudaErrorStreamCaptureUnsupported ? "the twin allows no such thing in a capture"
                                                      : "the twin refuses";
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  return *free = *total = std::size_t(1) << 30, cudaSuccess;
+  return *free = *total = all_memory, cudaSuccess;
 }
 cudaError_t cudaMalloc(void** to, std::size_t bytes) { return allocate(to, bytes, true); }
 cudaError_t cudaHostAlloc(void** to, std::size_t bytes, unsigned) { return allocate(to, bytes, false); }

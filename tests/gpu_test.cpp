@@ -76,6 +76,18 @@ TEST_F(Gpu, BringsVectorsThereAndBack) {
   }
 }
 
+TEST_F(Gpu, SaysWhatHasNoRoom) {
+  try {
+    const Vector too_long(space(), std::size_t(1) << 39);  // 2 TiB
+    ADD_FAILURE() << "there was room";
+  } catch (const std::runtime_error& e) {
+    EXPECT_EQ(std::string(e.what()).rfind("the GPU has no room for 2097152 MB more (", 0), 0u) << e.what();
+  }
+  Vector v(space(), 1);  // and goes on
+  fill(1, v.view());
+  EXPECT_EQ(values(v)[0], 1);
+}
+
 TEST_F(Gpu, GivesTheHostsBits) {
   using Operation = void (*)(const Space&, std::vector<Vec>&);
   const std::pair<const char*, Operation> operations[] = {
