@@ -130,6 +130,11 @@ class Runs:
         for strategy in "downpour", "easgd":
             self.assertIn(self.train(strategy, "cudnn", workers=2).outcome, ("ok", "diverged"))
 
+    def test_the_simulation_uses_the_card(self):
+        real, simulated = (self.train("sync", "cudnn", workers=2, engine=engine) for engine in ("mpi", "simulated"))
+        self.same_course(simulated, real, 1e-4)
+        self.assertEqual(real.provenance["device_library"], simulated.provenance["device_library"])
+
 
 @unittest.skipIf(WITHOUT_GPU or WITHOUT_CUDA, WITHOUT_GPU[1] if WITHOUT_GPU else "built without CUDA")
 class Gpu(Runs, Case):
@@ -142,11 +147,6 @@ class Gpu(Runs, Case):
                 with self.subTest(model=model, workers=workers):
                     several = self.train("sync", "cudnn", model=model, minibatch=96 // workers, workers=workers, samples=3840)
                     self.same_course(several, alone, bound)
-
-    def test_the_simulation_uses_the_card(self):
-        real, simulated = (self.train("sync", "cudnn", workers=2, engine=engine) for engine in ("mpi", "simulated"))
-        self.same_course(simulated, real, 1e-4)
-        self.assertEqual(real.provenance["device_library"], simulated.provenance["device_library"])
 
 
 @unittest.skipUnless(os.path.exists(f"{BUILD}/twin/dsgd"), "built without NCCL")
