@@ -93,10 +93,6 @@ Findings gpus() {
              "{:.1f} GB/s, from it {:.1f} GB/s",
              about.name, free >> 20, total >> 20, about.major, about.minor, about.multiProcessorCount,
              in / 1e9, out / 1e9)});
-    if (about.major < 8) {
-      all.back().state = Finding::absent;
-      all.back().fix = "TF32 and bfloat16 need compute capability 8.0, and so do the kernels of this build";
-    }
   }
 #ifdef DSGD_HAVE_NCCL
   if (count == 1)

@@ -13,6 +13,14 @@ std::string unavailable() {
   static const std::string reason = []() -> std::string {
     int devices = 0;
     const cudaError_t status = cudaGetDeviceCount(&devices);
+    for (int k = 0; status == cudaSuccess && k < devices; ++k) {  // ranks take all of them
+      cudaDeviceProp about{};
+      if (cudaGetDeviceProperties(&about, k) == cudaSuccess && about.major < 8)
+        return fmt::format(
+            "no GPU: {} has compute capability {}.{}, bfloat16, TF32 and the kernels of this build need 8.0; "
+            "leave it out (CUDA_VISIBLE_DEVICES), or use another device",
+            about.name, about.major, about.minor);
+    }
     if (status == cudaSuccess && devices > 0) return "";
     cudaGetLastError();  // it stays until somebody asks
     int driver = 0, runtime = 0;
