@@ -1,7 +1,6 @@
 """PyTorch's side of gpu.py: training steps on one GPU. Reads a line of JSON for each question, answers with one.
 
   {"cell": [model, minibatch, precision], "variants": [...], "seconds": 0.3}   samples per second of each variant, or why not
-  {"limits": seconds}                                                         what the card does: products and copies
 
 A step takes a minibatch of bytes that lie on the card already, scales it, and does forward, loss, backward and SGD with momentum.
 Precisions: fp32 (TF32 off), tf32, bf16 (autocast; float32 weights). Variants: eager; graph: the same step as a CUDA graph;
@@ -12,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import sys
 import time
 
@@ -112,32 +110,6 @@ def synchronise(device):
         torch.cuda.synchronize()
 
 
-def limits(device, seconds):
-    """Operations per second of a large product in each precision, bytes per second (read and written) of a large copy; medians."""
-    size, found = (8192, {}) if device == "cuda" else (1024, {})
-    for precision in ("fp32", "tf32", "bf16"):
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        kind = torch.bfloat16 if precision == "bf16" else torch.float32
-        a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-        found[precision] = 2 * size**3 / median_seconds(lambda: a @ b, device, seconds)
-    source = torch.randn(size * size * (16 if device == "cuda" else 1), device=device)
-    target = torch.empty_like(source)
-    found["copy"] = 8 * source.numel() / median_seconds(lambda: target.copy_(source), device, seconds)
-    return found
-
-
-def median_seconds(work, device, seconds):
-    taken, begun = [], time.perf_counter()
-    work()
-    while len(taken) < 5 or time.perf_counter() - begun < seconds:
-        synchronise(device)
-        start = time.perf_counter()
-        work()
-        synchronise(device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the program, not to compare with")
@@ -158,20 +130,17 @@ def main():
     trainers = {}  # kept from pair to pair: graphs and compiled code are made once
     for line in sys.stdin:
         question, answer = json.loads(line), {}
-        if "limits" in question:
-            answer = limits(device, question["limits"])
-        else:
-            cell = question["cell"]
-            for variant in question["variants"]:
-                key = (*cell, variant)
-                try:
-                    if key not in trainers:
-                        trainers[key] = Trainer(device, *key)
-                    # Precision is a switch of the whole process.
-                    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cell[2] == "tf32"
-                    answer[variant] = trainers[key].rate(question["seconds"])
-                except Exception as failure:  # an operation that a variant has not; the others go on
-                    answer[variant] = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
+        cell = question["cell"]
+        for variant in question["variants"]:
+            key = (*cell, variant)
+            try:
+                if key not in trainers:
+                    trainers[key] = Trainer(device, *key)
+                # Precision is a switch of the whole process.
+                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cell[2] == "tf32"
+                answer[variant] = trainers[key].rate(question["seconds"])
+            except Exception as failure:  # an operation that a variant has not; the others go on
+                answer[variant] = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}"
         answer_with(answer)
 
 
