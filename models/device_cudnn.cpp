@@ -555,12 +555,10 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
   library_->space.wait();
 }
 
-CudnnPlan::~CudnnPlan() {
-  cudaStreamSynchronize(stream_);
-  forget_graphs();
-}
+CudnnPlan::~CudnnPlan() { forget_graphs(); }
 
 void CudnnPlan::forget_graphs() {
+  cudaStreamSynchronize(stream_);  // one may be at work
   for (const auto& [key, graph] : graphs_)
     if (graph.ready) cudaGraphExecDestroy(graph.ready);
   graphs_.clear();
