@@ -16,7 +16,7 @@ class FarSpace final : public Space {
   float* allocate(std::size_t n) const override { return other(here_.allocate(n)); }
   void release(float* data) const override { here_.release(other(data)); }
   void through_host(float* x, std::size_t n, Way way, const Portion& f) const override {
-    constexpr std::size_t portion = 1000;
+    const std::size_t portion = n / 3 + 1;  // there are several of any vector
     std::vector<float> here(std::min(n, portion));
     for (std::size_t first = 0; first < n; first += portion) {
       const std::size_t count = std::min(portion, n - first);
