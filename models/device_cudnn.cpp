@@ -32,6 +32,10 @@ namespace {
 
 // What all plans of a process share. Each of the two streams has its own handle.
 struct Library {
+  static std::shared_ptr<const Library> of_this_process() {  // not destroyed, as its space
+    static const auto* const one = new auto(std::make_shared<const Library>());
+    return *one;
+  }
   Library() {
     for (cudnnHandle_t& h : dnn) DSGD_CHECK(cudnnCreate(&h));
     DSGD_CHECK(cudnnSetStream(dnn[0], space.stream()));
@@ -924,7 +928,7 @@ class CudnnDevice final : public Device {
 
  private:
   Precision precision_;
-  std::shared_ptr<const Library> library_ = std::make_shared<Library>();
+  std::shared_ptr<const Library> library_ = Library::of_this_process();
 };
 
 }  // namespace
