@@ -6,8 +6,9 @@
 
 A ratio is the median over the pairs of dsgd's rate over PyTorch's best measured right before or after. The floor of a step: the
 operations and bytes that it must do, every layer's values read and written once a pass, and its launches with one kernel for each
-layer and pass; seconds of these at the rates of cuBLASLt's products (8192 x 8192) and of copies on this card. Compiling takes longest and comes last, the most wanted cells first; what the time does not allow is left out and
-said so. Answers: a table, and everything measured in OUT/gpu.json; the runs' result files in OUT/runs.
+layer and pass; seconds of these at the rates of cuBLASLt's products (8192 x 8192) and of copies on this card. Compiling takes
+longest and comes last, the most wanted cells first; what the time does not allow is left out and said so. Answers: a table, and
+everything measured in OUT/gpu.json; the runs' result files in OUT/runs.
 """
 import argparse
 import itertools
@@ -112,7 +113,7 @@ class Benchmarks:
         self.dsgd = Dsgd(options.build, options.device, runs)
         self.peer = Peer(options.peer_device, options.out / "pytorch.txt")
         self.cells = [Cell(*key) for key in itertools.product(options.models, options.minibatches, options.precisions)]
-        self.limits, self.strategy, self.simulated = None, [], []
+        self.limits, self.strategy, self.simulated, self.library = None, [], [], ""
         self.problems = {}  # what was not measured, by reason
 
     def miss(self, why, what):
@@ -214,6 +215,7 @@ class Benchmarks:
                                       "synthetic.test": 10, "optimizer.learning_rate": 0.001}, **settings)
         if finished.outcome not in ("ok", "diverged"):  # nothing is learned in this short time
             raise Failed(f"{model}, {settings}: {finished.outcome}")
+        self.library = finished.provenance["device_library"]
         return samples, time.monotonic() - begun, finished.result["seconds"]
 
     def bare(self, model, minibatch):
@@ -236,7 +238,7 @@ class Benchmarks:
                                    "simulated": (many - few) / max(1e-9, long - short), "bare": self.bare(model, minibatch)})
 
     def report(self):
-        return {"command": sys.argv, "started": self.started, "device": self.options.device, "commit": self.commit,
+        return {"command": sys.argv, "started": self.started, "device": self.options.device, "library": self.library, "commit": self.commit,
                 "program": run([self.options.build / "dsgd", "--version"]).strip(), "pytorch": self.peer.about, "limits": self.limits,
                 "cells": [c.summary(self.limits) for c in self.cells], "strategy": self.strategy, "simulated": self.simulated,
                 "not_measured": self.problems}
@@ -289,7 +291,7 @@ def table(report, cells, limits):
         for variant, why in c.failures.items():
             missed.setdefault(why, []).append(f"{c.model}/{c.minibatch}/{c.precision} {variant}")
     lines += [f"not measured, {why}: {', '.join(what)}" for why, what in missed.items()]
-    return "\n".join(lines + [report["program"]])
+    return "\n".join(lines + [report["library"], report["program"]])
 
 
 def main():
