@@ -61,12 +61,13 @@ class Trainer:
             self.capture()
 
     def forward(self, ids):
-        with self.cast():
-            x = self.pixels[ids].float().div_(255).contiguous(memory_format=self.layout)
-            return self.criterion(self.net(x), self.labels[ids])
+        x = self.pixels[ids].float().div_(255).contiguous(memory_format=self.layout)
+        return self.criterion(self.net(x), self.labels[ids])
 
     def work(self, ids):
-        self.losses(ids).backward()
+        with self.cast():  # outside of what is compiled, which it must not cut into pieces
+            loss = self.losses(ids)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
