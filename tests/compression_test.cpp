@@ -214,7 +214,9 @@ TEST(Compressor, TakesTheBytesOfItsFormula) {
 TEST(Compressor, PowerSgdSumsItsTwoFactors) {
   Context c{.parameters = 63, .workers = 2};
   c.optimizer.layers = {{.shape = {6, 10}, .first = 0, .count = 60}, {.shape = {3}, .first = 60, .count = 3}};
-  EXPECT_EQ(Made("powersgd", {{"rank", integer(2)}}, c).cost(), 4 * (15 + 20));
+  const StrategyEntry& powersgd = *find_strategy("powersgd");
+  const Settings settings(powersgd.parameters, {{"rank", integer(2)}});
+  EXPECT_EQ(powersgd.cost(settings, c, 1).bytes_sent, 4 * (15 + 20));
 }
 
 // Errors of draws that all workers share would not shrink in the mean.
