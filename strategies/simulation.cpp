@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <exception>
+#include <iterator>
 #include <simgrid/s4u.hpp>
 #include <stdexcept>
 
@@ -38,8 +39,13 @@ struct Simulation::Engine {
   Engine() {
     xbt_log_control_set("root.thres:critical root.fmt:%m%n");
     static char name[] = "dsgd";
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // they know the stacks of threads alone
+    static char stacks[] = "--cfg=contexts/factory:thread";
+    char* words[] = {name, stacks, nullptr};
+#else
     char* words[] = {name, nullptr};
-    int count = 1;
+#endif
+    int count = int(std::size(words)) - 1;
     engine = std::make_unique<sg::Engine>(&count, words);
     // Bytes and seconds are those of the platform, without the factors that SimGrid has from clusters of its
     // own, without acknowledgements or a limit to TCP's window; and what is not charged takes no time.
