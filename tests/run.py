@@ -13,7 +13,7 @@ import xml.etree.ElementTree as xml
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = "/usr/bin/python3"
-LIMIT = 600  # seconds a program
+LIMIT, SANITIZED_LIMIT = 600, 3600  # seconds a program
 
 # Workers, servers and ranks per host (0: all) of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
 WORLDS = [(workers, servers, 0) for servers in (0, 1, 2) for workers in (1, 2, 3, 4)] + [
@@ -27,6 +27,14 @@ GPU_WORLDS = [(1, 0, 0), (2, 0, 0), (3, 0, 0), (2, 1, 0), (2, 2, 0)]
 
 # Our own kernels have a copy for each instruction set; the widest is tested with everything else.
 KERNELS = {"winograd_test": "*", "layers_test": "Layers/OnDevice.AgreesWithTheReference/onednn_*2:-*lenet*:*cifar*:*resnet*:*mlp*:*dnn_?2"}
+
+
+def sanitized(build):
+    cache = f"{build}/CMakeCache.txt"  # a bundle has none
+    if not os.path.exists(cache):
+        return False
+    with open(cache) as f:
+        return re.search(r"^DSGD_SANITIZE:\w+=.", f.read(), re.M) is not None
 
 
 def mpirun(ranks):
@@ -113,6 +121,8 @@ def main():
     os.makedirs(logs, exist_ok=True)
     environment = dict(os.environ, DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
     environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # Open MPI's own
+    environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
+    limit = SANITIZED_LIMIT if sanitized(build) else LIMIT
     if os.geteuid() == 0:
         environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     with open("tests/skips.txt") as f:
@@ -129,10 +139,10 @@ def main():
         begun = time.time()
         with open(f"{logs}/{name}.log", "w") as log:
             try:
-                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT,
+                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=limit,
                                       env=dict(environment, GTEST_OUTPUT=f"xml:{report}")).returncode
             except subprocess.TimeoutExpired:
-                code = "no end after %d s" % LIMIT
+                code = "no end after %d s" % limit
         with open(f"{logs}/{name}.log", errors="replace") as log:
             text = log.read()
         passed, failed, skipped = (count_gtest if kind == "gtest" else count_unittest)(text, report)
