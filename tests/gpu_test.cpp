@@ -38,7 +38,8 @@ std::vector<float> values(ConstVec v) {
 
 // Not a number equals itself here.
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
