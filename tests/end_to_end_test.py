@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 
 from result_files import seal
+from sanitizers import OWN_MEMORY, sanitized
 
 DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsgd")
 PATIENCE = 240  # seconds that any one command may take
@@ -847,6 +848,7 @@ class BrokenRuns(Case):
         self.assertEqual(3, len(record(self.out, "sync*.h5")["history"].splitlines()))
         self.assert_tidy()
 
+    @unittest.skipIf(sanitized(os.path.dirname(DSGD)), OWN_MEMORY)
     def test_not_enough_memory(self):
         text = self.experiment('dataset = "synthetic"\nsynthetic.train = 100000000\nsynthetic.shape = "1024x32x32"\nmodel = "softmax"\n'
                                "[strategy.sync]\n")

@@ -11,6 +11,8 @@ import sys
 import time
 import xml.etree.ElementTree as xml
 
+from sanitizers import sanitized
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = "/usr/bin/python3"
 LIMIT, SANITIZED_LIMIT = 600, 3600  # seconds a program
@@ -27,14 +29,6 @@ GPU_WORLDS = [(1, 0, 0), (2, 0, 0), (3, 0, 0), (2, 1, 0), (2, 2, 0)]
 
 # Our own kernels have a copy for each instruction set; the widest is tested with everything else.
 KERNELS = {"winograd_test": "*", "layers_test": "Layers/OnDevice.AgreesWithTheReference/onednn_*2:-*lenet*:*cifar*:*resnet*:*mlp*:*dnn_?2"}
-
-
-def sanitized(build):
-    cache = f"{build}/CMakeCache.txt"  # a bundle has none
-    if not os.path.exists(cache):
-        return False
-    with open(cache) as f:
-        return re.search(r"^DSGD_SANITIZE:\w+=.", f.read(), re.M) is not None
 
 
 def mpirun(ranks):

@@ -22,13 +22,12 @@ import h5py
 import numpy as np
 
 from result_files import seal
+from sanitizers import OWN_MEMORY, sanitized
 
 BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
 DSGD, SIM = f"{BUILD}/dsgd", f"{BUILD}/dsgd-sim"
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
-with open(f"{BUILD}/CMakeCache.txt") as cache:
-    SANITIZED = re.search(r"^DSGD_SANITIZE:\w+=.", cache.read(), re.M)
-PATIENCE = 1440 if SANITIZED else 240  # seconds; simulated ranks are threads there
+PATIENCE = 1440 if sanitized(BUILD) else 240  # seconds; simulated ranks are threads there
 
 # Every number of the cluster takes part. A gradient takes about as long as its messages.
 TINY = """
@@ -544,7 +543,7 @@ name = "ethernet-10g"
         results, _ = self.sweep(TINY + "[strategy.downpour]\n", options=["--set", "gradient=skipped"])
         self.assertIn("there are no weights", dsgd("replay", results["downpour-3w-seed1"], code=2).stderr)
 
-    @unittest.skipIf(SANITIZED, "a sanitizer has memory of its own")
+    @unittest.skipIf(sanitized(BUILD), OWN_MEMORY)
     def test_a_large_model_needs_no_memory(self):
         """64 workers of 102 MB each, in a process that may have no more than 1 GB of data."""
         text = self.LENET.replace('"lenet"', '"mlp"').replace("1x28x28", "12x1997x1").replace("workers = 3", "workers = 64")
