@@ -29,7 +29,7 @@ from result_files import seal
 from sanitizers import OWN_MEMORY, sanitized
 
 DSGD = os.path.join(os.path.abspath(os.environ.get("DSGD_BUILD", "build")), "dsgd")
-PATIENCE = 240  # seconds that any one command may take
+PATIENCE = 1440 if sanitized(os.path.dirname(DSGD)) else 240  # seconds that any one command may take
 GONE_WITHIN = 10  # seconds after which nothing of a broken run may be alive
 
 COMPRESSED = ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit", "powersgd")
