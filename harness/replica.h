@@ -15,8 +15,12 @@ struct Pace {
   World& world;
   Charges* charges = nullptr;    // of a simulated rank
   Slowness* slowness = nullptr;  // of a real one
-  void spend(double start, int samples) const {
+  // Before the gradient is computed, which takes no virtual time: afterwards other ranks would come before
+  // what is made of it, and it would have left the caches.
+  void charge(int samples) const {
     if (charges) world.charge(charges->gradient(samples));
+  }
+  void slow_down(double start, int samples) const {
     if (!slowness || samples == 0) return;
     const double took = world.now() - start;
     world.sleep(std::max(0.0, slowness->slowed(took) - took));
@@ -61,6 +65,7 @@ class ModelReplica final : public Replica {
     const bool whole =
         of.ids.size() <= std::size_t(minibatch);  // otherwise it is complete after the last piece
     const double start = pace_.world.now();
+    pace_.charge(of.count());
     before_ = 0;
     for (std::size_t first = 0; first == 0 || first < of.ids.size(); first += std::size_t(minibatch)) {
       if (first) before_ += last_.get().sum;
@@ -80,6 +85,7 @@ class ModelReplica final : public Replica {
     const auto descent = together ? optimizer.next(w, scale, when) : std::nullopt;
     if (!descent) return Replica::descend(at, of, optimizer, scale, when);
     const double start = pace_.world.now();
+    pace_.charge(of.count());
     before_ = 0;
     last_ = model_.begin_descent(at, train_, of.ids, g, augmentation_, *descent);
     losses.push_back(last_);
@@ -99,7 +105,7 @@ class ModelReplica final : public Replica {
  private:
   Replica::Loss computed(double start, const Batch& of) {
     if (spans) g.space->wait();  // a trace shows when the gradient was there
-    pace_.spend(start, of.count());
+    pace_.slow_down(start, of.count());
     const Span span{start, pace_.world.now()};
     compute_s += span.end - span.begin;
     if (spans) spans->push_back(span);

@@ -252,8 +252,9 @@ class Run {
     std::array<double, 9> seconds;
     for (double& one : seconds) {
       const double begin = world_->now();
+      pace().charge(int(ids.size()));
       process_.model.gradient(w, process_.data.train, ids, g);
-      pace().spend(begin, int(ids.size()));
+      pace().slow_down(begin, int(ids.size()));
       one = world_->now() - begin;
     }
     fill(0, g);
