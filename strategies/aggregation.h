@@ -17,7 +17,11 @@ class Aggregation {
   OnReady begin_sum(Vec v, std::size_t bucket) const {
     return fan_ ? OnReady{} : group_.begin_sum(v, bucket);
   }
-  void end_sum(Vec v) const { fan_ ? group_.tree_sum(fan_, v) : group_.end_sum(v); }
+  ConstVec end_sum(Vec v) const {
+    if (!fan_) return group_.end_sum(v);
+    group_.tree_sum(fan_, v);
+    return v;
+  }
   void mean(Vec v) const {
     if (!fan_) return group_.mean(v);
     group_.tree_sum(fan_, v);

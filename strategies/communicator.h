@@ -62,11 +62,15 @@ class Group {
   virtual int size() const = 0;
   void sum(Vec v) { reduce(1, v); }                      // v <- sum over the workers of v
   void mean(Vec v) { reduce(1.0f / float(size()), v); }  // v <- (1/P) sum over the workers of v
-  // v <- sum over the workers of v, in buckets of so many floats, from the last one to the first, which begin
+  // The sum over the workers of v, in buckets of so many floats, from the last one to the first, which begin
   // when who fills v has told of them, the rest at the end. Here all of it at the end, as sum() does: the
-  // processor that would add up is the one that fills v.
+  // processor that would add up is the one that fills v. Returns where the sum is until this worker's next
+  // one: v, or memory that simulated workers share.
   virtual OnReady begin_sum(Vec /*v*/, std::size_t /*bucket*/) { return {}; }
-  virtual void end_sum(Vec v) { sum(v); }
+  virtual ConstVec end_sum(Vec v) {
+    sum(v);
+    return v;
+  }
   // v <- sum over the workers of v, along a tree: of each `fan` workers, then of each `fan` of the first of
   // those, ..., the first adds up what the others send, in rank order. Worker 0's sum goes back the same way.
   virtual void tree_sum(int fan, Vec v) = 0;

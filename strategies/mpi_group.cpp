@@ -51,9 +51,11 @@ std::vector<float*> MpiGroup::share(std::size_t n) {
 
 namespace {
 
-// Elements of the first copy <- their sum over the copies, in that order.
-void add_up(const Space& space, const std::vector<float*>& copies, std::size_t first, std::size_t count) {
-  for (std::size_t k = 1; k < copies.size(); ++k) space.axpy(1, copies[k] + first, copies[0] + first, count);
+// Elements of `sum`, which may be the first copy, <- their sum over the copies, in that order.
+void add_up(const Space& space, const std::vector<float*>& copies, std::size_t first, std::size_t count,
+            float* sum) {
+  if (sum != copies[0]) space.copy(copies[0] + first, sum + first, count);
+  for (std::size_t k = 1; k < copies.size(); ++k) space.axpy(1, copies[k] + first, sum + first, count);
 }
 // Elements of all copies <- a times those of the first.
 void spread(const Space& space, float a, const std::vector<float*>& copies, std::size_t first,
@@ -69,29 +71,45 @@ void in_pieces(std::size_t begin, std::size_t end, std::size_t most, Each each) 
 
 }  // namespace
 
-void MpiGroup::reduce(float a, Vec v) {
+template <typename Sum>
+void MpiGroup::counted(ConstVec v, Sum sum) {
   ++traffic_.synchronisations;
   if (size_ == 1) return;
   const Stopwatch stopwatch(traffic_.seconds);
-  sum_vectors(a, v);
+  sum();
   const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
   traffic_.bytes_sent += volume;
   traffic_.bytes_received += volume;
   ++traffic_.messages;
 }
 
+void MpiGroup::reduce(float a, Vec v) {
+  counted(v, [&] { sum_vectors(a, v); });
+}
+
 #ifdef SMPI_H
-void MpiGroup::sum_vectors(float a, Vec v) {
+void MpiGroup::sum_simulated(float a, Vec v, Vector* shared) {
   Office& office = ranks_.office();
   office.summands.resize(size_);
   office.summands[rank_] = v.data;
   send_all_reduce(v.size, rank_, size_, office.mailboxes);
-  if (office.done == 0 && !hollow(v))
+  if (office.done == 0 && !hollow(v)) {
+    if (shared && shared->size() != v.size) *shared = Vector(*v.space, v.size);
     in_pieces(0, v.size, v.space->host() ? cached : v.size, [&](std::size_t at, std::size_t count) {
-      add_up(*v.space, office.summands, at, count);
-      spread(*v.space, a, office.summands, at, count);
+      add_up(*v.space, office.summands, at, count, shared ? shared->data() : office.summands[0]);
+      if (!shared) spread(*v.space, a, office.summands, at, count);
     });
+  }
   office.done = (office.done + 1) % size_;
+}
+
+void MpiGroup::sum_vectors(float a, Vec v) { sum_simulated(a, v, nullptr); }
+
+ConstVec MpiGroup::end_sum(Vec v) {
+  if (size_ == 1 || !v.space->host()) return Group::end_sum(v);
+  Vector& sum = ranks_.office().sum;
+  counted(v, [&] { sum_simulated(1, v, &sum); });
+  return sum;
 }
 #else
 void MpiGroup::sum_vectors(float a, Vec v) {
@@ -122,7 +140,7 @@ void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t 
   if (neighbour_ < slices_) {
     const std::size_t begin = bound(neighbour_), end = bound(neighbour_ + 1);
     in_pieces(begin, end, cached, [&](std::size_t at, std::size_t count) {
-      add_up(host_space(), copies, at, count);
+      add_up(host_space(), copies, at, count, copies[0]);
       if (hosts_ == 1) spread(host_space(), a, copies, at, count);
     });
     in_pieces(begin, hosts_ > 1 ? end : begin, at_most, [&](std::size_t at, std::size_t count) {

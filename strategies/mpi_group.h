@@ -25,6 +25,7 @@ class MpiGroup final : public Group {
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
 #ifdef SMPI_H
+  ConstVec end_sum(Vec v) override;
   void all_gather_into(Vec v, const Bytes& message, std::size_t n, const Unpack& unpack) override;
 #endif
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
@@ -45,7 +46,11 @@ class MpiGroup final : public Group {
   };
 
   void reduce(float a, Vec v) override;
+  template <typename Sum>
+  void counted(ConstVec v, Sum sum);
   void sum_vectors(float a, Vec v);
+  // As sum_vectors(), or the sum goes where all read it.
+  void sum_simulated(float a, Vec v, Vector* shared);
   // Byte strings one after the other.
   struct Layout;
   Layout gather(const Bytes& message, Bytes& all);  // `message` of every worker

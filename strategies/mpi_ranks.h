@@ -101,6 +101,7 @@ struct Office {
   std::vector<std::map<std::pair<int, int>, std::deque<Parcel>>> post;
   Mailboxes mailboxes;
   std::vector<float*> summands;  // where a sum comes from and goes to, or what was gathered goes
+  Vector sum;                    // where it goes that all read there
   Bytes messages;                // of the workers, one after the other
   int done = 0;                  // workers that have come out of the sum or the exchange
   std::map<int, std::vector<Bytes>> gathered;  // of every rank, by the number of World::gather's call

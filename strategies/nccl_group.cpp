@@ -46,13 +46,14 @@ class NcclGroup final : public Group {
               sum_from(first);
             }};
   }
-  void end_sum(Vec v) override {
-    if (bucket_ == 0) return sum(v);
+  ConstVec end_sum(Vec v) override {
+    if (bucket_ == 0) return Group::end_sum(v);
     count(v.size);
     communicator_.wait(place_.stream);
     sum_from(0);
     communicator_.hold(place_.stream);
     bucket_ = 0;
+    return v;
   }
   std::string library() const override {
     int version = 0;

@@ -22,8 +22,8 @@ class Sync final : public Strategy {
     const Batch batch = r.next();
     if (!batch) return false;
     r.gradient_in_parts(r.w, batch, r.g, workers_.begin_sum(r.g, bucket_));
-    workers_.end_sum(r.g);
-    optimizer_.step(r.w, r.g, 1.0 / double(batch.global_count), r.used);
+    const ConstVec sum = workers_.end_sum(r.g);
+    optimizer_.step(r.w, sum, 1.0 / double(batch.global_count), r.used);
     return true;
   }
   void visit(State& state) override { state.optimizer(optimizer_); }

@@ -175,6 +175,28 @@ TEST(Group, AddsInTheStatedOrder) {
   }
 }
 
+// Whoever has read a sum overwrites his own vector while others still read.
+TEST(Group, HoldsASumForAllToRead) {
+  const int hosts =
+      ranks_per_host && !world().simulated() ? (world().workers() + ranks_per_host - 1) / ranks_per_host : 1;
+  if (!world().is_worker()) return;
+  Group& group = world().group();
+  for (const std::size_t n : {1u, 1000u, 65536u, 7u}) {
+    Vector own(host_space(), n);
+    for (const Vec v : {own.view(), group.vector(n)})
+      for (int turn = 0; turn < 3; ++turn) {
+        group.begin_sum(v, 100);
+        for (std::size_t j = 0; j < n; ++j) v.data[j] = element(group.rank(), j + turn);
+        const ConstVec sum = group.end_sum(v);
+        ASSERT_EQ(sum.size, n);
+        std::size_t wrong = 0;
+        for (std::size_t j = 0; j < n && hosts <= 2; ++j) wrong += sum.data[j] != in_order(j + turn);
+        EXPECT_EQ(wrong, 0u) << n << " elements, turn " << turn;
+        fill(NAN, v);
+      }
+  }
+}
+
 TEST(Group, AddsWhatTheHostCannotReach) {
   if (!world().is_worker()) return;
   Group& group = world().group();
