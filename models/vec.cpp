@@ -27,6 +27,13 @@ DSGD_CLONES void scale_loop(float a, float* __restrict y, std::size_t n) {
 DSGD_CLONES void axpy_loop(float a, const float* __restrict x, float* __restrict y, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
+DSGD_CLONES void copy_scaled_loop(float a, const float* __restrict x, float* __restrict y, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] = a * x[i];
+}
+DSGD_CLONES void copy_sum_loop(const float* __restrict x, float a, const float* __restrict g,
+                               float* __restrict y, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) y[i] = x[i] + a * g[i];
+}
 DSGD_CLONES void sgd_loop(Space::Update u, float* __restrict w, const float* __restrict g, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) formula::sgd(u, w[i], g[i]);
 }
@@ -178,6 +185,19 @@ const Space& hollow_space() {
 const Space& host_space() {
   static const HostSpace space;
   return space;
+}
+
+void copy_scaled(float a, ConstVec x, Vec y) {
+  if (x.space->host() && y.space->host()) return copy_scaled_loop(a, x.data, y.data, y.size);
+  copy(x, y);
+  scale(a, y);
+}
+
+void copy_sum(ConstVec x, float a, ConstVec g, Vec y) {
+  if (x.data == y.data) return axpy(a, g, y);
+  if (x.space->host() && y.space->host()) return copy_sum_loop(x.data, a, g.data, y.data, y.size);
+  copy(x, y);
+  axpy(a, g, y);
 }
 
 bool flush_subnormals() {

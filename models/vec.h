@@ -102,6 +102,9 @@ inline void copy(ConstVec x, Vec y) {
 }
 inline void scale(float a, Vec y) { y.space->scale(a, y.data, y.size); }
 inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, y.size); }
+// As copy() and then scale() or axpy(), to the bit, in one pass where both are in the host's memory.
+void copy_scaled(float a, ConstVec x, Vec y);           // y <- a*x
+void copy_sum(ConstVec x, float a, ConstVec g, Vec y);  // y <- x + a*g; y may be x
 inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
 inline void compensate(const Space::Compensation& c, ConstVec g, ConstVec w, ConstVec old, Vec s, Vec d) {
   d.space->compensate(c, g.data, w.data, old.data, s.size ? s.data : nullptr, d.data, d.size);

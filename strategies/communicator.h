@@ -144,11 +144,16 @@ class ParameterServer : public Work {
   // With 0 the vector alone, no older than when work was granted last.
   void pull(Vec w, int minibatches = 1) {
     begin_pull(minibatches);
-    end_pull(w);
+    if (const ConstVec v = end_pull(w); v.data != w.data) {
+      copy(v, w);
+      forget();
+    }
   }
   virtual void begin_pull(int minibatches = 1) = 0;  // returns at once
-  virtual void end_pull(Vec w) = 0;                  // blocks until the reply is there
-  virtual void pull_work(int minibatches = 1) = 0;   // the work alone; blocks
+  // Blocks until the reply is there. Returns where the vector is until more is asked for: in `room`, or where
+  // it arrived.
+  virtual ConstVec end_pull(Vec room) = 0;
+  virtual void pull_work(int minibatches = 1) = 0;  // the work alone; blocks
   // Whether the servers' vector was another one than that pulled last when work was granted.
   virtual bool changed() const = 0;
   // Sends a*g, made of `samples` samples, computed at the version that was pulled last, and a number for the
@@ -159,6 +164,9 @@ class ParameterServer : public Work {
   // Mean over the elements of what the servers' rules had as number() when they answered last.
   virtual double number() const = 0;
   // used(): samples in the servers' vector when work was granted last.
+
+ private:
+  virtual void forget() {}  // what end_pull() returned was read
 };
 
 // The servers as equals, for their rules: all of them call it, in the same order.

@@ -45,8 +45,8 @@ class Downpour final : public Strategy {
       samples_ += batch.count();
       if (r.t % n_push_ == 0) push();
     }
-    if (begin) server_.end_pull(r.w);
-    axpy(float(-alpha_ * schedule_.at(server_.used()) / batch.count()), r.g, r.w);
+    const ConstVec fetched = begin ? server_.end_pull(r.w) : r.w;
+    copy_sum(fetched, float(-alpha_ * schedule_.at(server_.used()) / batch.count()), r.g, r.w);
     return true;
   }
   void visit(State& state) override {

@@ -34,7 +34,13 @@ class Fasgd final : public PullPush {
         stream_(~std::uint64_t(c.rank)) {}
 
  private:
-  bool fetches(const Replica& r) override { return opens(c_fetch_, 2 * r.t); }
+  ConstVec fetch(Replica& r) override {
+    if (r.t == 0 || opens(c_fetch_, 2 * r.t))
+      server_.pull(r.w);
+    else
+      server_.pull_work();
+    return r.w;
+  }
   bool pushes(const Replica& r) override { return opens(c_push_, 2 * r.t + 1); }
   bool opens(double c, std::int64_t draw) {
     return uniform(seed_, stream_, std::uint64_t(draw)) < 1 / (1 + c / (server_.number() + 1e-4));

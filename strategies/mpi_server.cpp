@@ -74,19 +74,23 @@ void MpiParameterServer::granted() {
 
 void MpiParameterServer::begin_pull(int minibatches) {
   const Stopwatch stopwatch(traffic_.seconds);
+  forget();
   ask(Kind::pull, minibatches);
   work_pulled_ = minibatches > 0;
 }
 
-void MpiParameterServer::end_pull(Vec w) {
+ConstVec MpiParameterServer::end_pull(Vec room) {
   const Stopwatch stopwatch(traffic_.seconds);
   pulled_ = std::numeric_limits<std::int64_t>::max();
+  const bool as_it_came = links_.size() == 1 && !links_[0].slots && room.space->host();
   for (Link& link : links_) {
     await(link);
-    const Vec part = w.part(link.range.first, link.range.count);
+    const Vec part = room.part(link.range.first, link.range.count);
     if (!link.slots) {
-      copy(link.reply.payload(), part);
-      link.reply.forget();
+      if (!as_it_came) {
+        copy(link.reply.payload(), part);
+        link.reply.forget();
+      }
     } else {
       part.space->through_host(part.data, part.size, Space::Way::write,
                                [&](std::size_t first, float* at, std::size_t count) {
@@ -99,6 +103,7 @@ void MpiParameterServer::end_pull(Vec w) {
     traffic_.bytes_received += std::int64_t(link.range.count * sizeof(float));
   }
   if (work_pulled_) granted();
+  return as_it_came ? links_[0].reply.payload() : room;
 }
 
 void MpiParameterServer::pull_work(int minibatches) {
@@ -130,7 +135,7 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
     float* const to = link.slots ? link.slots[which].data() : message.payload(*g.space).data;
     g.space->through_host(const_cast<float*>(g.data) + link.range.first, n, Space::Way::read,
                           [=](std::size_t first, const float* from, std::size_t count) {
-                            for (std::size_t i = 0; i < count; ++i) to[first + i] = a * from[i];
+                            copy_scaled(a, {from, count, &host_space()}, {to + first, count, &host_space()});
                           });
     if (link.slots) link.slots[which].filled(n);
     message.send(link.server, request_tag, link.slots ? 0 : n);

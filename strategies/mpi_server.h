@@ -13,7 +13,7 @@ class MpiParameterServer final : public ParameterServer {
  public:
   MpiParameterServer(const Ranks& ranks, int workers, int minibatch, std::size_t n, Traffic& traffic);
   void begin_pull(int minibatches) override;
-  void end_pull(Vec w) override;
+  ConstVec end_pull(Vec room) override;
   void pull_work(int minibatches) override;
   bool changed() const override { return pulled_ != used_; }
   void push(float a, ConstVec g, std::int64_t samples, double number) override;
@@ -37,6 +37,9 @@ class MpiParameterServer final : public ParameterServer {
   struct Granted {
     std::int64_t position, count;
   };
+  void forget() override {
+    for (Link& link : links_) link.reply.forget();
+  }
   void ask(Kind kind, int minibatches);
   void await(Link& link);
   void granted();

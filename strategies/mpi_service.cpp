@@ -81,6 +81,7 @@ void Service::push(Client& client, const Header& header) {
   const Shard::Origin origin{header.used, header.position, header.number};
   if (!client.slots) {
     shard_.push(header.worker, header.version, header.samples, incoming_.payload(), origin);
+    incoming_.forget();
     return;
   }
   Slot& slot = client.slots[header.slot];

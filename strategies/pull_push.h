@@ -14,13 +14,10 @@ class PullPush : public Strategy {
   explicit PullPush(const Context& c) : server_(*c.server) {}
 
   bool step(Replica& r) final {
-    if (r.t == 0 || fetches(r))
-      server_.pull(r.w);
-    else
-      server_.pull_work();
+    const ConstVec w = fetch(r);
     const Batch batch = r.next();
     if (!batch) return false;
-    r.gradient(r.w, batch, r.g);
+    r.gradient(w, batch, r.g);
     if (r.t == 0 || pushes(r))
       server_.push(1.0f / float(batch.count()), r.g, batch.count());
     else
@@ -40,7 +37,11 @@ class PullPush : public Strategy {
   ParameterServer& server_;
 
  private:
-  virtual bool fetches(const Replica&) { return true; }
+  // Work, and where the model is until the next step.
+  virtual ConstVec fetch(Replica& r) {
+    server_.begin_pull();
+    return server_.end_pull(r.w);
+  }
   virtual bool pushes(const Replica&) { return true; }
 };
 

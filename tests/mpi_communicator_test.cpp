@@ -527,6 +527,29 @@ RANKS_TEST_P(Servers, PullsAreConsistent) {
   EXPECT_EQ(backwards, 0);
 }
 
+// What was pulled stays where it is until more is asked for, whatever the servers do meanwhile.
+RANKS_TEST_P(Servers, LeaveWhatWasPulledAlone) {
+  const std::size_t n = GetParam();
+  Adder rule;
+  std::size_t changed = 0, old = 0;
+  with_servers(n, rule, [&](ParameterServer& server) {
+    Vector room(host_space(), n), g(host_space(), n), w(host_space(), n);
+    fill(1, g);
+    for (int turn = 0; turn < 5; ++turn) {
+      server.begin_pull();
+      const ConstVec pulled = server.end_pull(room);
+      const std::vector<float> before(pulled.data, pulled.data + n);
+      server.push(1, g, world_minibatch);
+      world().sleep(1e-3);
+      for (std::size_t j = 0; j < n; ++j) changed += pulled.data[j] != before[j];
+      server.pull(w);
+      for (std::size_t j = 0; j < n; ++j) old += w.data()[j] <= before[j];
+    }
+  });
+  EXPECT_EQ(changed, 0u);
+  EXPECT_EQ(old, 0u);
+}
+
 // Workers take turns, so the order of arrivals is fixed: the same bits whatever carries them.
 RANKS_TEST_P(Servers, ApplyTheBitsThatWerePushed) {
   const std::size_t n = GetParam();

@@ -177,7 +177,10 @@ RANKS_TEST_P(FixedOrder, WorksInAnyMemory) {
     job.space = &far_space();
     const Outcome there = run(job);
     EXPECT_EQ(here.master, there.master);
-    EXPECT_EQ(here.weights, there.weights);
+    // A server's vector may be read where it arrived.
+    if (!GetParam()->make_rule) {
+      EXPECT_EQ(here.weights, there.weights);
+    }
     EXPECT_EQ(here.traffic.bytes_sent, there.traffic.bytes_sent);
     EXPECT_EQ(here.traffic.messages, there.traffic.messages);
   }

@@ -367,6 +367,26 @@ TEST(Vec, DoesArithmeticInPlace) {
   }
 }
 
+// Two operations in one pass: the bits of one after the other.
+TEST(Vec, CopiesScaledAndSums) {
+  for (const std::size_t n : {0, 1, 17, 1003}) {
+    Vector x(host_space(), n), g(host_space(), n), is(host_space(), n), should(host_space(), n);
+    for (std::size_t i = 0; i < n; ++i) x.data()[i] = 1 / float(3 + i), g.data()[i] = 1 / float(7 + 3 * i);
+    const auto expect = [&] {
+      EXPECT_TRUE(std::equal(is.data(), is.data() + n, should.data())) << n << " elements";
+    };
+    copy(x, should), scale(0.3f, should);
+    copy_scaled(0.3f, x, is);
+    expect();
+    copy(x, should), axpy(0.3f, g, should);
+    copy_sum(x, 0.3f, g, is);
+    expect();
+    copy(x, is);
+    copy_sum(is, 0.3f, g, is);
+    expect();
+  }
+}
+
 TEST(Vec, MovesAndCutsWithoutCopying) {
   Vector a(host_space(), 10);
   float* data = a.data();

@@ -224,12 +224,13 @@ class LocalServer final : public ParameterServer {
     granted();
   }
   bool changed() const override { return pulled_ != used_; }
-  void end_pull(Vec w) override {
+  ConstVec end_pull(Vec w) override {
     log("fetched");
     std::copy(fetched_.begin(), fetched_.end(), w.data);
     for (std::size_t s = 0; s < shards_.size(); ++s) versions_[s] = replies_[s].version;
     pulled_ = replies_[0].used;
     if (work_pulled_) granted();
+    return w;
   }
   void push(float a, ConstVec g, std::int64_t samples, double number) override {
     log("push:" + std::to_string(samples));
