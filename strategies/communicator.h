@@ -156,6 +156,8 @@ class ParameterServer : public Work {
   virtual void pull_work(int minibatches = 1) = 0;  // the work alone; blocks
   // Whether the servers' vector was another one than that pulled last when work was granted.
   virtual bool changed() const = 0;
+  // Where to make what is pushed next, which push() leaves undefined: `own`, or in what will carry it.
+  virtual Vec place(Vec own) { return own; }
   // Sends a*g, made of `samples` samples, computed at the version that was pulled last, and a number for the
   // rule. Returns at once; g may be reused.
   virtual void push(float a, ConstVec g, std::int64_t samples, double number = 0) = 0;

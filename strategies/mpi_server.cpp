@@ -82,7 +82,7 @@ void MpiParameterServer::begin_pull(int minibatches) {
 ConstVec MpiParameterServer::end_pull(Vec room) {
   const Stopwatch stopwatch(traffic_.seconds);
   pulled_ = std::numeric_limits<std::int64_t>::max();
-  const bool as_it_came = links_.size() == 1 && !links_[0].slots && room.space->host();
+  const bool as_it_came = in_messages(room);
   for (Link& link : links_) {
     await(link);
     const Vec part = room.part(link.range.first, link.range.count);
@@ -122,6 +122,13 @@ Header MpiParameterServer::push_header(Kind kind, std::int64_t version, std::int
           .position = position_};
 }
 
+Vec MpiParameterServer::place(Vec own) {
+  if (!in_messages(own)) return own;
+  Message& message = links_[0].push[links_[0].next];
+  message.wait();
+  return message.payload(*own.space);
+}
+
 void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double number) {
   const Stopwatch stopwatch(traffic_.seconds);
   for (Link& link : links_) {
@@ -135,7 +142,11 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
     float* const to = link.slots ? link.slots[which].data() : message.payload(*g.space).data;
     g.space->through_host(const_cast<float*>(g.data) + link.range.first, n, Space::Way::read,
                           [=](std::size_t first, const float* from, std::size_t count) {
-                            copy_scaled(a, {from, count, &host_space()}, {to + first, count, &host_space()});
+                            const Vec there{to + first, count, &host_space()};
+                            if (from == there.data)
+                              scale(a, there);
+                            else
+                              copy_scaled(a, {from, count, &host_space()}, there);
                           });
     if (link.slots) link.slots[which].filled(n);
     message.send(link.server, request_tag, link.slots ? 0 : n);

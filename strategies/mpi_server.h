@@ -16,6 +16,7 @@ class MpiParameterServer final : public ParameterServer {
   ConstVec end_pull(Vec room) override;
   void pull_work(int minibatches) override;
   bool changed() const override { return pulled_ != used_; }
+  Vec place(Vec own) override;
   void push(float a, ConstVec g, std::int64_t samples, double number) override;
   void push_again(std::int64_t samples) override;
   double number() const override { return number_; }
@@ -40,6 +41,8 @@ class MpiParameterServer final : public ParameterServer {
   void forget() override {
     for (Link& link : links_) link.reply.forget();
   }
+  // Whether the floats of a message can stand for the whole vector v.
+  bool in_messages(ConstVec v) const { return links_.size() == 1 && !links_[0].slots && v.space->host(); }
   void ask(Kind kind, int minibatches);
   void await(Link& link);
   void granted();

@@ -17,9 +17,10 @@ class PullPush : public Strategy {
     const ConstVec w = fetch(r);
     const Batch batch = r.next();
     if (!batch) return false;
-    r.gradient(w, batch, r.g);
+    const Vec g = server_.place(r.g);
+    r.gradient(w, batch, g);
     if (r.t == 0 || pushes(r))
-      server_.push(1.0f / float(batch.count()), r.g, batch.count());
+      server_.push(1.0f / float(batch.count()), g, batch.count());
     else
       server_.push_again(batch.count());
     return true;

@@ -464,8 +464,9 @@ RANKS_TEST_P(Servers, AddUpTheArithmeticSeries) {
     Vector w(host_space(), n), g(host_space(), n);
     for (int push = 0; push < 7; ++push) {
       if (push == 0) server.pull(w);
-      for (std::size_t j = 0; j < n; ++j) g.data()[j] = 4 * float(push + 1) * float(1 + j % 7);
-      server.push(0.25f * float(world().rank() + 1), g, world_minibatch);
+      const Vec made = push % 3 == 2 ? server.place(g) : g.view();
+      for (std::size_t j = 0; j < n; ++j) made.data[j] = 4 * float(push + 1) * float(1 + j % 7);
+      server.push(0.25f * float(world().rank() + 1), made, world_minibatch);
       fill(NAN, g);
     }
   });
