@@ -5,8 +5,8 @@
 
 memory     peak of 256 LeNet workers; target 1 GiB
 overhead   processor time of a minibatch of 32 with 32 LeNet workers over that of its gradient alone; target 15 %. Alone means: in turns
-           for 32 replicas, each with its own model and gradient (and, beside it, for one replica again and again). Of 20 rounds in
-           turns the least times, which others on the machine disturb least; start and loading cancel out.
+           for 32 replicas, each with its own model and gradient. The same process takes two of these after every eighth gradient that
+           it simulates, since others on the machine slow both. Median of stretches of 128, of three simulations of each strategy
 timing     4096 workers, 20 rounds of sync, 25.6 million parameters, gradients skipped; target 120 s and 4 GiB
 agreement  virtual seconds of 2 to 64 LeNet workers with sync, gradients skipped, over those computed; target 1 %
 """
@@ -61,13 +61,6 @@ def virtual_seconds(build, strategy, **keys):
             return float(file["result"].attrs["seconds"])
 
 
-def bare(build):
-    """Processor milliseconds of a minibatch's gradient: of one replica again and again, of 32 in turns."""
-    command = [f"{build}/tests/replicas_benchmark", "--benchmark_format=json", "--benchmark_min_time=0.3"]
-    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return [run["cpu_time"] / replicas for run, replicas in zip(done["benchmarks"], (1, 32))]
-
-
 def memory(build):
     for strategy in STRATEGIES:
         _, _, mib = simulate(build, strategy, model="lenet", workers=256, samples=16384)
@@ -75,23 +68,19 @@ def memory(build):
 
 
 def overhead(build):
-    few, many = 2 * 32 * 32, 12 * 32 * 32
-    alone, whole = [], {strategy: [] for strategy in STRATEGIES}
-    for _ in range(20):
-        alone.append(bare(build))
-        for strategy, found in whole.items():
-            found.append([simulate(build, strategy, model="lenet", workers=32, samples=n)[1] for n in (few, many)])
-    one, replicas = zip(*alone)
-    print(f"overhead   gradient alone:  {min(replicas):.3f} ms (median {statistics.median(replicas):.3f}, most {max(replicas):.3f}); of one "
-          f"replica again and again {min(one):.3f} (median {statistics.median(one):.3f})", flush=True)
-    for strategy, found in whole.items():
-        starts, ends = zip(*found)
-        steps = (many - few) / 32
-        shares = [(1e3 * (end - start) / steps / own - 1) * 100 for start, end, own in zip(starts, ends, replicas)]
-        least = 1e3 * (min(ends) - min(starts)) / steps
-        print(f"overhead   {strategy:<16} 32 LeNet workers: {100 * (least / min(replicas) - 1):5.1f} % of the least times (target 15), "
-              f"{100 * (least / min(one) - 1):.1f} over one replica; median of pairs {statistics.median(shares):.1f} ({min(shares):.1f} to "
-              f"{max(shares):.1f})", flush=True)
+    found = {strategy: [] for strategy in STRATEGIES}
+    for _ in range(3):
+        for strategy, stretches in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                job = subprocess.run([f"{build}/tests/simulated_gradients", plan(folder, strategy, {"model": "lenet", "workers": 32, "samples": 62 * 1024})],
+                                     check=True, capture_output=True, text=True)
+            stretches += [[float(us) for us in line.split()] for line in job.stdout.splitlines()]
+    for strategy, stretches in found.items():
+        over = [(whole / bare - 1) * 100 for whole, _, bare in stretches]
+        slower = statistics.median((inside / bare - 1) * 100 for _, inside, bare in stretches)
+        low, middle, high = statistics.quantiles(over, n=4)
+        print(f"overhead   {strategy:<16} 32 LeNet workers: {middle:5.1f} % (quartiles {low:.1f} and {high:.1f} of {len(over)}; target 15); of it "
+              f"{slower:+.1f} inside gradients, which alone take {statistics.median(bare for *_, bare in stretches):.0f} us", flush=True)
 
 
 def timing(build):
