@@ -956,6 +956,36 @@ TEST(Shipped, EveryStrategyHasAnExperiment) {
   }
 }
 
+// The ids of all shipped experiments' runs, as commit 28d1553 made them: a new key at its default changes
+// none. Of the device it is the specification's, which every machine has.
+TEST(Shipped, IdsArePinned) {
+  std::map<std::string, std::string> pinned, made;
+  std::ifstream in(fs::path(DSGD_SOURCE_DIR) / "tests/fixtures/ids.txt");
+  for (std::string experiment, runs, ids; in >> experiment >> runs && std::getline(in, ids);)
+    pinned[experiment + " " + runs] = ids;
+  std::string lines;
+  for (const fs::path& file : shipped_experiments()) {
+    const bool local = file.stem() == "validate-simulation";  // simulates what this machine may not have
+    std::map<std::string, std::string> ids;
+    for (RunConfig& run : load_experiment(file, local ? Lines{"engine=mpi"} : Lines{}).runs) {
+      run.settings.set("device", std::string("reference"));
+      const std::string name = run.name();
+      ids[fmt::format("{} {}", file.stem().string(), name.substr(0, name.size() - 13))] +=
+          fmt::format(" {}", run.id());
+    }
+    for (const auto& [runs, of_runs] : ids) lines += runs + of_runs + "\n";
+    made.merge(ids);
+  }
+  const fs::path fresh = fs::path(testing::TempDir()) / "ids.txt";
+  if (pinned != made) std::ofstream(fresh) << lines;
+  for (const auto& [runs, ids] : pinned)
+    EXPECT_EQ(made[runs], ids) << runs << ": results that users have would lose their names. Where the "
+                               << "experiment itself was changed, or taken away: cp " << fresh
+                               << " tests/fixtures/ids.txt";
+  for (const auto& [runs, ids] : made)
+    EXPECT_EQ(pinned[runs], ids) << runs << ": is new; cp " << fresh << " tests/fixtures/ids.txt";
+}
+
 // Mutations of a good file load or are refused; nothing else may happen.
 TEST(Shipped, SearchTriesEveryStrategyAlike) {
   std::map<std::pair<std::string, int>, int> trials;
