@@ -10,6 +10,8 @@
 #include <set>
 #include <sstream>
 
+#include "datasets/content.h"
+#include "harness/experiment.h"
 #include "harness/progress.h"
 #include "harness/record.h"
 #include "harness/results.h"
@@ -173,6 +175,85 @@ TEST(Record, DamagedPartIsSetAside) {
   EXPECT_FALSE(fs::exists(result));
   EXPECT_FALSE(fs::exists(part_of(result)));
   EXPECT_TRUE(fs::exists(result.string() + ".damaged"));
+}
+
+// Result files of commit 28d1553, unpacked. What must be read in them stands in a table beside them, which
+// tests/plots_test.py reads, too.
+class OldResults : public testing::Test {
+ protected:
+  static constexpr const char* fixtures = DSGD_SOURCE_DIR "/tests/fixtures/28d1553";
+  OldResults() {
+    for (const auto& entry : fs::directory_iterator(fixtures)) {
+      if (entry.path().extension() != ".gz") continue;
+      std::vector<std::uint8_t> content(1 << 20);
+      content.resize(Content(entry.path()).read(content));
+      std::ofstream(folder_.path() / entry.path().stem(), std::ios::binary)
+          .write(reinterpret_cast<const char*>(content.data()), std::streamsize(content.size()));
+    }
+  }
+  TemporaryFolder folder_;
+};
+
+TEST_F(OldResults, AreRead) {
+  std::ifstream in(fs::path(fixtures) / "expected.tsv");
+  const auto cells = [&] {
+    std::string line, cell;
+    std::getline(in, line);
+    std::vector<std::string> found;
+    for (std::istringstream words(line); std::getline(words, cell, '\t');) found.push_back(cell);
+    return found;
+  };
+  const std::vector<std::string> names = cells();
+  int files = 0;
+  for (std::vector<std::string> row; !(row = cells()).empty(); ++files) {
+    SCOPED_TRACE(row[0]);
+    ASSERT_EQ(row.size(), names.size());
+    std::map<std::string, std::string> expected;
+    for (std::size_t i = 0; i < row.size(); ++i) expected[names[i]] = row[i];
+    const fs::path file = folder_.path() / row[0];
+    const RunResult run = read_result(file);
+    const auto expect_number = [&](const char* name, std::optional<double> value) {
+      ASSERT_EQ(value.has_value(), expected[name] != "-") << name;
+      if (value) {
+        EXPECT_DOUBLE_EQ(*value, std::stod(expected[name])) << name;
+      }
+    };
+    EXPECT_EQ(run.outcome, expected["outcome"]);
+    EXPECT_EQ(run.title, expected["title"]);
+    EXPECT_EQ(run.engine, expected["engine"]);
+    EXPECT_EQ(std::to_string(run.integer("workers")), expected["workers"]);
+    EXPECT_EQ(std::to_string(run.integer("seed")), expected["seed"]);
+    expect_number("accuracy", run.accuracy());
+    expect_number("samples_per_second", run.throughput());
+    expect_number("staleness", run.mean_staleness());
+    expect_number("megabytes", run.megabytes_per_worker());
+    const std::map<std::string, std::size_t> rows{{"steps", read_steps(file).size()},
+                                                  {"snapshots", run.snapshots.size()},
+                                                  {"ranks", run.ranks.size()},
+                                                  {"staleness_rows", run.staleness.size()},
+                                                  {"requests", read_requests(file).size()},
+                                                  {"departures", run.departures.size()},
+                                                  {"spans", read_spans(file).size()}};
+    for (const auto& [table, count] : rows) EXPECT_EQ(std::to_string(count), expected[table]) << table;
+    const auto weights = run.result.find("weights_sha256");
+    EXPECT_EQ(weights == run.result.end() ? "-" : std::get<std::string>(weights->second).substr(0, 12),
+              expected["weights"]);
+    // The same run today has the same name.
+    const RunConfig again = parse_run(std::get<std::string>(run.config.at("text")));
+    EXPECT_EQ(again.name(), run.name);
+    EXPECT_EQ(again.id(), run.id);
+    EXPECT_NE(show(run).find("\n" + run.name + ": " + run.outcome + " ("), std::string::npos);
+  }
+  EXPECT_EQ(files, 9);
+}
+
+TEST_F(OldResults, HaveATable) {
+  const ResultFolder found = read_folder(folder_.path());
+  EXPECT_TRUE(found.unreadable.empty());
+  EXPECT_EQ(found.runs.size(), 8u);
+  const std::string text = table(found.runs, 0.9, false);
+  for (const char* name : {"\nsync ", "\ndownpour ", "\neasgd (simulated) ", "\nadpsgd "})
+    EXPECT_NE(text.find(name), std::string::npos) << text;
 }
 
 // HDF5 never sees damage: it may crash or hang on a single wrong bit.

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
 import hashlib
 import importlib
 import io
@@ -419,6 +421,42 @@ class Loading(Folder):
         write_run(self.folder, seed=1, target=0.8)
         write_run(self.folder, seed=2, target=0.9)
         self.assertEqual(len(results.load(self.folder).groups), 1)
+
+
+class OldResults(Folder):
+    """Result files of commit 28d1553. What must be read in them stands in a table beside them, which harness_test reads, too."""
+
+    FIXTURES = Path(__file__).resolve().parent / "fixtures" / "28d1553"
+
+    def setUp(self):
+        super().setUp()
+        for path in self.FIXTURES.glob("*.gz"):
+            (self.folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+
+    def test_are_read(self):
+        with open(self.FIXTURES / "expected.tsv") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        self.assertEqual({row["file"] for row in rows}, {path.name for path in self.folder.iterdir()})
+        for row in rows:
+            if row["file"].endswith(".part"):  # of a run that has not ended
+                continue
+            with self.subTest(row["file"]):
+                run = results.read(self.folder / row["file"])
+                numbers = {"accuracy": run.reached_accuracy, "samples_per_second": run.throughput, "staleness": run.mean_staleness,
+                           "megabytes": run.megabytes_sent}
+                for name, value in numbers.items():
+                    self.assertEqual(repr(value) if value is not None else "-", row[name], name)
+                self.assertEqual([run.outcome, run.title, run.engine, str(run.workers), str(run.seed)],
+                                 [row[name] for name in ("outcome", "title", "engine", "workers", "seed")])
+                lengths = {"steps": run.steps, "snapshots": run.snapshots, "ranks": run.ranks, "staleness_rows": run.staleness}
+                self.assertEqual({name: str(len(table)) for name, table in lengths.items()}, {name: row[name] for name in lengths})
+                self.assertEqual(run.result.get("weights_sha256", "-")[:12], row["weights"])
+
+    def test_are_drawn(self):
+        code, out, err = self.draw(self.folder)
+        self.assertEqual((code, err), (0, "left out: sync-2w-seed2-d26fa6384416.h5.part: not finished\n"))
+        for name in ("convergence", "time_breakdown", "traffic"):
+            self.assertIn(f"{name}.png", out)
 
 
 class Mixing(Folder):
