@@ -7,12 +7,13 @@ namespace dsgd {
 
 // Random numbers that are the same on every host: the standard fixes its engines, but not its distributions.
 
-inline std::uint64_t mixed(std::uint64_t z) {  // the output function of splitmix64
-  z += 0x9e3779b97f4a7c15;
+// SplitMix64 (Steele, Lea, Flood 2014): what it makes of its counter, and of the counter's next value.
+inline std::uint64_t finalised(std::uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
   return z ^ (z >> 31);
 }
+inline std::uint64_t mixed(std::uint64_t z) { return finalised(z + 0x9e3779b97f4a7c15); }
 
 // 64 random bits for one purpose of a seed. Different (seed, purpose, index) give unrelated ones.
 inline std::uint64_t hash(std::uint64_t seed, std::uint64_t purpose, std::uint64_t index) {

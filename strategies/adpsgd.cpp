@@ -19,7 +19,7 @@ class AdPsgd final : public Strategy {
       : group_(*c.group),
         pairs_(*c.pairs),
         optimizer_(c.optimizer, *c.space, c.parameters),
-        stream_(mixed(c.seed) + std::uint64_t(c.group->rank())),
+        stream_(finalised(c.seed) + std::uint64_t(c.group->rank())),
         mean_(*c.space, c.parameters) {}
 
   bool step(Replica& r) override {
@@ -44,7 +44,7 @@ class AdPsgd final : public Strategy {
 
  private:
   std::size_t draw(std::size_t n) {
-    return (mixed(mixed(stream_) + std::uint64_t(++draws_)) >> 32) * n >> 32;
+    return (finalised(finalised(stream_) + std::uint64_t(++draws_)) >> 32) * n >> 32;
   }
 
   Group& group_;

@@ -9,9 +9,17 @@
 #include <set>
 
 #include "allocations.h"
+#include "datasets/random.h"
 
 namespace dsgd {
 namespace {
+
+// The first numbers of the generator that its authors publish, seed 0.
+TEST(Random, IsSplitMix64) {
+  EXPECT_EQ(mixed(0), 0xe220a8397b1dcdaf);
+  EXPECT_EQ(mixed(0x9e3779b97f4a7c15), 0x6e789e6aa1b965f4);
+  EXPECT_EQ(finalised(1), 0x5692161d100b05e5);  // not of the counter's next value
+}
 
 using Ids = std::vector<std::uint32_t>;
 Ids copy(const Minibatch& b) { return {b.ids.begin(), b.ids.end()}; }

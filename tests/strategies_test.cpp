@@ -26,6 +26,12 @@ namespace {
 using namespace std::string_literals;
 Value integer(int n) { return std::int64_t(n); }
 
+// Known numbers: results of one seed are compared with older ones.
+TEST(Random, DrawsWhatItAlwaysDrew) {
+  EXPECT_EQ(uniform(1), 5673494 * 0x1p-24f);
+  EXPECT_EQ(uniform(1, 2, 3), 3761028642379151 * 0x1p-53);
+}
+
 TEST(Table, IsComplete) {
   std::set<std::string> names;
   for (const StrategyEntry* entry : all_strategies()) {
