@@ -218,7 +218,8 @@ int main(int argc, char** argv) {
   add_run_options(sweep_command);
   sweep_command->footer(
       "Arrays in the experiment are axes. Ctrl-C stops; the same command goes on where it stopped.\nExit "
-      "code 0: every run ended ok or diverged; 1: some did not; 2: mistakes in the experiment or its "
+      "code 0: every run ended ok, unlearned or diverged; 1: some did not; 2: mistakes in the experiment or "
+      "its "
       "options.");
 
   std::string folder, file, json, topic, name, url, plan, part, data_dir;

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "harness/experiment.h"
+#include "harness/outcome.h"
 #include "harness/statistics.h"
 
 namespace dsgd {
@@ -82,23 +83,57 @@ std::string with_interval(const std::vector<double>& x, const char* format) {
   return x.size() < 2 ? middle : middle + " ± " + fmt::format(fmt::runtime(format), interval(x));
 }
 
+// A number of each seed, of those that have it.
+struct Numbers {
+  std::vector<double> values;
+  std::size_t of = 0;
+  void add(std::optional<double> value) {
+    ++of;
+    if (value) values.push_back(*value);
+  }
+  bool complete() const { return !values.empty() && values.size() == of; }
+  std::string missing() const { return fmt::format("{} of {}", values.size(), of); }
+  // The mean of those that came through would flatter.
+  std::string text(const char* format) const {
+    return values.empty() || complete() ? with_interval(values, format) : missing();
+  }
+};
+
 template <typename F>
-std::vector<double> collect(const Row& row, F derived) {
-  std::vector<double> result;
-  for (const RunResult* run : row.runs)
-    if (const std::optional<double> value = derived(*run)) result.push_back(*value);
+Numbers collect(const Row& row, F derived) {
+  Numbers result;
+  for (const RunResult* run : row.runs) result.add(derived(*run));
   return result;
 }
 
-// The ratio of a derived number to that of the base run with the same seed, per seed.
+// The ratio of a derived number to that of the base run with the same seed, per seed that has a base.
 template <typename F>
-std::vector<double> ratios(const Row& row, const Row& base, F derived) {
-  std::vector<double> result;
+Numbers ratios(const Row& row, const Row& base, F derived) {
+  Numbers result;
   for (const RunResult* run : row.runs)
     for (const RunResult* other : base.runs)
-      if (run->integer("seed") == other->integer("seed"))
-        if (const auto a = derived(*run), b = derived(*other); a && b) result.push_back(*a / *b);
+      if (run->integer("seed") == other->integer("seed")) {
+        const std::optional<double> a = derived(*run), b = derived(*other);
+        result.add(a && b ? std::optional(*a / *b) : std::nullopt);
+      }
   return result;
+}
+
+// What is there of failures is told, too: claims are made of them.
+std::string accuracy_text(const Row& row) {
+  const auto percent = [](const RunResult& run) {
+    const std::optional<double> accuracy = run.accuracy();
+    return accuracy ? std::optional(100 * *accuracy) : std::nullopt;
+  };
+  const Numbers all = collect(row, percent);
+  const auto learned = std::size_t(
+      std::count_if(row.runs.begin(), row.runs.end(), [](const RunResult* run) { return run->ok(); }));
+  if (learned == all.of) return all.text("{:.2f}");
+  const std::string how_many = fmt::format("{} of {}", learned, all.of);
+  if (all.values.empty()) return how_many;
+  const auto [least, most] = std::minmax_element(all.values.begin(), all.values.end());
+  return *least == *most ? fmt::format("{} ({:.2f})", how_many, *least)
+                         : fmt::format("{} ({:.2f} to {:.2f})", how_many, *least, *most);
 }
 
 std::size_t width(const std::string& s) {  // of UTF-8 text on a terminal
@@ -129,7 +164,7 @@ std::optional<double> RunResult::accuracy() const {
 }
 
 std::optional<double> RunResult::throughput() const {
-  if (!ok()) return std::nullopt;
+  if (!has_speed(outcome)) return std::nullopt;
   return double(std::get<std::int64_t>(result.at("samples"))) / std::get<double>(result.at("seconds"));
 }
 
@@ -306,25 +341,21 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
        "speed-up (base: 1 worker)", "mean staleness", "MB sent/worker", "runs"}};
   for (const Row& row : rows) {
     const auto throughput = [](const RunResult& r) { return r.throughput(); };
-    std::vector<double> accuracy =
-        collect(row, [](const RunResult& r) { return r.ok() ? r.accuracy() : std::nullopt; });
-    for (double& a : accuracy) a *= 100;
-    const auto times = collect(row, [&](const RunResult& r) { return r.time_to(target); });
-    const std::size_t n = row.runs.size();
+    const Numbers times = collect(row, [&](const RunResult& r) { return r.time_to(target); });
     std::string reached = "-";
     if (target > 0)
-      reached = times.size() == n ? with_interval(times, "{:.2f}")
-                                  : fmt::format("{} of {} reached", times.size(), n);
+      reached = times.complete() ? with_interval(times.values, "{:.2f}") : times.missing() + " reached";
 
     std::string speedup = row.workers == 1 ? "1 (base)" : "no base";
     if (row.workers > 1) {
       std::string parts;
       const auto add = [&](const Row* base, const char* kind) {
         if (!base) return;
-        const auto r = ratios(row, *base, throughput);
-        if (!r.empty())
-          parts += fmt::format("{}{} {}{}", parts.empty() ? "" : ", ", with_interval(r, "{:.2f}"), kind,
-                               mean(r) > double(row.workers) ? " (super-linear)" : "");
+        const Numbers r = ratios(row, *base, throughput);
+        if (r.of)
+          parts += fmt::format("{}{} {}{}", parts.empty() ? "" : ", ",
+                               r.complete() ? r.text("{:.2f}") : r.missing(), kind,
+                               r.complete() && mean(r.values) > double(row.workers) ? " (super-linear)" : "");
       };
       add(find_base(row, row.minibatch), "weak");
       add(find_base(row, row.minibatch * row.workers), "strong");
@@ -336,18 +367,21 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
     std::string summary;
     for (const auto& [outcome, count] : outcomes)
       summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", count, outcome);
-    cells.push_back(
-        {row.strategy + labels.of(row.runs[0]->config), std::to_string(row.workers),
-         with_interval(accuracy, "{:.2f}"), reached, with_interval(collect(row, throughput), "{:.0f}"),
-         speedup,
-         with_interval(collect(row, [](const RunResult& r) { return r.mean_staleness(); }), "{:.2f}"),
-         with_interval(collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }), "{:.1f}"),
-         summary});
+    cells.push_back({row.strategy + labels.of(row.runs[0]->config), std::to_string(row.workers),
+                     accuracy_text(row), reached, collect(row, throughput).text("{:.0f}"), speedup,
+                     collect(row, [](const RunResult& r) { return r.mean_staleness(); }).text("{:.2f}"),
+                     collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }).text("{:.1f}"),
+                     summary});
   }
   std::string notes =
       "mean ± 95 % confidence interval over seeds (Student's t); weak: same minibatch per worker, strong: "
       "same "
       "global minibatch\n";
+  if (!std::all_of(runs.begin(), runs.end(), [](const RunResult& run) { return run.ok(); }))
+    notes +=
+        "k of n: so many of n seeds have the number, or ended ok; no mean is made of these alone (in "
+        "brackets "
+        "what all reached)\n";
   if (std::any_of(runs.begin(), runs.end(), [](const RunResult& run) { return run.simulated(); }))
     notes += "simulated: seconds are virtual, those of a modelled cluster\n";
   if (const auto skipped = std::count_if(runs.begin(), runs.end(), [](const RunResult& r) {

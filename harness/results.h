@@ -67,8 +67,9 @@ class Labels {
 };
 
 // One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
-// reached", throughput, speed-up and its base, staleness, traffic. Throws std::runtime_error when the runs'
-// origins differ and `mixed` is not set.
+// reached", throughput, speed-up and its base, staleness, traffic. A number that some seed has not is "k of
+// n", never the mean of the others. Throws std::runtime_error when the runs' origins differ and `mixed` is
+// not set.
 std::string table(const std::vector<RunResult>& runs, double target, bool mixed);
 // Everything that one file says, for a terminal.
 std::string show(const RunResult& run);

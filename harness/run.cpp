@@ -12,6 +12,7 @@
 #include <numeric>
 #include <optional>
 
+#include "harness/outcome.h"
 #include "harness/record.h"
 #include "harness/replica.h"
 #include "harness/snapshots.h"
@@ -223,7 +224,10 @@ class Run {
     }
     totals_.steps = r.t;
     totals_.samples = r.samples;
+    finite_ = config_.skips_gradients() || is_finite(r.w);
   }
+
+  static bool is_finite(ConstVec w) { return std::isfinite(dot(w, w)); }
 
   // Tells all steps with their losses but for the last `late` ones.
   void settle(std::size_t late) {
@@ -416,6 +420,7 @@ class Run {
       load_snapshot(i, own);
       if (at_.size()) copy(process_.w, at_);
       const ConstVec w = at_.size() ? at_.view() : process_.w.view();
+      if (world_->rank() == 0 && !bad_snapshot_ && !is_finite(w)) bad_snapshot_ = i;
       const Statistics known = statistics(w);
       Loss own_part;
       for (std::size_t first = part.first, last = part.first + part.count; first < last;
@@ -473,6 +478,7 @@ class Run {
     const auto steps = gather_rows(*world_, rows_);
     const auto staleness = gather_rows(*world_, staleness_);
     const auto requests = gather_rows(*world_, requests_);
+    const auto finite = gather_rows(*world_, std::vector{std::uint8_t(finite_)});
     const auto departures = joined(gather_rows(*world_, departures_));
     std::vector<SpanRow> own_spans;
     for (const auto kind : {SpanRow::compute, SpanRow::transfer, SpanRow::wait})
@@ -547,15 +553,42 @@ class Run {
     h5::set(result, "first_loss", first_loss);
     h5::set(result, "last_loss", last_loss);
 
-    const bool finite =
-        std::isfinite(first_loss) && std::isfinite(last_loss) && std::isfinite(dot(process_.w, process_.w));
-    std::string detail = finite ? fmt::format("training loss {:.4g} -> {:.4g}", first_loss, last_loss)
-                                : std::string("a loss or weight is not finite");
+    const double chance = chance_of(process_.data.test);
+    h5::set(result, "chance", chance);
+    const Outcome outcome = outcome_of({.not_finite = not_finite(steps, finite),
+                                        .first_loss = first_loss,
+                                        .last_loss = last_loss,
+                                        .snapshots = scored_,
+                                        .samples = counts[0],
+                                        .classes = process_.data.test.classes,
+                                        .chance = chance});
+    std::string detail = outcome.why;
     for (const DepartureRow& d : departures)
       detail += fmt::format("; rank {} left after step {}, at {:.4g} s", d.rank, d.step, d.seconds);
     h5::set(file, "outcome_detail", detail);
-    h5::set(file, "outcome", std::string(finite && last_loss < first_loss ? "ok" : "diverged"));
+    h5::set(file, "outcome", outcome.name);
     recorder_->close();
+  }
+
+  // The share of the commonest class.
+  static double chance_of(const Samples& test) {
+    std::array<std::size_t, 256> count{};
+    for (const std::uint8_t label : test.labels) ++count[label];
+    return double(*std::max_element(count.begin(), count.end())) / double(test.labels.size());
+  }
+
+  // The first loss, worker or snapshot that is not; empty: all are.
+  std::string not_finite(const std::vector<std::vector<StepRow>>& steps,
+                         const std::vector<std::vector<std::uint8_t>>& weights) const {
+    for (const auto& rows : steps)
+      for (const StepRow& row : rows)
+        if (!std::isfinite(row.loss))
+          return fmt::format("the loss of rank {} in step {} is not finite", row.rank, row.step);
+    for (std::size_t rank = 0; rank < weights.size(); ++rank)
+      if (!weights[rank].at(0)) return fmt::format("weights of rank {} are not finite", rank);
+    if (bad_snapshot_)
+      return fmt::format("the weights after {} samples are not finite", scored_[*bad_snapshot_].used);
+    return "";
   }
 
   // Training loss over the first and the last tenth of every worker's steps, of those that left the first
@@ -596,6 +629,8 @@ class Run {
   std::optional<Slowness> slowness_;
   std::optional<Snapshots> snapshots_;
   std::optional<Recorder> recorder_;
+  bool finite_ = true;                       // the weights that this worker ended with
+  std::optional<std::size_t> bad_snapshot_;  // the first whose weights are not finite
   double setup_s_ = 0, start_ = 0, seconds_ = 0, last_seconds_ = 0, scoring_s_ = 0;
   std::int64_t used_ = 0, updates_ = 0, unapplied_ = 0;
   Vector at_;               // the scored weights, where those are not in the host's memory

@@ -18,6 +18,7 @@
 
 #include "harness/experiment.h"
 #include "harness/launch.h"
+#include "harness/outcome.h"
 #include "harness/record.h"
 #include "harness/results.h"
 #include "models/model.h"
@@ -92,7 +93,7 @@ class Display {
     const std::string name = head(number);
     const std::int64_t samples = active_.at(number).config->samples();
     active_.erase(number);
-    if (outcome == "ok" || outcome == "diverged")
+    if (came_to_its_end(outcome))
       done_ += samples;
     else
       samples_ -= samples;  // says nothing about the time that the others take
@@ -287,7 +288,7 @@ int sweep(const SweepOptions& options) {
     }
     try {
       const RunResult old = read_result(result);
-      const bool done = old.outcome == "ok" || old.outcome == "diverged";
+      const bool done = came_to_its_end(old.outcome);
       if (done && !options.redo && old.origin() != here && !options.keep_stale)
         stale.push_back(fmt::format("{}: {}", result.filename().string(), old.origin()));
       if (done && !options.redo) continue;
@@ -366,7 +367,7 @@ int sweep(const SweepOptions& options) {
       continue;
     }
     runs.push_back(read_result(result));
-    good = good && (runs.back().outcome == "ok" || runs.back().outcome == "diverged");
+    good = good && came_to_its_end(runs.back().outcome);
   }
   if (!runs.empty()) {
     double target = experiment.runs.front().settings.number("target");

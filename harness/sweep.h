@@ -16,8 +16,8 @@ struct SweepOptions {
   bool dry_run = false, keep_stale = false, redo = false;
 };
 
-// Runs an experiment; exit code 0 when every run ended as ok or diverged, 1 when one did not, 130 after
-// Ctrl-C. Throws ConfigError and std::runtime_error before anything is started.
+// Runs an experiment; exit code 0 when every run ended as ok, unlearned or diverged, 1 when one did not, 130
+// after Ctrl-C. Throws ConfigError and std::runtime_error before anything is started.
 int sweep(const SweepOptions& options);
 
 }  // namespace dsgd

@@ -32,25 +32,35 @@ def curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return grid, seconds, np.array([p.mean for p in points]), np.array([p.error for p in points])
 
 
+def curves_of(group: Group) -> list[tuple]:
+    """The mean over the seeds; where one of them failed, each by itself: the mean of the others would flatter."""
+    runs = [run for run in group.runs if len(run.snapshots)]
+    if not runs:
+        return []
+    mean = curve(runs) if group.ok and len(runs) == len(group.runs) else None
+    return [mean] if mean and len(mean[0]) else [curve([run]) for run in runs]
+
+
 def draw(results: Results) -> Figure:
     if len(results.workers) == 1 and len({variant.strategy for variant in results.variants}) > MOST_LINES:
         raise style.OfAnotherExperiment()  # families.py
-    curves = {group: curve(runs) for group in results.groups if (runs := [r for r in group.ok if len(r.snapshots)])}
-    curves = {group: c for group, c in curves.items() if len(c[0])}
+    curves = {group: drawn for group in results.groups if (drawn := curves_of(group))}
     if not curves:
-        raise style.LeftOut("no run that ended as ok has snapshots")
+        raise style.LeftOut("no run has snapshots")
     workers = sorted({group.workers for group in curves})
     rows = [[p] for p in workers] if len(curves) > MOST_LINES else [workers]
     lines, look = style.line_styles(results.workers), style.looks(results.variants)
 
     fig, panels = plt.subplots(len(rows), 2, sharex="col", sharey=True, squeeze=False)
-    ends = [c[1][-1] for c in curves.values()]
+    every = [c for drawn in curves.values() for c in drawn]
+    ends = [c[1][-1] for c in every]
     log_time = max(ends) > 8 * min(ends) > 0
     for row, (by_samples, by_seconds) in zip(rows, panels):
-        for group, (samples, seconds, mean, half) in curves.items():
+        for group, (samples, seconds, mean, half) in ((group, c) for group, drawn in curves.items() for c in drawn):
             if group.workers not in row:
                 continue
             colour, marker = look[group.variant]["color"], look[group.variant]["marker"]
+            width = 1.8 if group.ok else 0.7
             for panel, x in ((by_samples, samples / 1000), (by_seconds, seconds)):
                 if log_time and panel is by_seconds:
                     shown = x > 0
@@ -58,8 +68,8 @@ def draw(results: Results) -> Figure:
                 else:
                     y, error = mean, half
                 panel.fill_between(x, 100 * (y - error), 100 * (y + error), color=colour, alpha=0.12, linewidth=0)
-                panel.plot(x, 100 * y, color=colour, linestyle=lines[group.workers], zorder=3)
-                panel.plot(x[-1:], 100 * y[-1:], color=colour, marker=marker, markersize=5, zorder=4,
+                panel.plot(x, 100 * y, color=colour, linestyle=lines[group.workers], linewidth=width, zorder=3)
+                panel.plot(x[-1:], 100 * y[-1:], color=colour, marker=marker, markersize=5 if group.ok else 3, zorder=4,
                            markeredgecolor="white", markeredgewidth=0.6)
         for panel in (by_samples, by_seconds):
             for target in results.targets:
@@ -71,11 +81,11 @@ def draw(results: Results) -> Figure:
     panels[-1, 0].set_xlabel("samples used by all workers, thousands")
     panels[-1, 1].set_xlabel(f"{style.seconds_of(results)}, evaluation excluded" + (" (log scale)" if log_time else ""))
     panels[0, 0].set_xlim(left=0)
-    low, high = accuracy_range(curves, results.targets)
+    low, high = accuracy_range(every, results.targets)
     panels[0, 0].set_ylim(low, high)
     if log_time:
         panels[0, 1].set_xscale("log")
-        panels[0, 1].set_xlim(left=0.8 * min(s[(s > 0) & (100 * mean >= low)][0] for _, s, mean, _ in curves.values()))
+        panels[0, 1].set_xlim(left=0.8 * min(s[(s > 0) & (100 * mean >= low)][0] for _, s, mean, _ in every if ((s > 0) & (100 * mean >= low)).any()))
         panels[0, 1].xaxis.set_major_locator(LogLocator(10, [1, 2, 5]))
         panels[0, 1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0, 1].xaxis.set_minor_locator(NullLocator())
@@ -85,19 +95,20 @@ def draw(results: Results) -> Figure:
     how = [Line2D([], [], color=style.GREY, linestyle=lines[p], label=count(p, "worker")) for p in workers]
     how += [Line2D([], [], color=style.GREY, linewidth=1, linestyle=(0, (2, 2)),
                    label="target " + " and ".join(f"{100 * t:g} %" for t in results.targets))] * bool(results.targets)
-    how += [style.band_legend()] * any(np.isfinite(c[3]).any() for c in curves.values())
+    how += [style.band_legend()] * any(np.isfinite(c[3]).any() for c in every)
     names = {variant: results.labels[variant] for variant in results.variants if variant in {g.variant for g in curves}}
+    how += [Line2D([], [], color=style.GREY, linewidth=0.7, label="a seed, where others failed")] * any(not g.ok for g in curves)
     return style.finish(fig, 3.6 if len(rows) == 1 else 2.6 * len(rows) + 0.5,
                         "Convergence: test accuracy against samples and against time",
                         style.variant_legends(names, look) + [how], results)
 
 
-def accuracy_range(curves: dict[Group, tuple], targets: list[float]) -> tuple[float, float]:
+def accuracy_range(curves: list[tuple], targets: list[float]) -> tuple[float, float]:
     """Cuts off the steep first tenth of the budget, and no more: a run that stays low remains in the picture."""
-    low = min(mean[np.searchsorted(samples, 0.1 * samples[-1])] for samples, _, mean, _ in curves.values())
+    low = min(mean[np.searchsorted(samples, 0.1 * samples[-1])] for samples, _, mean, _ in curves)
     low = min([low] + targets)
-    high = max([mean.max() for _, _, mean, _ in curves.values()] + targets)
-    band = max((mean + np.nan_to_num(half)).max() for _, _, mean, half in curves.values())
+    high = max([mean.max() for _, _, mean, _ in curves] + targets)
+    band = max((mean + np.nan_to_num(half)).max() for _, _, mean, half in curves)
     high = min(max(high, band), high + 0.25 * (high - low))
     margin = 0.06 * max(high - low, 0.02)
     return 100 * max(low - margin, 0), 100 * min(high + margin, 1.005)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import style
-from convergence import MOST_LINES, accuracy_range, curve
+from convergence import MOST_LINES, accuracy_range, curves_of
 from results import Results, count
 
 FAMILIES = {
@@ -31,11 +31,12 @@ def draw(results: Results) -> Figure:
     strategies = [variant.strategy for variant in results.variants]
     if len(results.workers) > 1 or len(strategies) <= MOST_LINES or len(set(strategies)) < len(strategies):
         raise style.OfAnotherExperiment()
-    curves = {group.variant.strategy: c for group in results.groups
-              if (runs := [run for run in group.ok if len(run.snapshots)]) and len((c := curve(runs))[0])}
-    rows = {name: sorted(row, key=lambda s: -curves[s][2][-1]) for name, row in rows_of(list(curves)).items()}
+    groups = {group.variant.strategy: group for group in results.groups}
+    curves = {strategy: drawn for strategy, group in groups.items() if (drawn := curves_of(group))}
+    last = {strategy: min(mean[-1] for _, _, mean, _ in drawn) for strategy, drawn in curves.items()}
+    rows = {name: sorted(row, key=lambda s: -last[s]) for name, row in rows_of(list(curves)).items()}
     if not rows:
-        raise style.LeftOut("no run that ended as ok has snapshots")
+        raise style.LeftOut("no run has snapshots")
 
     fig, panels = plt.subplots(len(rows), 2, sharex="col", sharey=True, squeeze=False)
     for (by_samples, by_seconds), (name, row) in zip(panels, rows.items()):
@@ -43,13 +44,18 @@ def draw(results: Results) -> Figure:
                  for i, s in enumerate(row)]
         lines += [("sync", curves["sync"], {"color": "black", "marker": None})] * ("sync" in curves)
         legend = []
-        for strategy, (samples, seconds, mean, half), look in lines:
-            for panel, x in ((by_samples, samples / 1000), (by_seconds, seconds)):
-                panel.fill_between(x, 100 * (mean - half), 100 * (mean + half), color=look["color"], alpha=0.1, linewidth=0)
-                panel.plot(x, 100 * mean, color=look["color"], linewidth=1.4, zorder=3)
-                panel.plot(x[-1:], 100 * mean[-1:], markersize=5, markeredgecolor="white", markeredgewidth=0.6, zorder=4, **look)
+        for strategy, drawn, look in lines:
+            group = groups[strategy]
+            width, size = (1.4, 5) if group.ok else (0.7, 3)
+            for samples, seconds, mean, half in drawn:
+                for panel, x in ((by_samples, samples / 1000), (by_seconds, seconds)):
+                    panel.fill_between(x, 100 * (mean - half), 100 * (mean + half), color=look["color"], alpha=0.1, linewidth=0)
+                    panel.plot(x, 100 * mean, color=look["color"], linewidth=width, zorder=3)
+                    panel.plot(x[-1:], 100 * mean[-1:], markersize=size, markeredgecolor="white", markeredgewidth=0.6, zorder=4, **look)
+            _, _, mean, half = drawn[0]
             interval = f" ± {100 * half[-1]:.1f}" if half[-1] > 0 else ""
-            legend.append(Line2D([], [], linewidth=1.8, markersize=5, label=f"{strategy}  {100 * mean[-1]:.1f}{interval}", **look))
+            value = f"{100 * mean[-1]:.1f}{interval}" if group.ok else f"{sum(run.ok for run in group.runs)} of {len(group.runs)}"
+            legend.append(Line2D([], [], linewidth=1.8, markersize=5, label=f"{strategy}  {value}", **look))
         by_seconds.legend(handles=legend, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=1.8)
         by_samples.set_title(name)
         by_samples.set_ylabel("test accuracy, %")
@@ -57,7 +63,7 @@ def draw(results: Results) -> Figure:
     panels[-1, 1].set_xlabel(f"{style.seconds_of(results)}, evaluation excluded")
     panels[0, 0].set_xlim(left=0)
     panels[0, 1].set_xlim(left=0, right=time_shown(curves))
-    panels[0, 0].set_ylim(*accuracy_range(curves, []))
+    panels[0, 0].set_ylim(*accuracy_range([c for drawn in curves.values() for c in drawn], []))
     workers, = results.workers
     return style.finish(fig, 2.3 * len(rows) + 0.3,
                         f"{count(workers, 'worker')}: test accuracy at equal samples and at equal time; beside each name its last value, %",
@@ -66,5 +72,5 @@ def draw(results: Results) -> Figure:
 
 def time_shown(curves: dict) -> float:
     """The end of all but those that take more than three times as long as half of them."""
-    ends = sorted(seconds[-1] for _, seconds, _, _ in curves.values())
+    ends = sorted(seconds[-1] for drawn in curves.values() for _, seconds, _, _ in drawn)
     return 1.03 * max(end for end in ends if end <= 3 * float(np.median(ends)))

@@ -16,7 +16,7 @@ RARE = 1e-4  # below it the axis is linear, so that 0 has a place
 
 
 def draw(results: Results) -> Figure:
-    runs = [run for run in results.runs if run.ok and run.strategy == "staleness_aware"]
+    runs = [run for run in results.runs if run.mean_staleness is not None and run.strategy == "staleness_aware"]
     ns, jitters, slowdowns = (sorted({key(run) for run in runs}) for key in (n_of, jitter_of, slowdown_of))
     if len(jitters) < 2 or len(results.workers) > 1:
         raise style.OfAnotherExperiment()

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import style
-from results import Results, Run, count, estimate
+from results import Results, Run, count, estimate, time_to_target_gain
 
 EVEN = {"color": style.GREY, "linewidth": 1, "linestyle": (0, (2, 2))}
 
@@ -36,20 +36,21 @@ def gradient(run: Run) -> float:
 
 
 def draw(results: Results) -> Figure:
-    periodic = [run for run in results.runs if run.ok and run.strategy == "averaging"]
+    averaging = [run for run in results.runs if run.strategy == "averaging"]
+    periodic = [run for run in averaging if run.timed]
     taus, rounds = sorted(set(map(period, periodic))), sorted(set(map(round_of, periodic)))
     serial = {run.seed: run for run in sorted(periodic, key=period) if run.workers == 1 and round_of(run) == rounds[0]}
     if len(taus) < 2 or len(rounds) < 2 or not serial or not results.targets:
         raise style.OfAnotherExperiment()
     c = gradient(next(iter(serial.values())))
     b = next(iter(serial.values())).config["minibatch"]
-    steps = [run for run in results.runs if run.ok and run.strategy == "sync" and run.workers * run.config["minibatch"] == b]
+    steps = [run for run in results.runs if run.timed and run.strategy == "sync" and run.workers * run.config["minibatch"] == b]
     workers = sorted({run.workers for run in periodic})
 
     def to_target(tau: int, k: int, cost: float):
         """Mean over seeds; none where one missed the target."""
-        of = [run for run in periodic if (period(run), run.workers, round_of(run)) == (tau, k, cost)]
-        gains = [serial[run.seed].time_to_target / run.time_to_target if run.time_to_target else None for run in of]
+        of = [run for run in averaging if (period(run), run.workers, round_of(run)) == (tau, k, cost)]
+        gains = [time_to_target_gain(run, serial[run.seed]) if run.seed in serial else None for run in of]
         return estimate(gains) if gains and None not in gains else None
 
     fig = plt.figure()

@@ -24,7 +24,7 @@ TABLES = {
     "staleness": ("shard", "tau", "count"),
 }
 PHASES = ("compute", "compression", "communication", "wait", "snapshot", "other")
-OUTCOMES = {"diverged": "diverged", "timeout": "timed out", "error": "failed", "running": "did not finish"}
+OUTCOMES = {"diverged": "diverged", "unlearned": "learned nothing", "timeout": "timed out", "error": "failed", "running": "did not finish"}
 
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
 # (those that harness/run_config.cpp calls policy).
@@ -111,6 +111,8 @@ class Run:
     workers = property(lambda self: self.config["workers"])
     seed = property(lambda self: self.config["seed"])
     ok = property(lambda self: self.outcome == "ok")
+    timed = property(lambda self: self.outcome in ("ok", "unlearned"))  # its seconds are those of honest arithmetic
+    ended = property(lambda self: self.timed or self.outcome == "diverged")
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -148,7 +150,7 @@ class Run:
     @property
     def throughput(self) -> float | None:
         samples, seconds = self.result.get("samples"), self.result.get("seconds")
-        return samples / seconds if self.ok and samples and seconds and seconds > 0 else None
+        return samples / seconds if self.timed and samples and seconds and seconds > 0 else None
 
     @property
     def time_to_target(self) -> float | None:
@@ -201,11 +203,20 @@ class Group:
     runs: tuple[Run, ...]
 
     @property
-    def ok(self) -> list[Run]:
-        return [run for run in self.runs if run.ok]
+    def ok(self) -> bool:
+        """Whether all are. A mean of those alone that came through would flatter."""
+        return all(run.ok for run in self.runs)
 
     def estimate(self, number: Callable[[Run], float | None]) -> Estimate | None:
-        return estimate(map(number, self.ok))
+        """Over all seeds; none where one of them has not the number."""
+        values = [number(run) for run in self.runs]
+        return None if None in values else estimate(values)
+
+    def having(self, number: Callable[[Run], float | None]) -> int:
+        return sum(number(run) is not None for run in self.runs)
+
+    def missing(self, number: Callable[[Run], float | None]) -> str:
+        return f"{self.having(number)} of {count(len(self.runs), 'run')}"
 
 
 Gain = Callable[[Run, Run], float | None]  # of a run over its base
@@ -293,10 +304,9 @@ class Results:
         for run in sorted(runs, key=lambda run: run.workers):
             if base := bases.get((scaling.line(run), run.seed)):
                 found.setdefault(scaling.line(run), {}).setdefault(run.workers, []).append(gain(run, base))
-        # Where a seed missed the target, the mean of the others would flatter: there is no time, so no speed-up.
-        needed = all if gain is time_to_target_gain else any
-        means = {line: {p: estimate(values) for p, values in found[line].items()
-                        if needed(value is not None for value in values)} for line in in_order(found)}
+        # Where a seed failed or missed the target, the mean of the others would flatter.
+        means = {line: {p: estimate(values) for p, values in found[line].items() if None not in values}
+                 for line in in_order(found)}
         return {line: by_workers for line, by_workers in means.items() if max(by_workers, default=1) > 1}
 
 

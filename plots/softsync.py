@@ -13,7 +13,7 @@ from staleness import MEAN, shares
 
 RULES = {"none": ("fixed rate, α = α₀", {"color": "#CC79A7", "marker": "X"}),
          "inverse": ("divided by staleness, α = α₀ / τ", {"color": style.COLOURS["staleness_aware"], "marker": "o"})}
-ENDED = ("ok", "diverged")
+ENDED = ("ok", "unlearned", "diverged")
 HARDSYNC = {"color": style.COLOURS["sync"], "linewidth": 1.3, "linestyle": (0, (5, 2))}
 BOUND = {"color": style.GREY, "linewidth": 1, "linestyle": (0, (1, 1.4))}
 
@@ -41,7 +41,7 @@ def beyond(share: np.ndarray, n: int) -> float:
 
 
 def draw(results: Results) -> Figure:
-    # A run that learned nothing is an answer here: those that diverged count with the accuracy they ended with.
+    # A run that learned nothing is an answer here: those that diverged or stayed at chance count with the accuracy they ended with.
     runs = [run for run in results.runs if run.outcome in ENDED and run.reached_accuracy is not None]
     soft = [run for run in runs if run.strategy == "staleness_aware" and rule_of(run) in RULES]
     ns, rates = sorted(set(map(n_of, soft))), sorted(set(map(rate_of, soft)))

@@ -77,7 +77,7 @@ def reached(results: Results) -> list[str]:
         return [f"{target}: reached by no run."]
     missed = []
     for group in results.groups:
-        hits = sum(run.time_to_target is not None for run in group.ok)
+        hits = group.having(lambda run: run.time_to_target)
         if hits < len(group.runs) and any(run.target is not None for run in group.runs):
             missed.append(f"{results.labels[group.variant]}, {count(group.workers, 'worker')}: "
                           f"{hits} of {len(group.runs)} reached")
@@ -85,12 +85,12 @@ def reached(results: Results) -> list[str]:
 
 
 def why_none(results: Results) -> str:
-    ok = [run for run in results.runs if run.ok]
-    workers = sorted({run.workers for run in ok})
-    if not ok:
-        return "no run ended as ok"
+    timed = [run for run in results.runs if run.timed]
+    workers = sorted({run.workers for run in timed})
+    if not timed:
+        return "no run ended as ok or unlearned"
     if len(workers) == 1:
         return f"all runs have the same number of workers ({workers[0]}); a speed-up needs 1 worker and more"
     if workers[0] != 1:
         return "there is no run with 1 worker, the base of a speed-up"
-    return "no run has a base: 1 worker with the same settings and seed"
+    return "no run has a base (1 worker with the same settings and seed), or a seed failed"

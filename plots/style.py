@@ -114,11 +114,11 @@ def beside(panel, x: float, y: float, text: str) -> None:
                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
 
 
-def host_of(results: Results, shown: tuple[str, ...] = ("ok",)) -> str:
-    """Commit, class of host, engine, number of seeds with an outcome that is shown, and runs that learned nothing, in one line."""
+def host_of(results: Results) -> str:
+    """Commit, class of host, engine, number of seeds, and runs whose gradients were skipped, in one line."""
     found = results.identities()
     hosts = [re.sub(r"\((R|TM)\)|\bCPU\b|@.*?(?=,)|Processor", " ", host) for host in found["host"]]
-    seeds = sorted({n for group in results.groups if (n := sum(run.outcome in shown for run in group.runs))})
+    seeds = sorted({len(group.runs) for group in results.groups})
     seeds_text = count(seeds[-1], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     parts = [f"commit {' and '.join(found['commit'])}",
              " and ".join(re.sub(r"\s+(?=,)|(?<=\s)\s+", "", host) for host in hosts),
@@ -147,11 +147,11 @@ def finish(fig: Figure, panels_height: float, subtitle: str, legends: list[list]
     """Adds what surrounds the panels, which keep `panels_height` inches: title, subtitle and legends above, notes (of
     runs with other outcomes than those shown, too) and footer below. The figure grows by what these need, so that they
     cover no data."""
-    notes = (notes or []) + some("Not shown", results.failures(shown))
+    notes = (notes or []) + some("Failures", results.failures(shown))
     lines = [(12.5, "bold", "black", text) for text in textwrap.wrap(title_of(results), 84)]
     lines += [(10, "normal", GREY, text) for text in textwrap.wrap(subtitle, 115)]
     below = [(8.5, "normal", "black", text) for note in notes for text in textwrap.wrap(note, 140)]
-    below += [(8, "normal", GREY, text) for text in textwrap.wrap(host_of(results, shown), 140)]
+    below += [(8, "normal", GREY, text) for text in textwrap.wrap(host_of(results), 140)]
 
     def height(text_lines):
         return sum(size * 1.45 / 72 for size, *_ in text_lines)

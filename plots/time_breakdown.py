@@ -8,27 +8,38 @@ from matplotlib.patches import Patch
 
 import style
 from bars import Rows
-from results import PHASES, Results
+from results import PHASES, Group, Results
 
 NAMES = {"compute": "compute (gradients)", "compression": "compression", "communication": "communication", "wait": "wait", "snapshot": "snapshots",
          "other": "other"}
 
 
+def of(phase: str):
+    """Seconds of a run whose seconds count."""
+    return lambda run: run.phase(phase) if run.timed else None
+
+
+def mean(group: Group, phase: str) -> float:
+    """No bar where a seed has no seconds."""
+    seconds = group.estimate(of(phase))
+    return seconds.mean if seconds else 0.0
+
+
 def draw(results: Results) -> Figure:
-    groups = [group for group in results.groups if group.estimate(lambda run: run.phase("compute"))]
+    groups = [group for group in results.groups if group.having(of("compute"))]
     if not groups:
-        raise style.LeftOut("no run that ended as ok has the times of its workers")
+        raise style.LeftOut("no run that ended as ok or unlearned has the times of its workers")
     fig, panel = plt.subplots()
     rows, left = Rows(groups, results), [0.0] * len(groups)
     for phase in PHASES:
-        means = [group.estimate(lambda run: run.phase(phase)).mean for group in groups]
+        means = [mean(group, phase) for group in groups]
         panel.barh(rows.y, means, left=left, height=0.8, color=style.PHASE_COLOURS[phase], edgecolor="white",
                    linewidth=0.6)
         left = [a + b for a, b in zip(left, means)]
     for group, y, total in zip(groups, rows.y, left):
-        seconds = group.estimate(lambda run: run.phase("total"))
-        share = group.estimate(lambda run: run.phase("compute")).mean / total if total else 0
-        style.beside(panel, total, y, f"{style.with_interval(seconds)} s, {100 * share:.0f} %")
+        seconds = group.estimate(of("total"))
+        share = mean(group, "compute") / total if total else 0
+        style.beside(panel, total, y, f"{style.with_interval(seconds)} s, {100 * share:.0f} %" if seconds else group.missing(of("total")))
     rows.label(panel)
     panel.set_xlim(0, 1.25 * max(left) or 1)
     panel.set_xlabel(f"{style.seconds_of(results)} per worker, mean over workers and seeds")

@@ -45,15 +45,15 @@ def name(strategy: str, settings: tuple) -> str:
 
 
 def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
-    """Runs that ended as ok, by what twins have in common, then by engine; only where there are both."""
+    """Runs by what twins have in common, then by engine; only where there are both, and all have a throughput."""
     found: dict[tuple, dict[str, list[results.Run]]] = {}
     jittered = any(run.engine == "mpi" and dict(run.variant.settings)["cluster.jitter"] > 0 for run in runs)
     for run in runs:
-        if run.ok:
-            settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
-            settings += slowness(run, jittered)
-            found.setdefault((run.strategy, settings, run.workers), {}).setdefault(run.engine, []).append(run)
-    return {key: engines for key, engines in found.items() if {"mpi", "simulated"} <= engines.keys()}
+        settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
+        settings += slowness(run, jittered)
+        found.setdefault((run.strategy, settings, run.workers), {}).setdefault(run.engine, []).append(run)
+    return {key: engines for key, engines in found.items() if {"mpi", "simulated"} <= engines.keys()
+            and all(run.throughput for runs in engines.values() for run in runs)}
 
 
 def table(runs: list[results.Run]) -> tuple[list[str], list[float]]:
@@ -95,8 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     lines, ratios = table(found.runs)
+    for failure in found.failures(("ok", "unlearned")):
+        print(f"left out: {failure}", file=sys.stderr)
     if not ratios:
-        print(f"error: {options.folder}: no run of both engines that ended as ok", file=sys.stderr)
+        print(f"error: {options.folder}: no run of both engines that came to its end", file=sys.stderr)
         return 1
     good = [ratio for ratio in ratios if abs(ratio - 1) <= options.within]
     print("\n".join(lines))

@@ -123,12 +123,12 @@ class Runs:
         for strategy in re.findall(r"^  (\w+) ", listed, re.M):
             with self.subTest(strategy):
                 there, here = (self.train(strategy, device) for device in ("cudnn", "onednn"))
-                self.assertIn(there.outcome, ("ok", "diverged"))
+                self.assertTrue(there.ended, there.outcome)
                 self.same_course(there, here, 1e-2 if strategy in ("threshold", "topk", "qsgd", "signsgd", "ef_signsgd", "onebit") else 1e-3)
 
     def test_servers_and_their_workers_share_a_card(self):
         for strategy in "downpour", "easgd":
-            self.assertIn(self.train(strategy, "cudnn", workers=2).outcome, ("ok", "diverged"))
+            self.assertTrue(self.train(strategy, "cudnn", workers=2).ended)
 
     def test_the_simulation_uses_the_card(self):
         real, simulated = (self.train("sync", "cudnn", workers=2, engine=engine) for engine in ("mpi", "simulated"))

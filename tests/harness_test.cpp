@@ -12,6 +12,7 @@
 
 #include "datasets/content.h"
 #include "harness/experiment.h"
+#include "harness/outcome.h"
 #include "harness/progress.h"
 #include "harness/record.h"
 #include "harness/results.h"
@@ -175,6 +176,75 @@ TEST(Record, DamagedPartIsSetAside) {
   EXPECT_FALSE(fs::exists(result));
   EXPECT_FALSE(fs::exists(part_of(result)));
   EXPECT_TRUE(fs::exists(result.string() + ".damaged"));
+}
+
+// A run of ten classes, a test set of 10000, from an untrained model's test loss and accuracy to the final
+// one's.
+Outcome ended(double first_loss, double last_loss, double untrained, double reached, std::int64_t correct,
+              std::int64_t samples = 60000) {
+  const std::vector<SnapshotRow> snapshots{
+      {.used = 0, .test_loss = untrained, .test_correct = 680, .test_count = 10000},
+      {.used = samples, .test_loss = reached, .test_correct = correct, .test_count = 10000}};
+  return outcome_of({.first_loss = first_loss,
+                     .last_loss = last_loss,
+                     .snapshots = snapshots,
+                     .samples = samples,
+                     .classes = 10,
+                     .chance = 0.1});
+}
+
+TEST(Outcome, IsMeasuredAgainstTheUntrainedModel) {
+  EXPECT_EQ(ended(2.3, 0.5, 2.31, 0.6, 8000).name, "ok");
+  EXPECT_EQ(ended(2.33, 2.33, 2.33, 2.2, 1910, 32).name, "ok");      // one good step, from 6.8 to 19.1 %
+  EXPECT_EQ(ended(1e8, 17.68, 2.33, 17.68, 1000).name, "diverged");  // after a first tenth that was worse
+  EXPECT_EQ(ended(71, 9.86, 2.33, 9.86, 1000).name, "diverged");
+  EXPECT_EQ(ended(30, 40, 2.33, 50, 1774).name, "diverged");         // above chance, but fits nothing
+  EXPECT_EQ(ended(0.7, 0.9, 2.33, 1.2, 6722).name, "ok");            // worse in the end than it had been
+  EXPECT_EQ(ended(2.3, 1e-4, 2.33, 6, 5500).name, "ok");             // knows its samples by heart
+  EXPECT_EQ(ended(2.3, 2.32, 2.33, 71, 1000, 32).name, "diverged");  // one bad step
+  EXPECT_EQ(ended(2.3, 2.32, 2.31, 3.4, 1000, 320).name, "ok");      // a short run, for its timing
+  EXPECT_NE(ended(71, 9.86, 2.33, 9.86, 1000).why.find("test loss 2.33 -> 9.86, worse than untrained"),
+            std::string::npos);
+}
+
+TEST(Outcome, IsDivergedWhereAnythingIsNotFinite) {
+  EXPECT_EQ(ended(2.3, 0.5, 2.31, std::nan(""), 8000).name, "diverged");
+  const std::vector<SnapshotRow> good{{.test_loss = 2.3, .test_correct = 10, .test_count = 100},
+                                      {.test_loss = 0.1, .test_correct = 99, .test_count = 100}};
+  const Outcome outcome = outcome_of({.not_finite = "weights of rank 3 are not finite",
+                                      .first_loss = 2,
+                                      .last_loss = 0.1,
+                                      .snapshots = good,
+                                      .samples = 60000,
+                                      .classes = 10,
+                                      .chance = 0.1});
+  EXPECT_EQ(outcome.name, "diverged");
+  EXPECT_EQ(outcome.why, "weights of rank 3 are not finite");
+  const std::vector<SnapshotRow> between{
+      good[0], {.used = 32, .test_loss = std::nan(""), .test_count = 100}, good[1]};
+  EXPECT_EQ(outcome_of({.last_loss = 0.1, .snapshots = between, .classes = 10, .chance = 0.1}).why,
+            "the test loss after 32 samples is not finite");
+}
+
+// Three deviations of a guesser: 0.1 + 3 * sqrt(0.1 * 0.9 / 10000) = 0.109.
+TEST(Outcome, IsUnlearnedAtChanceAfterABudgetThatShouldHaveTaughtSomething) {
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 1000).name, "unlearned");
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 1090).name, "unlearned");
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 1091).name, "ok");
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 600).name, "unlearned");
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 1000, 10000).name, "unlearned");  // 1000 samples a class
+  EXPECT_EQ(ended(2.3, 2.3, 2.31, 2.3, 1000, 9999).name, "ok");          // timing runs are short on purpose
+  EXPECT_NE(ended(2.3, 2.3, 2.31, 2.3, 1000)
+                .why.find("test accuracy 10.00 % after 60000 samples is not above chance, 10.00 %"),
+            std::string::npos);
+}
+
+TEST(Outcome, SaysWhatARunHas) {
+  for (const char* outcome : {"ok", "unlearned", "diverged", "timeout", "error", "running"}) {
+    const std::string name = outcome;
+    EXPECT_EQ(came_to_its_end(name), name == "ok" || name == "unlearned" || name == "diverged") << name;
+    EXPECT_EQ(has_speed(name), name == "ok" || name == "unlearned") << name;
+  }
 }
 
 // Result files of commit 28d1553, unpacked. What must be read in them stands in a table beside them, which
@@ -348,6 +418,46 @@ TEST(Results, UnreachedTargetIsNeverATime) {
   const std::string text = table(runs, 0.8, false);
   EXPECT_NE(text.find("1 of 3 reached"), std::string::npos) << text;
   EXPECT_NE(text.find("1 diverged, 2 ok"), std::string::npos) << text;
+}
+
+// The cells of a row of the table.
+std::vector<std::string> row_of(const std::string& text, const std::string& strategy,
+                                const std::string& workers) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::vector<std::string> cells;
+    for (std::size_t at = 0, end; at < line.size(); at = line.find_first_not_of(' ', end)) {
+      end = std::min(line.find("  ", at), line.size());
+      cells.push_back(line.substr(at, end - at));
+    }
+    if (cells.size() > 1 && cells[0] == strategy && cells[1] == workers) return cells;
+  }
+  return {};
+}
+
+TEST(Results, NoMeanIsMadeOfSurvivors) {
+  std::vector<RunResult> runs;
+  for (const std::int64_t seed : {1, 2, 3}) {
+    runs.push_back(invented("sync", 1, 32, seed, 4.0, 80));
+    runs.push_back(invented("sync", 2, 32, seed, 2.0, 80));
+  }
+  const auto row = [&] { return row_of(table(runs, 0.5, false), "sync", "2"); };
+  using Cells = std::vector<std::string>;
+  EXPECT_EQ(row(), (Cells{"sync", "2", "80.00 ± 0.00", "1.00 ± 0.00", "500 ± 0", "2.00 ± 0.00 weak", "-",
+                          "3.0 ± 0.0", "3 ok"}));
+  RunResult& failed = runs.back() = invented("sync", 2, 32, 3, 2.0, 10, "diverged");
+  EXPECT_EQ(row(), (Cells{"sync", "2", "2 of 3 (10.00 to 80.00)", "2 of 3 reached", "2 of 3", "2 of 3 weak",
+                          "-", "3.0 ± 0.0", "1 diverged, 2 ok"}));
+  failed.outcome = "unlearned";  // at the same speed
+  EXPECT_EQ(row(), (Cells{"sync", "2", "2 of 3 (10.00 to 80.00)", "2 of 3 reached", "500 ± 0",
+                          "2.00 ± 0.00 weak", "-", "3.0 ± 0.0", "2 ok, 1 unlearned"}));
+  failed.outcome = "error";
+  failed.snapshots.clear();
+  failed.ranks.clear();
+  EXPECT_EQ(row(), (Cells{"sync", "2", "2 of 3 (80.00)", "2 of 3 reached", "2 of 3", "2 of 3 weak", "-",
+                          "2 of 3", "1 error, 2 ok"}));
+  runs[4] = invented("sync", 1, 32, 3, 4.0, 80, "diverged");  // a base
+  EXPECT_EQ(row()[5], "2 of 3 weak");
 }
 
 // A real run has the keys of what slows ranks only where some are slowed.

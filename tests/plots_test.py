@@ -37,6 +37,7 @@ import staleness  # noqa: E402
 import straggler  # noqa: E402
 import style  # noqa: E402
 import time_breakdown  # noqa: E402
+import traffic  # noqa: E402
 
 all_figures = importlib.import_module("all")
 
@@ -265,11 +266,12 @@ class Derived(Folder):
                          {"compute": 4.5, "compression": 0.0, "communication": 1.0, "wait": 0.5, "snapshot": 0.5, "other": 1.5})
 
     def test_only_ok_runs_have_throughput_and_time(self):
-        for outcome in ("diverged", "timeout", "error", "running"):
+        for outcome in ("unlearned", "diverged", "timeout", "error", "running"):
             run = self.run_of(outcome=outcome, target=0.8)
-            self.assertIsNone(run.throughput, outcome)
+            self.assertEqual(run.throughput is None, outcome != "unlearned", outcome)  # it computes as fast as others
             self.assertIsNone(run.time_to_target, outcome)
             self.assertEqual(run.reached_accuracy, 0.85, outcome)
+            self.assertEqual(run.ended, outcome in ("unlearned", "diverged"), outcome)
 
     def test_types_of_the_configuration(self):
         config = self.run_of().config
@@ -287,7 +289,7 @@ class Derived(Folder):
         write_run(self.folder, "downpour", 2, 1, tables={"staleness": [(0, 0, 1), (0, 1, 3)]})
         write_run(self.folder, "downpour", 2, 2, tables={"staleness": [(0, 1, 5), (1, 3, 5)]})
         group, = results.load(self.folder).groups
-        self.assertEqual(list(staleness.shares(group.ok)), [0.125, 0.625, 0, 0.25])
+        self.assertEqual(list(staleness.shares(group.runs)), [0.125, 0.625, 0, 0.25])
 
 
 class Curves(Folder):
@@ -328,7 +330,7 @@ class Loading(Folder):
             write_sweep(self.folder, ("averaging",), (1, 2), (1, 2), config={"strategy.tau": tau})
         write_sweep(self.folder, ("bmuf", "sync", "aaa"), (2,), (1, 2))
         found = results.load(self.folder)
-        self.assertEqual([(found.labels[g.variant], g.workers, len(g.ok)) for g in found.groups],
+        self.assertEqual([(found.labels[g.variant], g.workers, len(g.runs)) for g in found.groups],
                          [("sync", 2, 2)] + [(f"averaging, tau {t}", p, 2) for t in (5, 10, 100) for p in (1, 2)]
                          + [("bmuf", 2, 2), ("aaa", 2, 2)])
 
@@ -459,6 +461,50 @@ class OldResults(Folder):
             self.assertIn(f"{name}.png", out)
 
 
+class Survivors(Folder):
+    """No mean is made of the seeds that came through."""
+
+    def load(self, outcome, **more):
+        for seed in (1, 2, 3):
+            write_run(self.folder, "downpour", 2, seed, samples=20000, **{"outcome": outcome, **more} if seed == 3 else {})
+        self.found = results.load(self.folder)
+        return self.found.groups[0]
+
+    def labels(self, module) -> list[str]:
+        return [text.get_text() for panel in module.draw(self.found).axes for text in panel.texts]
+
+    def test_numbers(self):
+        group = self.load("ok")
+        self.assertEqual((group.ok, group.estimate(lambda run: run.reached_accuracy).n), (True, 3))
+        group = self.load("diverged")
+        self.assertFalse(group.ok)
+        self.assertIsNone(group.estimate(lambda run: run.throughput))
+        self.assertEqual(group.missing(lambda run: run.throughput), "2 of 3 runs")
+        group = self.load("unlearned")
+        self.assertEqual(group.estimate(lambda run: run.throughput).n, 3)
+        self.assertIsNone(group.estimate(lambda run: run.time_to_target))
+        self.assertEqual(self.found.failures(), ["downpour, 2 workers: 1 of 3 runs learned nothing"])
+
+    def test_curves(self):
+        for outcome, curves, bands in (("ok", 1, 1), ("unlearned", 3, 0), ("diverged", 3, 0)):
+            self.load(outcome)
+            panel = convergence.draw(self.found).axes[0]
+            self.assertEqual(sum(len(line.get_xdata()) > 2 for line in panel.lines), curves, outcome)
+            self.assertEqual(sum(bool(np.isfinite(band.get_paths()[0].vertices).all()) for band in panel.collections
+                                 if band.get_paths()), bands, outcome)
+
+    def test_bars(self):
+        self.load("unlearned")
+        self.assertRegex(self.labels(time_breakdown)[0], r"± .* s, \d+ %$")
+        self.load("diverged")
+        self.assertEqual(self.labels(time_breakdown), ["2 of 3 runs"])
+        self.assertFalse([label for label in self.labels(traffic) if "of 3" in label])  # it sent what it sent
+        self.assertRegex(self.labels(staleness)[0], "^mean ")
+        self.load("error", without=("ranks", "staleness", "snapshots", "result"))
+        self.assertEqual([self.labels(module) for module in (time_breakdown, traffic, staleness)],
+                         [["2 of 3 runs"], ["2 of 3 runs"] * 2, ["2 of 3 runs"]])
+
+
 class Mixing(Folder):
     def test_refused_unless_allowed(self):
         for change in ({"commit": "0ther"}, {"dirty": "true"}, {"compiler": "Clang 16.0.0"}, {"flags": "-O0"},
@@ -473,7 +519,7 @@ class Mixing(Folder):
                 changed = "with changes" if "dirty" in change else str(*change.values())
                 for words in (changed, "(2 runs)", "(1 run)", "--allow-mixed"):
                     self.assertIn(words, str(error.exception))
-                self.assertEqual(len(results.load(folder, allow_mixed=True).groups[0].ok), 3)
+                self.assertEqual(len(results.load(folder, allow_mixed=True).groups[0].runs), 3)
 
     def test_virtual_time_is_named(self):
         write_run(self.folder, seed=1)
@@ -561,7 +607,10 @@ class Speedups(Folder):
         self.run_at(2, 2, seconds=1)
         self.run_at(1, 3, seconds=8)
         self.run_at(2, 3, seconds=1, outcome="timeout")
-        self.assertEqual(self.means(results.WEAK), [{1: 1.0, 2: 2.0}])
+        self.assertEqual(self.means(results.WEAK), [])
+        self.run_at(4, 1, seconds=2)
+        self.run_at(4, 9, seconds=2)  # nobody ran the base of this seed
+        self.assertEqual(self.means(results.WEAK), [{4: 4.0}])
 
     def test_strong_has_the_base_with_the_same_global_minibatch(self):
         self.run_at(1, 1, seconds=12, minibatch=64)
@@ -717,7 +766,7 @@ class OfExperiments(Folder):
         figure = self.softsync()
         fixed, _, divided = [line for line in figure.axes[0].lines if len(line.get_xdata()) >= 3][:3]
         self.assertEqual([list(line.get_ydata()) for line in (fixed, divided)], [[90, 90, 90, 90, 10], [90] * 5])
-        self.assertNotIn("Not shown", texts(figure))  # runs that diverged are
+        self.assertNotIn("Failures", texts(figure))  # runs that diverged are shown
         titles = [panel.get_title("left") for panel in figure.axes[2:]]
         self.assertIn("n = 6, c = 5\nmean 6.01\n(λ−1)/c = 5.80\nP(τ > 2n) = 0.00100", titles)
         self.assertIn("simulated", texts(figure))
@@ -843,7 +892,7 @@ class Command(Folder):
         write_sweep(self.folder, ("sync", "bmuf"), (2,), (1,), samples=20000)
         code, out, _ = self.draw(self.folder)
         self.assertEqual(code, 0)
-        self.assertIn("no staleness: no run that ended as ok used a parameter server", out)
+        self.assertIn("no staleness: no run that came to its end used a parameter server", out)
         self.assertIn("no speedup: all runs have the same number of workers (2)", out)
         self.assertEqual(self.made(self.folder / "plots"), ["convergence", "time_breakdown", "traffic"])
 
@@ -854,14 +903,14 @@ class Command(Folder):
         found = results.load(self.folder)
         for module in all_figures.FIGURES:
             figure = module.draw(found)
-            self.assertIn("Not shown: sync, 2 workers: 1 of 1 run failed; downpour, 2 workers: 1 of 3 runs diverged.",
+            self.assertIn("Failures: sync, 2 workers: 1 of 1 run failed; downpour, 2 workers: 1 of 3 runs diverged.",
                           texts(figure).replace("\n", " "), module.__name__)
             self.assertIn("commit 4f1c09d2ab7e", texts(figure))
-            self.assertIn("2 seeds", texts(figure))
+            self.assertIn("1 to 3 seeds", texts(figure))
             style.plt.close(figure)
 
-    def test_no_ok_run_is_exit_code_1(self):
-        write_run(self.folder, outcome="diverged")
+    def test_nothing_to_draw_is_exit_code_1(self):
+        write_run(self.folder, outcome="error", without=("snapshots", "ranks", "result"))
         code, out, err = self.draw(self.folder)
         self.assertEqual(code, 1)
         self.assertIn("no figure could be drawn", err)
