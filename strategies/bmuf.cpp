@@ -9,13 +9,16 @@
 // convention says what two well-known programs make of that under the same name:
 //              gain                   the look-ahead of nesterov
 //   paper      zeta                   is undone: it never enters W
-//   cntk       N * (1 - eta) * zeta   stays in the model: W <- W_g      (it sums the workers' updates)
-//   fairseq    (1 - eta) * zeta       stays in the model
+//   fairseq    zeta                   stays in the model: W <- W_g      (since its release 0.9.0)
+//   cntk       N * (1 - eta) * zeta   stays in the model                (it sums the workers' updates)
+// At eta = 1 - 1/N the last two are the same. At eta = 0 fairseq averages whatever zeta is; here zeta counts.
+// fairseq keeps the local optimizers' state from block to block (reset_local_momentum = false), CNTK resets
+// it; neither fairseq's warm-up nor its averages of Adam's moments are here.
 // Blocks that each find the update v move W by effective_gain * v a block in the long run: by
 // gain / (1 - eta), and 1 + eta times as far where the look-ahead stays. At the default eta = 1 - 1/N that is
-// N for the paper, 2N - 1 for CNTK and 2 - 1/N for fairseq. 1 is plain averaging, N as if the workers had
-// gone one after the other; less than 1/2 or more than 2N is refused unless forced. The names CBM and NBM are
-// from secondary sources.
+// N for the paper, 2N - 1 for CNTK and fairseq. 1 is plain averaging, N as if the workers had gone one after
+// the other; less than 1/2 or more than 2N is refused unless forced. The names CBM and NBM are from secondary
+// sources. Held against traces of the programs' formulas (tests/oracles/bmuf.py).
 
 #include <fmt/format.h>
 
@@ -34,8 +37,7 @@ bool keeps_look_ahead(const Settings& s) { return s.text("convention") != "paper
 
 double gain(const Settings& s, const Context& c) {
   const double zeta = s.number("zeta"), eta = block_momentum(s, c);
-  if (s.text("convention") == "paper") return zeta;
-  return (s.text("convention") == "cntk" ? c.workers : 1) * (1 - eta) * zeta;
+  return s.text("convention") == "cntk" ? c.workers * (1 - eta) * zeta : zeta;
 }
 
 double effective_gain(const Settings& s, const Context& c) {

@@ -753,22 +753,26 @@ double bmuf_fact(const std::map<std::string, Value>& settings, const std::string
   return NAN;
 }
 
-// With the same eta and zeta, fairseq's model moves exactly N times less than CNTK's, from the first block
-// on.
-TEST(Identity, BmufOfCntkIsNTimesThatOfFairseq) {
-  for (const auto& momentum : {"classic"s, "nesterov"s}) {
-    const auto of = [&](const char* convention) {
-      return bmuf_moves({{"momentum", momentum}, {"convention", std::string(convention)}});
-    };
-    const auto paper = of("paper"), cntk = of("cntk"), fairseq = of("fairseq");
-    const double N = world().workers();
-    for (std::size_t i = 0; i < cntk.size(); ++i) {
-      EXPECT_NEAR(cntk[i] / fairseq[i], N, 1e-3 * N) << momentum << ", block " << i;
-      if (momentum == "classic") {
-        EXPECT_NEAR(cntk[i], paper[i], 1e-3 * N) << "block " << i;
+// CNTK's gain on the mean is N * (1 - eta) times fairseq's, from the first block on.
+TEST(Identity, BmufOfCntkIsThatOfFairseqAtItsBlockMomentum) {
+  const double N = world().workers();
+  for (const auto& momentum : {"classic"s, "nesterov"s})
+    for (const double eta : {-1.0, 0.5}) {
+      const auto of = [&](const char* convention) {
+        return bmuf_moves({{"momentum", momentum},
+                           {"convention", std::string(convention)},
+                           {"eta", eta},
+                           {"force_gain", true}});
+      };
+      const auto paper = of("paper"), cntk = of("cntk"), fairseq = of("fairseq");
+      const double times = eta < 0 ? 1 : N * (1 - eta);
+      for (std::size_t i = 0; i < cntk.size(); ++i) {
+        EXPECT_NEAR(cntk[i] / fairseq[i], times, 1e-3 * times) << momentum << ", block " << i;
+        if (momentum == "classic") {
+          EXPECT_NEAR(fairseq[i], paper[i], 1e-3 * N) << "block " << i;
+        }
       }
     }
-  }
 }
 
 TEST(Identity, BmufOfCntkIsThePapersAtItsBlockMomentum) {
@@ -791,13 +795,21 @@ TEST(Effective, BmufSaysItsGain) {
   EXPECT_DOUBLE_EQ(bmuf_fact({{"eta", 0.75}, {"zeta", 0.5}}, "eta"), 0.75);
   EXPECT_DOUBLE_EQ(bmuf_fact({{"eta", 0.75}, {"zeta", 0.5}}, "effective_gain"), 2);
   EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "cntk"s}}, "effective_gain"), 2 * workers - 1);
-  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "fairseq"s}}, "effective_gain"), 2 - 1.0 / workers);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "fairseq"s}}, "effective_gain"), 2 * workers - 1);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "fairseq"s}, {"eta", 0.5}, {"zeta", 0.5}}, "effective_gain"),
+                   1.5);
+  EXPECT_DOUBLE_EQ(bmuf_fact({{"convention", "cntk"s}, {"eta", 0.5}, {"zeta", 0.5}, {"force_gain", true}},
+                             "effective_gain"),
+                   0.75 * workers);
   EXPECT_EQ(bmuf_fact({}, "global_minibatch"), workers * world_minibatch);
   for (const auto& convention : {"paper"s, "cntk"s, "fairseq"s})
     for (const auto& momentum : {"classic"s, "nesterov"s})
       for (const double eta : {0.0, 0.5, -1.0}) {
-        const std::map<std::string, Value> settings{
-            {"convention", convention}, {"momentum", momentum}, {"eta", eta}, {"zeta", 0.75}};
+        const std::map<std::string, Value> settings{{"convention", convention},
+                                                    {"momentum", momentum},
+                                                    {"eta", eta},
+                                                    {"zeta", 0.75},
+                                                    {"force_gain", true}};
         const double gain = bmuf_fact(settings, "effective_gain");
         EXPECT_NEAR(bmuf_moves(settings).back(), gain, 1e-3 * gain) << convention << momentum << eta;
       }

@@ -286,8 +286,8 @@ struct PlainWorkers {
     w.assign(size(), W);
   }
 
-  // Chen & Huo 2016 (the mean of the workers' updates, look-ahead undone), CNTK (their sum times 1 - eta) and
-  // fairseq (their mean times 1 - eta); in these two W is what the workers start from.
+  // Chen & Huo 2016 (the mean of the workers' updates, look-ahead undone), fairseq (their mean) and CNTK
+  // (their sum times 1 - eta); in these two W is what the workers start from.
   void bmuf(int block, double eta, double zeta, bool nesterov, bool reset,
             const std::string& convention = "paper") {
     local_step();
@@ -295,7 +295,7 @@ struct PlainWorkers {
     Doubles G(problem.n);
     for (const Doubles& one : w) G += one - Wg;
     if (convention != "cntk") G = (1 / double(size())) * G;
-    Delta = eta * Delta + (convention == "paper" ? zeta : (1 - eta) * zeta) * G;
+    Delta = eta * Delta + (convention == "cntk" ? (1 - eta) * zeta : zeta) * G;
     W += Delta;
     Wg = nesterov ? W + eta * Delta : W;
     if (convention != "paper") W = Wg;
