@@ -11,6 +11,7 @@
 // reports. With its rate gamma it shrinks what is apart by 1 - spectral_gap or more: W is circulant, and its
 // eigenvalues are lambda_m = sum over the offsets d of W_d * exp(2 pi i m d / P).
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <numbers>

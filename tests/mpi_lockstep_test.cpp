@@ -4,6 +4,7 @@
 // plain SGD, ten steps at most): they hold bit for bit. With 3 workers and with other optimizers: to 2e-5 at
 // values below 16, some ten units in the last place.
 
+#include <algorithm>
 #include <numbers>
 #include <set>
 

@@ -1,6 +1,7 @@
 // Strategies with servers on real ranks: what holds whatever the order of arrivals, and the order forced.
 //   mpirun -n P+S mpi_servers_test S
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <thread>
