@@ -17,7 +17,8 @@
 #include <map>
 #include <optional>
 #include <sstream>
-#include <thread>
+
+#include "harness/open_mpi.h"
 
 namespace dsgd {
 namespace {
@@ -114,19 +115,8 @@ class Job {
       setpgid(0, 0);  // Ctrl-C reaches dsgd alone, which ends the job in good order
       prctl(PR_SET_PDEATHSIG, SIGTERM);
       if (getppid() != parent) _exit(1);
-      if (geteuid() == 0) {
-        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-      }
       setenv("OMP_NUM_THREADS", "1", 0);  // one thread a rank
-      // Send only: where both ends of a TCP connection put data at a time, Open MPI 4.1 lets one wait for the
-      // other.
-      setenv("OMPI_MCA_btl_tcp_flags", "1", 0);
-      if (!folder.empty()) {
-        setenv("TMPDIR", folder.c_str(), 1);
-        for (const char* user : {"btl_vader", "btl_sm", "osc_sm", "osc_rdma"})
-          setenv(fmt::format("OMPI_MCA_{}_backing_directory", user).c_str(), folder.c_str(), 0);
-      }
+      set_mpirun_variables(folder);
       dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
       dup2(err[1], STDERR_FILENO);
@@ -214,14 +204,7 @@ bool is_stopped(long pid, pid_t parent) {
 std::string cause(const std::string& starter, const std::vector<std::string>& errors, int status) {
   for (const std::string& line : errors)
     if (line.starts_with("rank ") || line.starts_with("dsgd: ")) return line;
-  for (const std::string& line : errors) {
-    int rank = 0, signal = 0;
-    const auto at = line.find("process rank "), on = line.find("exited on signal ");
-    if (at != std::string::npos && on != std::string::npos &&
-        std::sscanf(line.c_str() + at, "process rank %d", &rank) == 1 &&
-        std::sscanf(line.c_str() + on, "exited on signal %d", &signal) == 1)
-      return fmt::format("rank {} was ended by signal {} ({})", rank, signal, strsignal(signal));
-  }
+  if (const auto killed = killed_rank(errors)) return *killed;
   std::string words;
   for (const std::string& line : errors)
     if (line.find_first_not_of("- ") != std::string::npos) words += (words.empty() ? "" : " ") + line;
@@ -235,19 +218,10 @@ std::string cause(const std::string& starter, const std::vector<std::string>& er
 }  // namespace
 
 std::vector<std::string> starter(int ranks, const std::string& launcher) {
+  if (launcher.empty()) return mpirun(ranks);
   std::vector<std::string> words;
-  if (launcher.empty()) {
-    const bool crowded = ranks > int(std::thread::hardware_concurrency());
-    words = {"mpirun", "-n", std::to_string(ranks), "--mca", "btl_base_warn_component_unused", "0"};
-    if (crowded)
-      for (const char* word : {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"})
-        words.emplace_back(word);
-    else
-      for (const char* word : {"--bind-to", "core"}) words.emplace_back(word);
-  } else {
-    std::istringstream in(launcher);
-    for (std::string word; in >> word;) words.push_back(word == "{ranks}" ? std::to_string(ranks) : word);
-  }
+  std::istringstream in(launcher);
+  for (std::string word; in >> word;) words.push_back(word == "{ranks}" ? std::to_string(ranks) : word);
   return words;
 }
 

@@ -12,6 +12,7 @@
 
 #include "datasets/content.h"
 #include "harness/experiment.h"
+#include "harness/open_mpi.h"
 #include "harness/outcome.h"
 #include "harness/progress.h"
 #include "harness/record.h"
@@ -50,6 +51,21 @@ TEST(Statistics, StudentQuantiles) {  // from published tables
   EXPECT_NEAR(t_quantile_975(21), 2.0796, 1e-4);
   EXPECT_NEAR(t_quantile_975(30), 2.0423, 1e-4);
   EXPECT_NEAR(t_quantile_975(120), 1.9799, 1e-4);
+}
+
+TEST(OpenMpi, SaysWhichRankWasKilled) {
+  // As version 4.1 and as 5.0 say it.
+  EXPECT_EQ(
+      killed_rank({"rule",
+                   "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).",
+                   "rule"}),
+      "rank 1 was ended by signal 9 (Killed)");
+  EXPECT_EQ(killed_rank({"rule", "prterun noticed that process rank 12 with PID 52 on node vm exited on",
+                         "signal 11 (Segmentation fault).", "rule"}),
+            "rank 12 was ended by signal 11 (Segmentation fault)");
+  EXPECT_EQ(killed_rank({"   Process name: [prterun-vm-57@1,1]", "   Exit code:    3"}), std::nullopt);
+  EXPECT_EQ(killed_rank({"while attempting to start process rank 0."}), std::nullopt);
+  EXPECT_EQ(killed_rank({}), std::nullopt);
 }
 
 TEST(Progress, LineIsReadBack) {
