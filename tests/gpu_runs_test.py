@@ -14,6 +14,8 @@ import tempfile
 import unittest
 import unittest.mock
 
+from open_mpi import mpirun
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "plots"))
 import results  # noqa: E402
@@ -81,7 +83,7 @@ class Watch(unittest.TestCase):
         program = f"{BUILD}/tests/mpi_lockstep_nccl_test"
         if not os.path.exists(program):
             self.skipTest("built without NCCL")
-        return run("mpirun", "-n", "2", "--oversubscribe", program, "--gtest_also_run_disabled_tests",
+        return run(*mpirun(2, crowded=True), program, "--gtest_also_run_disabled_tests",
                    f"--gtest_filter=NcclTwin.DISABLED_{test}", code=code)
 
     def test_ends_ranks_whose_sum_does_not_come(self):

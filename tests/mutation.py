@@ -10,6 +10,8 @@ import sys
 import time
 import tomllib
 
+from open_mpi import mpirun, variables
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUGS = os.path.join(ROOT, "tests", "mutations.toml")
 BUILD = os.path.join(ROOT, "build-mutation")
@@ -17,7 +19,7 @@ BUILD = os.path.join(ROOT, "build-mutation")
 PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "strategies_test"]
 REAL_RANKS, RANKS = "mpi_communicator_test", "simulated_test"
 SLOW = "*ReachesTheOptimum*"  # Table/Conformance.ReachesTheOptimum/topk
-ENVIRONMENT = dict(os.environ, GTEST_FAIL_FAST="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+ENVIRONMENT = dict(os.environ, **variables(), GTEST_FAIL_FAST="1")
 COMPILING, TESTING = 900, 600  # seconds at most; a bug may make a program wait for ever
 
 
@@ -63,7 +65,7 @@ class Copy:
         """Commands; of the simulated ranks' tests the likely ones first, the slow ones last."""
         folder = f"{self.build}/tests/"
         yield from ([folder + program] for program in PROGRAMS)
-        yield ["mpirun", "-n", "2", "--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", folder + REAL_RANKS]
+        yield [*mpirun(2, crowded=True), folder + REAL_RANKS]
         yield from ([folder + RANKS, f"--gtest_filter={chosen}"] for chosen in likely)
 
     def run(self, command, limit):

@@ -11,6 +11,7 @@ import sys
 import time
 import xml.etree.ElementTree as xml
 
+from open_mpi import mpirun, variables
 from sanitizers import sanitized
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -29,12 +30,6 @@ GPU_WORLDS = [(1, 0, 0), (2, 0, 0), (3, 0, 0), (2, 1, 0), (2, 2, 0)]
 
 # Our own kernels have a copy for each instruction set; the widest is tested with everything else.
 KERNELS = {"winograd_test": "*", "layers_test": "Layers/OnDevice.AgreesWithTheReference/onednn_*2:-*lenet*:*cifar*:*resnet*:*mlp*:*dnn_?2"}
-
-
-def mpirun(ranks):
-    crowded = ranks > (os.cpu_count() or 1)
-    extra = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"] if crowded else []
-    return ["mpirun", "-n", str(ranks), *extra]
 
 
 def gpu_programs(build):
@@ -101,7 +96,7 @@ def count_gtest(log, report):
 def count_unittest(log, report):
     passed = len(re.findall(r"\.\.\. ok$", log, re.M))
     failed = len(re.findall(r"\.\.\. (?:FAIL|ERROR)$", log, re.M))
-    skipped = dict(re.findall(r"^(\w+) \(.*?\.\.\. skipped ['\"](.*)['\"]$", log, re.M))
+    skipped = dict(re.findall(r"^ *(\w+) \(.*?\.\.\. skipped ['\"](.*)['\"]$", log, re.M))
     return passed, failed, skipped
 
 
@@ -113,12 +108,10 @@ def main():
     os.chdir(ROOT)
     logs = f"{build}/logs"
     os.makedirs(logs, exist_ok=True)
-    environment = dict(os.environ, DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
+    environment = dict(os.environ, **variables(), DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
     environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # Open MPI's own
     environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
     limit = SANITIZED_LIMIT if sanitized(build) else LIMIT
-    if os.geteuid() == 0:
-        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     with open("tests/skips.txt") as f:
         declared = [] if gpu else [line.split("#")[0].strip() for line in f]
     allowed = [line for line in declared if not line.startswith("because ")]
