@@ -138,20 +138,24 @@ class Namespaces(unittest.TestCase):
 
     def ratios(self, network, workers, strategies, latency=LATENCY):
         """Runs both engines and prints what they differ in; predicted / measured throughput, by strategy."""
-        out, agent, hosts = (f"{self.folder}/{workers}w-{name}" for name in ("out", "agent", "hosts"))
+        out, inside, agent, hosts = (f"{self.folder}/{workers}w-{name}" for name in ("out", "inside", "agent", "hosts"))
         with open(f"{self.folder}/x.toml", "w") as f:
             f.write(EXPERIMENT + f"workers = {workers}\n" + "".join(f"[strategy.{s}]\n" for s in strategies))
+        with open(inside, "w") as f:  # started as: inside HOST COMMAND. Open MPI 5 needs hosts that have names of their own.
+            f.write('#!/bin/sh\nhost=$1\nshift\n'
+                    'exec ip netns exec "$host" unshare --uts sh -c \'hostname "$0" && exec "$@"\' "$host" "$@"\n')
         with open(agent, "w") as f:  # started as: agent ADDRESS COMMAND. Every host has files of its own.
             f.write(f'#!/bin/sh\nhost={network.name}${{1##*.}}\nshift\nexport TMPDIR={self.folder}/$host\nmkdir -p "$TMPDIR"\n'
-                    'exec ip netns exec "$host" sh -c "$*"\n')
-        os.chmod(agent, 0o755)
+                    f'exec {inside} "$host" sh -c "$*"\n')
+        for script in inside, agent:
+            os.chmod(script, 0o755)
         with open(hosts, "w") as f:
             f.write("".join(f"10.99.0.{i} slots=1\n" for i in range(1, network.hosts + 1)))
         # Ranks wait in busy loops, and all hosts have the same cores.
         launcher = (f"mpirun -n {{ranks}} --hostfile {hosts} --map-by node --bind-to none --mca plm_rsh_agent {agent}"
                     " --mca btl tcp,self --mca btl_tcp_if_include 10.99.0.0/24 --mca oob_tcp_if_include 10.99.0.0/24"
                     " --mca mpi_yield_when_idle 1")
-        run("ip", "netns", "exec", f"{network.name}1", DSGD, "sweep", f"{self.folder}/x.toml", "-o", out, "--launcher", launcher)
+        run(inside, f"{network.name}1", DSGD, "sweep", f"{self.folder}/x.toml", "-o", out, "--launcher", launcher)
         cluster, host = self.machine()
         twin = {"name": cluster, "server.placement": "own", f"hosts.{host}.count": network.hosts, f"hosts.{host}.slots": 1,
                 f"hosts.{host}.bandwidth": GOODPUT, f"hosts.{host}.latency": latency}
