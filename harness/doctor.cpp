@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "datasets/fetch.h"
+#include "harness/open_mpi.h"
 #include "harness/process.h"
 #include "harness/record.h"
 #include "models/device.h"
@@ -90,11 +91,13 @@ Finding room(const char* folder) {
   Finding f{Finding::good, folder, fmt::format("{:.0f} of {:.0f} MiB free", free / 0x1p20, all / 0x1p20)};
   if (access(folder, W_OK))
     f = {Finding::absent, folder, "cannot be written to"};
-  else if (free < 0x1p24)
+  else if (free < mpirun_room)
     f.state = Finding::absent;
   if (f.state == Finding::absent)
-    f.fix = fmt::format("Open MPI keeps files of a run there: free or enlarge it{}, or set TMPDIR",
-                        folder == std::string("/dev/shm") ? " (docker run --shm-size=256m)" : "");
+    f.fix = fmt::format(
+        "Open MPI keeps files of a run there where {} MiB are free: free or enlarge it{}, or set "
+        "TMPDIR",
+        mpirun_room >> 20, folder == std::string("/dev/shm") ? " (docker run --shm-size=256m)" : "");
   return f;
 }
 

@@ -65,14 +65,17 @@ class JobFolder {
             fs::remove_all(entry.path(), none);
             ::close(fd);
           }
+      const fs::space_info room = fs::space(base, none);
       std::string name = (base / prefix).string() + "XXXXXX";
-      if (!mkdtemp(name.data())) continue;
+      if (none || room.available < mpirun_room || !mkdtemp(name.data())) continue;
       path_ = name;
       fd_ = lock(path_);
       if (fd_ >= 0 && fs::exists(path_, none)) return;
     }
-    throw std::runtime_error(fmt::format(
-        "Open MPI needs room for temporary files in /dev/shm, $TMPDIR or /tmp: {}", std::strerror(errno)));
+    throw std::runtime_error(
+        fmt::format("Open MPI needs a folder for temporary files that can be written to and has {} MiB free: "
+                    "/dev/shm, $TMPDIR or /tmp",
+                    mpirun_room >> 20));
   }
   ~JobFolder() {
     std::error_code none;

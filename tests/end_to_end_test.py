@@ -951,11 +951,12 @@ class Disks(Case):
         os.mkdir(self.out)
         self.text = self.experiment(SMALL + "samples = 1000\nworkers = 2\n[strategy.sync]\n[strategy.downpour]\n")
 
-    def mount(self, options):
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.out], capture_output=True, text=True)
+    def mount(self, options, folder=None):
+        folder = folder or self.out
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
         if done.returncode:
             self.skipTest("no tmpfs can be mounted: " + done.stderr.strip())
-        self.addCleanup(subprocess.run, ["umount", "-l", self.out], stderr=subprocess.DEVNULL)
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], stderr=subprocess.DEVNULL)
 
     def test_full_disk(self):
         for size in ("4k", "24k", "64k", "160k", "400k"):
@@ -973,6 +974,13 @@ class Disks(Case):
                 self.assertEqual([], glob.glob(self.out + "/*.part*"))
                 subprocess.run(["umount", self.out], check=True)
                 self.assertEqual({}, processes(self.folder))
+
+    def test_small_shared_memory(self):
+        for size in ("64k", "8m"):
+            self.mount("size=" + size, "/dev/shm")
+            dsgd("sweep", self.text, "-o", self.out, "--redo")
+            self.assertEqual([], os.listdir("/dev/shm"))
+        self.assertRegex(dsgd("doctor").stdout, r"- +/dev/shm +\d+ of 8 MiB free\n +-> Open MPI .* set TMPDIR")
 
     def test_read_only_disk(self):
         self.mount("size=2m")
