@@ -390,6 +390,7 @@ int calibrate(const CalibrateOptions& given) {
   for (const DeviceEntry& d : all_devices())
     if (d.unavailable().empty()) devices.push_back(d.name);
   for (const StrategyEntry* s : all_strategies()) strategies.push_back(s->name);
+  for (std::string& name : options.devices) name = device_today(name);
   check(options.models, "models", models);
   check(options.devices, "devices", devices);
   check(options.strategies, "strategies", strategies);

@@ -145,7 +145,8 @@ Findings devices() {
     const std::string reason = entry.unavailable();
     all.push_back(
         {reason.empty() ? Finding::good : Finding::absent, "device " + entry.name,
-         reason.empty() ? fmt::format("{} (library: {})", entry.summary, entry.make()->library()) : reason});
+         reason.empty() ? fmt::format("{} (library: {})", entry.summary, entry.make()->library()) : reason,
+         reason.empty() && entry.lacks ? entry.lacks() : ""});
   }
   return all;
 }

@@ -459,7 +459,7 @@ void Reader::read_value(const Parameter& parameter, const toml::node& node, Axis
   else if (const auto* real = node.as_floating_point())
     value = real->get();
   else if (const auto* words = node.as_string())
-    value = words->get();
+    value = parameter.name == "device" ? device_today(words->get()) : words->get();
   else
     return problem(at, axis.key,
                    fmt::format("expected {}, got {} (allowed: {})", kind(parameter),

@@ -61,6 +61,8 @@ int list(const std::string& what) {
     for (const DeviceEntry& d : all_devices()) {
       const std::string reason = d.unavailable();
       fmt::print("  {:<16} {}: {}\n", d.name, d.summary, reason.empty() ? "ready" : reason);
+      if (const std::string lacks = d.lacks ? d.lacks() : ""; !lacks.empty())
+        fmt::print("  {:<16} {}\n", "", lacks);
     }
   if (what == "experiments")
     for (const auto& file : shipped_experiments())

@@ -306,7 +306,16 @@ std::string RunConfig::text() const {
   return out;
 }
 
-std::string RunConfig::id() const { return sha256_text(canonical()).substr(0, 12); }
+// Of the device's first name: what it is called today changes no id.
+std::string RunConfig::id() const {
+  std::string text = canonical();
+  const DeviceEntry& d = device();
+  const std::string now = line("device", d.name);
+  if (!d.former_name.empty())
+    if (const auto at = text.find("\n" + now); at != std::string::npos)
+      text.replace(at + 1, now.size(), line("device", d.former_name));
+  return sha256_text(text).substr(0, 12);
+}
 
 std::string RunConfig::name() const {
   return fmt::format("{}-{}w-seed{}-{}", strategy->name, workers(), seed(), id());

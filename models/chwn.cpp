@@ -313,7 +313,8 @@ DSGD_INLINE inline void windows(const ChwnPool& k, Begin begin, Each each, End e
   }
 }
 template <int width>
-DSGD_INLINE inline void max_forward_of(const ChwnPool& k, const float* x, float* y, std::uint8_t* winners) {
+DSGD_INLINE inline void max_forward_of(const ChwnPool& k, const float* x, float* y,
+                                       ChwnPool::Place* winners) {
   struct Best {
     FloatsOf<width> value;
     IntsOf<width> winner;
@@ -331,7 +332,7 @@ DSGD_INLINE inline void max_forward_of(const ChwnPool& k, const float* x, float*
       });
 }
 template <int width>
-DSGD_INLINE inline void max_backward_of(const ChwnPool& k, const float* dy, const std::uint8_t* winners,
+DSGD_INLINE inline void max_backward_of(const ChwnPool& k, const float* dy, const ChwnPool::Place* winners,
                                         float* dx) {
   std::memset(dx, 0, std::size_t(k.channels) * k.height * k.width * k.lanes * sizeof(float));
   struct Won {
@@ -544,8 +545,8 @@ struct Kernels {
   void (*weights)(const ChwnConv&, const float*, const float*, const std::uint8_t*, float*, float*, float*);
   void (*weights3)(const ChwnConv&, const float*, const float*, const std::uint8_t*, float*, float*, float*);
   void (*spread)(const ChwnConv&, const float*, const std::uint8_t*, float*);
-  void (*max_forward)(const ChwnPool&, const float*, float*, std::uint8_t*);
-  void (*max_backward)(const ChwnPool&, const float*, const std::uint8_t*, float*);
+  void (*max_forward)(const ChwnPool&, const float*, float*, ChwnPool::Place*);
+  void (*max_backward)(const ChwnPool&, const float*, const ChwnPool::Place*, float*);
   void (*mean_forward)(const ChwnPool&, const float*, float*);
   void (*mean_backward)(const ChwnPool&, const float*, float*);
   void (*norm_forward)(const ChwnNorm&, const float*, int, bool, const ChwnNorm::Channels&, const float*,
@@ -611,10 +612,10 @@ void ChwnConv::data(const float* w, const float* d, float* dx) const {
   (lanes % k.samples ? k.odd_data : k.data)(*this, w, d, dx);
 }
 
-void ChwnPool::max_forward(const float* x, float* y, std::uint8_t* winners) const {
+void ChwnPool::max_forward(const float* x, float* y, Place* winners) const {
   kernels().max_forward(*this, x, y, winners);
 }
-void ChwnPool::max_backward(const float* dy, const std::uint8_t* winners, float* dx) const {
+void ChwnPool::max_backward(const float* dy, const Place* winners, float* dx) const {
   kernels().max_backward(*this, dy, winners, dx);
 }
 void ChwnPool::mean_forward(const float* x, float* y) const { kernels().mean_forward(*this, x, y); }

@@ -45,9 +45,11 @@ struct ChwnPool {
   int channels, height, width;
   int size, stride, rows, columns;  // of the windows, of the output
   int lanes;
-  // winners: place in its window of each output (max-pool)
-  void max_forward(const float* x, float* y, std::uint8_t* winners) const;
-  void max_backward(const float* dy, const std::uint8_t* winners, float* dx) const;
+  using Place = std::uint16_t;         // in its window, row by row
+  static constexpr int largest = 255;  // window of a max-pool
+  // winners: place of each output
+  void max_forward(const float* x, float* y, Place* winners) const;
+  void max_backward(const float* dy, const Place* winners, float* dx) const;
   void mean_forward(const float* x, float* y) const;
   void mean_backward(const float* dy, float* dx) const;
 };

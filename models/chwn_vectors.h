@@ -36,6 +36,7 @@ struct Vectors {
   typedef float Floats __attribute__((vector_size(4 * width), may_alias));
   typedef std::int32_t Ints __attribute__((vector_size(4 * width), may_alias));
   typedef std::uint8_t Bytes __attribute__((vector_size(width), may_alias));
+  typedef std::uint16_t Shorts __attribute__((vector_size(2 * width), may_alias));
 };
 template <int width>
 using FloatsOf = typename Vectors<width>::Floats;
@@ -61,6 +62,16 @@ template <int width = vector_width>
 DSGD_INLINE inline void store(std::uint8_t* to, IntsOf<width> v) {
   using Bytes = typename Vectors<width>::Bytes;
   *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(v, Bytes);
+}
+template <int width = vector_width>
+DSGD_INLINE inline IntsOf<width> load(const std::uint16_t* from) {
+  return __builtin_convertvector(*reinterpret_cast<const typename Vectors<width>::Shorts*>(from),
+                                 IntsOf<width>);
+}
+template <int width = vector_width>
+DSGD_INLINE inline void store(std::uint16_t* to, IntsOf<width> v) {
+  using Shorts = typename Vectors<width>::Shorts;
+  *reinterpret_cast<Shorts*>(to) = __builtin_convertvector(v, Shorts);
 }
 template <int width>
 DSGD_INLINE inline float sum(FloatsOf<width> v) {

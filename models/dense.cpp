@@ -89,6 +89,18 @@ DSGD_INLINE inline void weights_of(const DenseProducts& k, const float* rows, co
   });
 }
 
+// The same for less than a vector of inputs.
+void weights_of_few(const DenseProducts& k, const float* rows, const float* dy, float* dw, float* db) {
+  for (int u = 0; u < k.units; ++u, dy += k.lanes, dw += k.inputs) {
+    std::fill_n(dw, k.inputs, 0.0f);
+    db[u] = 0;
+    for (int n = 0; n < k.lanes; ++n) {
+      db[u] += dy[n];
+      for (int i = 0; i < k.inputs; ++i) dw[i] += dy[n] * rows[n * k.inputs + i];
+    }
+  }
+}
+
 // I inputs by V vectors of samples at a time, in blocks of units: those are rows of w, and what I inputs
 // leave of a cache line is still there when it is its turn.
 template <int width, int I_most, int V>
@@ -168,6 +180,7 @@ void DenseProducts::forward(const float* x, const float* w, const float* b, floa
   kernels().forward[of_samples(lanes)](*this, x, w, b, y);
 }
 void DenseProducts::weights(const float* rows, const float* dy, float* dw, float* db) const {
+  if (inputs < vector_width) return weights_of_few(*this, rows, dy, dw, db);
   kernels().weights[inputs >= kernels().inputs[1]](*this, rows, dy, dw, db);
 }
 void DenseProducts::data(const float* w, const float* dy, float* dx) const {

@@ -5,7 +5,7 @@ namespace dsgd {
 // The three products of a dense layer in the layout of ChwnConv (chwn.h): x is {inputs, lanes}, y {units,
 // lanes}; w and dw are {units, inputs}. No operand is rearranged, and w is read from memory once.
 struct DenseProducts {
-  int inputs, units;  // inputs >= 16
+  int inputs, units;
   int lanes;          // a multiple of 16
   bool relu = false;  // after y = w x + b
 

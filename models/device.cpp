@@ -83,15 +83,9 @@ std::unique_ptr<Device> make_reference(Precision);
 std::string reference_unavailable(Precision p) {
   return p == Precision::fp32 ? "" : "it is the specification, in double precision";
 }
-#ifdef DSGD_HAVE_ONEDNN
-std::unique_ptr<Device> make_onednn(Precision);
-std::string onednn_unavailable(Precision);
-#else
-std::unique_ptr<Device> make_onednn(Precision) { return nullptr; }
-std::string onednn_unavailable(Precision) {
-  return "built without oneDNN 2; install it (Debian: apt install libdnnl-dev) and build again";
-}
-#endif
+std::unique_ptr<Device> make_cpu(Precision);
+std::string cpu_unavailable(Precision);
+std::string cpu_lacks();
 #ifdef DSGD_HAVE_CUDA
 std::unique_ptr<Device> make_cudnn(Precision);
 std::string cudnn_unavailable(Precision);
@@ -105,7 +99,8 @@ std::string cudnn_unavailable(Precision) {
 const std::vector<DeviceEntry>& all_devices() {
   static const std::vector<DeviceEntry> devices{
       {"reference", "plain loops, the specification", reference_unavailable, make_reference},
-      {"onednn", "the host's processor by oneDNN, one thread", onednn_unavailable, make_onednn},
+      {"cpu", "the host's processor by own kernels and oneDNN, one thread", cpu_unavailable, make_cpu,
+       "onednn", cpu_lacks},
       {"cudnn", "a GPU by cuDNN and cuBLASLt", cudnn_unavailable, make_cudnn},
   };
   return devices;
@@ -113,9 +108,14 @@ const std::vector<DeviceEntry>& all_devices() {
 
 const DeviceEntry* find_device(const std::string& name) {
   for (const auto& d : all_devices()) {
-    if (d.name == name) return &d;
+    if (d.name == name || (!d.former_name.empty() && d.former_name == name)) return &d;
   }
   return nullptr;
+}
+
+std::string device_today(const std::string& name) {
+  const DeviceEntry* const known = find_device(name);
+  return known ? known->name : name;
 }
 
 }  // namespace dsgd

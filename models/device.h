@@ -115,12 +115,15 @@ struct DeviceEntry {
   std::string name, summary;
   std::string (*why_not)(Precision);
   std::unique_ptr<Device> (*create)(Precision);
+  std::string former_name = {};      // still understood, and what runs' ids are made of
+  std::string (*lacks)() = nullptr;  // empty, or what this build does without and how to mend that
   // Empty when it can be used here, else the reason and what to do.
   std::string unavailable(Precision p = Precision::fp32) const { return why_not(p); }
   std::unique_ptr<Device> make(Precision p = Precision::fp32) const { return create(p); }
 };
 const std::vector<DeviceEntry>& all_devices();            // from the specification to the fastest
-const DeviceEntry* find_device(const std::string& name);  // nullptr when unknown
+const DeviceEntry* find_device(const std::string& name);  // by either name; nullptr when unknown
+std::string device_today(const std::string& name);        // for a former name today's, others as they are
 
 // Computes nothing, of vectors in hollow_space(): for runs that find their time alone. Losses are not
 // numbers.

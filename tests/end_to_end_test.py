@@ -1172,7 +1172,7 @@ class Doctor(unittest.TestCase):
     def test_says_what_is_there(self):
         report = dsgd("doctor").stdout
         self.assertLessEqual({"program", "processor", "/dev/shm", "MPI", "launcher", "ranks", "device reference",
-                              "device onednn", "GPU driver", "simulator", "HDF5", "data fashion-mnist", "data mnist",
+                              "device cpu", "GPU driver", "simulator", "HDF5", "data fashion-mnist", "data mnist",
                               "downloads", "plots"}, self.topics(report))
         self.assertRegex(report, r"ok +ranks +rank 0: host \S+, cores \d")
         self.assertRegex(report, r"ok +ranks +rank 1: host \S+, cores [\d,]+, shares memory with rank 0")

@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 
+#include "datasets/fetch.h"
 #include "harness/cluster.h"
 #include "models/device.h"
 
@@ -402,6 +403,18 @@ TEST(Experiment, DevicesThatCannotBeUsedSayWhy) {
                 Lines{fmt::format("x.toml:1:10: device: \"{}\" cannot be used here: {} (allowed: {})", d.name,
                                   d.unavailable(), fmt::join(usable, ", "))});
   }
+}
+
+// As written by experiments, and hashed into ids, before the device had its name.
+TEST(Experiment, FormerNameOfADeviceMeansTheSameRun) {
+  const RunConfig now = run_of("device = 'cpu'\n[strategy.sync]"),
+                  then = run_of("device = 'onednn'\n[strategy.sync]");
+  EXPECT_EQ(then.settings.text("device"), "cpu");
+  EXPECT_EQ(then.id(), now.id());
+  std::string text = now.canonical();
+  text.replace(text.find("\"cpu\""), 5, "\"onednn\"");
+  EXPECT_EQ(now.id(), sha256_text(text).substr(0, 12));
+  EXPECT_EQ(problems("device = ['cpu', 'onednn']\n[strategy.sync]").size(), 1u) << "the same run twice";
 }
 
 TEST(Experiment, DefaultsAreThoseOfTheTable) {

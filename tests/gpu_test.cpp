@@ -447,7 +447,7 @@ TEST_F(Gpu, LearnsInEveryPrecision) {
 }
 
 TEST(Precisions, Tf32IsRefusedByHosts) {
-  for (const char* name : {"reference", "onednn"})
+  for (const char* name : {"reference", "cpu"})
     EXPECT_FALSE(find_device(name)->unavailable(Precision::tf32).empty()) << name;
 }
 

@@ -424,8 +424,8 @@ TEST_P(OnDevice, PassesOnWhatIsNotANumber) {
 // With our own kernels: the input and the logits' gradient come as rows, the logits leave so; a dense layer's
 // weights want its inputs as rows; a direct convolution hands back through kernels that are turned. A
 // convolution of oneDNN's has layouts of its own for its three operands and their gradients.
-TEST(Onednn, CopiesIntoAnotherLayoutOnlyWhatItMust) {
-  const DeviceEntry* entry = find_device("onednn");
+TEST(Cpu, CopiesIntoAnotherLayoutOnlyWhatItMust) {
+  const DeviceEntry* entry = find_device("cpu");
   if (const auto reason = entry->unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   for (const ModelEntry& model : all_models()) {
     const Network net = model.make({3, 32, 32}, 10);

@@ -204,7 +204,7 @@ class Replays(Case):
     # With a model that keeps every worker busy for a while: one that is late by some milliseconds has its part.
     REAL = TINY.split("[cluster]")[0].replace('engine = "simulated"', 'engine = "mpi"')
     # A worker that comes some milliseconds late has its part: a run takes a hundred times as long as TINY's.
-    REAL = REAL.replace('"softmax"', '"lenet"').replace("1x8x8", "1x28x28").replace('"reference"', '"onednn"')
+    REAL = REAL.replace('"softmax"', '"lenet"').replace("1x8x8", "1x28x28").replace('"reference"', '"cpu"')
     TWO_WORKERS = REAL.replace("workers = 3", "workers = 2").replace("servers = 2", "servers = 1")
     TWO_SERVERS = REAL.replace("workers = 3", "workers = 1")
     STRATEGIES = "[strategy.downpour]\nwarm_start = 100\n[strategy.staleness_aware]\nn = 2\n"

@@ -317,7 +317,7 @@ def main():
                         help="default: all of them")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="default: all of them")
     parser.add_argument("--seconds", type=positive(float), default=0.5, help="of one window (default 0.5)")
-    parser.add_argument("--device", default="onednn", help="dsgd's (default onednn)")
+    parser.add_argument("--device", default="cpu", help="dsgd's (default cpu)")
     parser.add_argument("--time-to-accuracy", action="store_true",
                         help="LeNet to 98 %% on MNIST with two workers instead")
     parser.add_argument("--seeds", type=positive(int), default=5, help="of --time-to-accuracy (default 5)")

@@ -20,7 +20,7 @@ double lenet_step_seconds() {
   samples.labels.resize(samples.count);
   const Network net = find_model("lenet")->make(samples.shape, samples.classes);
   for (const DeviceEntry& entry : all_devices()) {
-    if (entry.name != "onednn" || !entry.unavailable().empty()) continue;
+    if (entry.name != "cpu" || !entry.unavailable().empty()) continue;
     const auto device = entry.make();
     Model model(net, *device, 32);
     Vector w(device->space(), parameters(net)), g(device->space(), parameters(net));
