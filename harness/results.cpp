@@ -287,7 +287,9 @@ void Labels::add(const std::map<std::string, Value>& config) {
 }
 
 std::string Labels::of(const std::map<std::string, Value>& config) const {
-  std::string result = text(config, "engine") == "simulated" ? " (simulated)" : "";
+  const bool simulated = text(config, "engine") == "simulated";
+  std::string result = simulated ? " (simulated)" : "";
+  if (!simulated && text(config, "device") == "reference") result += " (plain loops)";
   for (const auto& [key, value] : settings_of(config)) {
     const std::string group = peers(config, key);
     const Seen& seen = seen_.at({group, key});

@@ -131,34 +131,39 @@ class Display {
 // Seconds of one gradient of every (model, data shape, device, minibatch) in the experiment, measured here.
 class Estimate {
  public:
+  // Of a sample's part in a gradient. Plain loops take the same for every sample, and few will do.
+  static double seconds_of_sample(const RunConfig& config, const DeviceEntry& device) {
+    const int count = device.name == "reference" ? std::min(config.minibatch(), 2) : config.minibatch();
+    return measure(config, device, sample_shape(config, count)) / count;
+  }
   double seconds(const RunConfig& config) {
     if (config.skips_gradients()) return 1.5;
-    Samples samples = sample_shape(config);
+    const Samples samples = sample_shape(config, config.minibatch());
     const std::string key = config.settings.text("model") + to_string(samples.shape) +
                             config.settings.text("device") + config.settings.text("precision") +
                             std::to_string(config.minibatch());
     const auto [at, fresh] = gradient_.try_emplace(key, 0);
-    if (fresh) at->second = measure(config, samples);
+    if (fresh) at->second = measure(config, config.device(), samples);
     const int parallel =
         config.simulated() ? 1 : std::min(config.workers(), int(std::thread::hardware_concurrency()));
     return double(config.samples()) / config.minibatch() * at->second / parallel + 1.5;  // start and scoring
   }
 
  private:
-  static Samples sample_shape(const RunConfig& config) {
+  static Samples sample_shape(const RunConfig& config, int count) {
     const DatasetEntry* entry = find_dataset(config.settings.text("dataset"));
     const bool made = entry->files.empty();
     Samples s{.shape = made ? config.synthetic().shape : entry->shape,
               .classes = made ? config.synthetic().classes : entry->classes,
-              .count = std::size_t(config.minibatch())};
+              .count = std::size_t(count)};
     s.pixels.resize(s.count * s.shape.size());
     s.labels.resize(s.count);
     return s;
   }
-  static double measure(const RunConfig& config, const Samples& samples) {
-    const auto device = config.device().make(config.precision());
+  static double measure(const RunConfig& config, const DeviceEntry& entry, const Samples& samples) {
+    const auto device = entry.make(config.precision());
     const Network net = find_model(config.settings.text("model"))->make(samples.shape, samples.classes);
-    Model model(net, *device, config.minibatch());
+    Model model(net, *device, int(samples.count));
     Vector w(device->space(), parameters(net)), g(device->space(), parameters(net));
     std::vector<std::uint32_t> ids(samples.count);
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::uint32_t(i);
@@ -173,6 +178,31 @@ class Estimate {
   }
   std::map<std::string, double> gradient_;
 };
+
+// Whoever runs plain loops should know what that costs; where it costs next to nothing, there is no word.
+void warn_of_plain_loops(const std::vector<const RunConfig*>& runs) {
+  constexpr double worth_a_word = 10;                         // seconds
+  std::map<std::string, std::pair<double, double>> of_model;  // seconds of all its runs, here and by `cpu`
+  std::map<std::string, std::pair<double, double>> of_sample;
+  for (const RunConfig* run : runs) {
+    if (run->device().name != "reference" || run->skips_gradients()) continue;
+    const std::string& model = run->settings.text("model");
+    const std::string key = fmt::format("{} {} {}", model, run->settings.text("dataset"), run->minibatch());
+    const auto [at, fresh] = of_sample.try_emplace(key);
+    if (fresh)
+      at->second = {Estimate::seconds_of_sample(*run, run->device()),
+                    Estimate::seconds_of_sample(*run, *find_device("cpu"))};
+    of_model[model].first += at->second.first * double(run->samples());
+    of_model[model].second += at->second.second * double(run->samples());
+  }
+  for (const auto& [model, seconds] : of_model)
+    if (seconds.first - seconds.second > worth_a_word)
+      fmt::print(stderr,
+                 "device reference: plain loops, meant for checking; gradients of {} take about {:.0f} times "
+                 "as long "
+                 "as with device = \"cpu\" (about {} in place of {} of one core)\n",
+                 model, seconds.first / seconds.second, duration(seconds.first), duration(seconds.second));
+}
 
 void print_plan(const Experiment& experiment, const fs::path& out) {
   Estimate estimate;
@@ -194,6 +224,9 @@ void print_plan(const Experiment& experiment, const fs::path& out) {
     fmt::print("{:<52} {:>7} {:>7} {:>10} {:>9} {:>14.1f}\n", config.name(), config.workers(),
                config.servers(), config.samples(), duration(seconds), cost.bytes_sent / 1e6);
   }
+  std::vector<const RunConfig*> all;
+  for (const RunConfig& config : experiment.runs) all.push_back(&config);
+  warn_of_plain_loops(all);
   fmt::print("{} runs, about {} (from one gradient of each model, measured here); results would go to {}\n",
              experiment.runs.size(), duration(total), out.string());
 }
@@ -310,6 +343,8 @@ int sweep(const SweepOptions& options) {
   if (todo.size() < experiment.runs.size())
     fmt::print(stderr, "{} of {} runs are there already\n", experiment.runs.size() - todo.size(),
                experiment.runs.size());
+
+  warn_of_plain_loops(todo);
 
   struct sigaction action {};
   action.sa_handler = [](int) { interrupted = 1; };
