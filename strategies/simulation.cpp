@@ -11,14 +11,13 @@
 #include <simgrid/s4u.hpp>
 #include <stdexcept>
 
-namespace simgrid::smpi::colls {
-void set_collectives();  // exported, but in no header: makes the choice of smpi/coll-selector
-}
+#include "strategies/simgrid_versions.h"
 
 namespace dsgd {
 namespace {
 
 namespace sg = simgrid::s4u;
+using namespace simgrid_versions;
 
 [[noreturn]] void give_up(const std::string& why) {
   fmt::print(stderr, "{}\n", why);
@@ -49,9 +48,10 @@ struct Simulation::Engine {
     engine = std::make_unique<sg::Engine>(&count, words);
     // Bytes and seconds are those of the platform, without the factors that SimGrid has from clusters of its
     // own, without acknowledgements or a limit to TCP's window; and what is not charged takes no time.
-    for (const char* setting : {"network/model:SMPI", "network/crosstraffic:no", "network/TCP-gamma:1e15",
-                                "smpi/bw-factor:0:1", "smpi/lat-factor:0:1"})
+    for (const char* setting : {"network/model:SMPI", "network/crosstraffic:no", "network/TCP-gamma:1e15"})
       sg::Engine::set_config(std::string(setting));
+    for (const char* factor : {bandwidth_factor, latency_factor})
+      sg::Engine::set_config(factor, std::string("0:1"));
   }
   void build(const Platform& platform);
   void load(const Platform& platform);
@@ -73,32 +73,31 @@ struct Simulation::Engine {
 };
 
 void Simulation::Engine::build(const Platform& platform) {
-  auto* const zone = sg::create_star_zone("cluster");
+  sg::NetZone& zone = add_star(*engine, "cluster");
   sg::Link* backbone = nullptr;
   if (platform.backbone_bandwidth > 0 || platform.backbone_latency > 0) {
     const bool limits = platform.backbone_bandwidth > 0;
     backbone =
-        zone->create_link("backbone", limits ? platform.backbone_bandwidth : 1e15)
+        add_link(zone, "backbone", limits ? platform.backbone_bandwidth : 1e15)
             ->set_sharing_policy(limits ? sg::Link::SharingPolicy::SHARED : sg::Link::SharingPolicy::FATPIPE)
             ->set_latency(platform.backbone_latency)
             ->seal();
   }
   for (const Platform::Host& host : platform.hosts) {
     const std::string number = std::to_string(hosts.size());
-    sg::Host* const made = zone->create_host("host-" + number, 1)->seal();  // time is charged in seconds
+    sg::Host* const made = add_host(zone, "host-" + number, 1)->seal();  // time is charged in seconds
     const auto* const link =
-        zone->create_split_duplex_link("link-" + number, host.bandwidth)->set_latency(host.latency)->seal();
+        add_split_duplex_link(zone, "link-" + number, host.bandwidth)->set_latency(host.latency)->seal();
     std::vector<sg::LinkInRoute> route{{link, sg::LinkInRoute::Direction::UP}};
     if (backbone) route.emplace_back(backbone);
-    zone->add_route(made->get_netpoint(), nullptr, nullptr, nullptr, route, true);
-    const auto* const memory = zone->create_link("memory-" + number, platform.memory_bandwidth)
+    add_route(zone, *made, nullptr, route, true);
+    const auto* const memory = add_link(zone, "memory-" + number, platform.memory_bandwidth)
                                    ->set_latency(platform.memory_latency + host.wake)
                                    ->seal();
-    zone->add_route(made->get_netpoint(), made->get_netpoint(), nullptr, nullptr, {sg::LinkInRoute(memory)},
-                    false);
+    add_route(zone, *made, made, {sg::LinkInRoute(memory)}, false);
     hosts.push_back(made);
   }
-  zone->seal();
+  zone.seal();
 }
 
 void Simulation::Engine::load(const Platform& platform) {
