@@ -38,6 +38,14 @@ double normal(std::mt19937_64& random) {
 
 }  // namespace
 
+std::optional<Lack> no_simulator() {
+#ifdef DSGD_NO_SIMGRID
+  return Lack{DSGD_NO_SIMGRID, DSGD_SIMGRID_REMEDY};
+#else
+  return std::nullopt;
+#endif
+}
+
 const std::vector<Parameter>& cluster_keys() {
   static const std::vector<Parameter> keys{
       {"cluster.name", std::string("ethernet-1g"),

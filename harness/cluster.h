@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -23,6 +24,12 @@ std::string hosts_of(const std::string& full);            // NAME; empty: no hos
 bool slows_ranks(const std::string& full);                // concerns real runs too, whose slow ranks sleep
 // What may stand in a table such as "cluster.hosts.NAME."; nothing: in it are no keys of hosts.
 std::vector<std::string> names_in_hosts(const std::string& table);
+
+// Why this build simulates no clusters, and what helps; none: it does.
+struct Lack {
+  std::string why, remedy;
+};
+std::optional<Lack> no_simulator();
 
 // The cluster of a simulated run: hosts behind one switch, and where the run's ranks sit.
 class Cluster {

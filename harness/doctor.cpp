@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "datasets/fetch.h"
+#include "harness/cluster.h"
 #include "harness/open_mpi.h"
 #include "harness/process.h"
 #include "harness/record.h"
@@ -173,10 +174,13 @@ Finding driver() {
 }
 
 Finding simulator(const fs::path& program) {
+  const std::string use = "for engine = \"simulated\" ";
+  if (const auto lack = no_simulator()) return {Finding::absent, "simulator", lack->why, use + lack->remedy};
   const Answer answer = ask({program.parent_path() / "dsgd-sim", "--version"});
   if (answer.why.empty()) return {Finding::good, "simulator", answer.first()};
-  return {Finding::absent, "simulator", answer.why,
-          "for engine = \"simulated\" install SimGrid (Debian: libsimgrid-dev) and build again"};
+  return {
+      Finding::absent, "simulator", answer.why,
+      use + "install the SimGrid that this program was built with (Debian: libsimgrid-dev), or build again"};
 }
 
 // One that `dsgd run` takes unless told otherwise, or another one.

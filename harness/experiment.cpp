@@ -115,12 +115,10 @@ std::string objection(const std::string& key, const Value& value) {
       return fmt::format("{} cannot be used here: {} (allowed: {})", to_string(value), reason,
                          listed(usable));
   }
-#ifndef DSGD_HAVE_SIMGRID
   if (key == "engine" && value == Value("simulated"))
-    return "\"simulated\" needs SimGrid, which this build has not: install it (Debian: libsimgrid-dev) and "
-           "build "
-           "again (allowed: mpi)";
-#endif
+    if (const auto lack = no_simulator())
+      return fmt::format("{} cannot be used here: {}; {} (allowed: mpi)", to_string(value), lack->why,
+                         lack->remedy);
   if (key == "synthetic.shape") {
     try {
       if (const std::size_t size = parse_shape(std::get<std::string>(value)).size(); size > most_values)

@@ -135,12 +135,14 @@ int rank_main(const std::string& plan, const std::string& part, const std::strin
 
 // The simulation's program takes the place of this one.
 int replay(const std::string& file, bool anyway, const std::string& data_dir) {
+  if (const auto lack = no_simulator())
+    throw std::runtime_error(
+        fmt::format("{}: replay needs the simulator: {}; {}", file, lack->why, lack->remedy));
   setenv("OMP_NUM_THREADS", "1", 0);  // as in every rank
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "dsgd-sim";
   execl(program.c_str(), program.c_str(), "--replay", file.c_str(), anyway ? "1" : "0", data_dir.c_str(),
         nullptr);
-  throw std::runtime_error(fmt::format("{}: {}; replay needs a build with SimGrid (Debian: libsimgrid-dev)",
-                                       program, std::strerror(errno)));
+  throw std::runtime_error(fmt::format("{}: {}; replay needs it", program, std::strerror(errno)));
 }
 
 // One line on what is wrong with the command line; CLI11 names no unknown command, and no near miss.

@@ -58,6 +58,8 @@ std::string shipped_list() {
   return fmt::to_string(fmt::join(names, ", "));
 }
 
+constexpr const char* without_simgrid = "built without SimGrid: no run is simulated";
+
 std::string strategy_list() {
   Lines names;
   for (const StrategyEntry* strategy : all_strategies()) names.push_back(strategy->name);
@@ -71,6 +73,7 @@ void PrintTo(const Mistake& m, std::ostream* out) { *out << m.text; }
 
 class Mistakes : public testing::TestWithParam<Mistake> {};
 TEST_P(Mistakes, AreNamedWithPlaceAndRemedy) {
+  if (no_simulator() && GetParam().text.starts_with("engine = 'simulated'")) GTEST_SKIP() << without_simgrid;
   EXPECT_EQ(problems(GetParam().text), Lines{GetParam().message});
 }
 INSTANTIATE_TEST_SUITE_P(
@@ -417,6 +420,18 @@ TEST(Experiment, FormerNameOfADeviceMeansTheSameRun) {
   EXPECT_EQ(problems("device = ['cpu', 'onednn']\n[strategy.sync]").size(), 1u) << "the same run twice";
 }
 
+// In a build without SimGrid: what was found, why that does not do, and what helps.
+TEST(Experiment, EngineMustBeUsable) {
+  Lines expected{"no problem"};
+  if (const auto lack = no_simulator()) {
+    EXPECT_NE(lack->why, "");
+    EXPECT_NE(lack->remedy, "");
+    expected = {fmt::format("x.toml:1:10: engine: \"simulated\" cannot be used here: {}; {} (allowed: mpi)",
+                            lack->why, lack->remedy)};
+  }
+  EXPECT_EQ(problems("engine = 'simulated'\n[strategy.sync]"), expected);
+}
+
 TEST(Experiment, DefaultsAreThoseOfTheTable) {
   const RunConfig run = run_of("[strategy.sync]");
   for (const RunKey& key : run_keys()) {
@@ -607,6 +622,7 @@ void expect_round_trip(RunConfig run) {
 }
 
 TEST(Run, TextReadsBackToTheSameRun) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   for (const fs::path& file : shipped_experiments()) {
     const bool local = file.stem() == "validate-simulation";  // simulates what this machine may not have
     for (const RunConfig& run : load_experiment(file, local ? Lines{"engine=mpi"} : Lines{}).runs)
@@ -672,6 +688,7 @@ TEST(Run, CanonicalFormIsPinned) {
 }
 
 TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   struct Case {
     Lines base, changed;
   };
@@ -891,6 +908,7 @@ TEST_F(Files, AnExperimentIsItsBaseButForWhatItSays) {
 }
 
 TEST_F(Files, ANamedClusterTakesThePlaceOfAllOfTheBases) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   const auto clusters = [&](const std::string& base, const std::string& said) {
     write("base.toml", "engine = 'simulated'\n" + base + "\n[strategy.sync]");
     std::set<std::string> found;
@@ -947,6 +965,7 @@ TEST_F(Files, MistakesOfBasesNameTheFileAndPlace) {
 }
 
 TEST(Shipped, ExperimentsCanBeBases) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   const Experiment whole = load_experiment(find_experiment("compare-8"), {"workers=4", "seed=9"});
   EXPECT_EQ(texts(parse_experiment("base = 'compare-8'\nworkers = 4\nseed = 9", "x.toml")), texts(whole));
 }
@@ -962,6 +981,7 @@ TEST(Shipped, QuickstartSweepsFiveStrategies) {
 }
 
 TEST(Shipped, EveryStrategyHasAnExperiment) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   for (const StrategyEntry* strategy : all_strategies()) {
     const Experiment e = load_experiment(find_experiment(strategy->name));
     EXPECT_FALSE(e.title.empty()) << strategy->name;
@@ -972,6 +992,7 @@ TEST(Shipped, EveryStrategyHasAnExperiment) {
 // The ids of all shipped experiments' runs, as commit 28d1553 made them: a new key at its default changes
 // none. Of the device it is the specification's, which every machine has.
 TEST(Shipped, IdsArePinned) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   std::map<std::string, std::string> pinned, made;
   std::ifstream in(fs::path(DSGD_SOURCE_DIR) / "tests/fixtures/ids.txt");
   for (std::string experiment, runs, ids; in >> experiment >> runs && std::getline(in, ids);)
@@ -1001,6 +1022,7 @@ TEST(Shipped, IdsArePinned) {
 
 // Mutations of a good file load or are refused; nothing else may happen.
 TEST(Shipped, SearchTriesEveryStrategyAlike) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
   std::map<std::pair<std::string, int>, int> trials;
   for (const RunConfig& run : load_experiment(find_experiment("search")).runs)
     ++trials[{run.strategy->name, run.workers()}];
