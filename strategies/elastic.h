@@ -11,7 +11,9 @@ namespace dsgd {
 //   d   <- alpha * (x_i - c)              alpha = beta / p
 //   x_i <- x_i - eta * g(x_i) - d         c <- c + d
 // EAMSGD has Nesterov momentum in place of the gradient step (algorithm 2):
-//   v   <- delta * v - eta * g(x_i + delta * v);   x_i <- x_i + v - d
+//   v   <- delta * v - eta * g(x_i + delta * v);   x_i <- x_i + v - d      weight decay is within g
+// Where a schedule changes eta, v changes with it, as in all momentum here; in the authors' program its past
+// keeps the old one.
 // Here is the worker's half, which asynchronous and synchronous forms share.
 class Elastic : public Strategy {
  public:
@@ -30,8 +32,11 @@ class Elastic : public Strategy {
  protected:
   void local_step(Replica& r, const Batch& batch, std::int64_t used) {
     if (looks_ahead_) {  // x + delta * v; the optimizer's state is -v / eta
+      const double eta = optimizer_.rate(used), l2 = optimizer_.settings().l2;
       copy(r.w, ahead_);
-      axpy(float(-optimizer_.rate(used) * optimizer_.settings().momentum), optimizer_.state(), ahead_);
+      axpy(float(-eta * optimizer_.settings().momentum), optimizer_.state(), ahead_);
+      // The decay of x that the optimizer adds becomes that of x + delta * v.
+      if (l2 > 0) scale(float(1 - eta * l2), optimizer_.state());
     }
     r.descend(looks_ahead_ ? ahead_.view() : r.w, batch, optimizer_, 1.0 / batch.count(), used);
   }

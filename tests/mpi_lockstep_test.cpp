@@ -280,12 +280,13 @@ TEST(Twin, Easgd) {
 
 TEST(Twin, Eamsgd) {
   for (const int tau : {1, 3, 50})
-    for (const double delta : {0.0, 0.5}) {
-      Job job = twin_job("eamsgd_sync", {.learning_rate = 0.125});
-      job.settings = {{"tau", integer(tau)}, {"beta", 0.5}, {"delta", delta}};
-      EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.easgd(tau, 0.5, delta); }), rounding())
-          << "tau " << tau << ", delta " << delta;
-    }
+    for (const double delta : {0.0, 0.5})
+      for (const double l2 : {0.0, 0.25}) {
+        Job job = twin_job("eamsgd_sync", {.learning_rate = 0.125, .l2 = l2});
+        job.settings = {{"tau", integer(tau)}, {"beta", 0.5}, {"delta", delta}};
+        EXPECT_LE(against_twin(job, [&](PlainWorkers& twin) { twin.easgd(tau, 0.5, delta); }), rounding())
+            << "tau " << tau << ", delta " << delta << ", l2 " << l2;
+      }
 }
 
 // Decisions (which element, which sign) are those of the twin where numbers are exact: powers of two, few

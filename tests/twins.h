@@ -336,7 +336,9 @@ struct PlainWorkers {
         if (delta < 0) {
           optimizer[k].step(w[k], gradient(k, count), double(used));
         } else {
-          v[k] = delta * v[k] + -optimizer[k].rate(double(used)) * gradient(k, w[k] + delta * v[k], count);
+          const Doubles ahead = w[k] + delta * v[k];
+          v[k] = delta * v[k] +
+                 -optimizer[k].rate(double(used)) * (gradient(k, ahead, count) + optimizer[k].s.l2 * ahead);
           w[k] += v[k];
         }
       }
