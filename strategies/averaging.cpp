@@ -5,10 +5,14 @@
 // `state` says what happens to the optimizer's state at an averaging: SparkNet keeps each worker's own
 // (keep), Deeplearning4j averages it (average, its saveUpdater), others start afresh (reset). This alone
 // changes results.
-// Until step T_0 = warmup_steps the period that begins at step t is
-//   1                                     warmup = constant: post-local SGD, every step averages
+// Until step T_0 = warmup_steps
+//   g <- mean over all samples of all workers      warmup = constant: post-local SGD begins as `sync`
+// or the period that begins at step t is
 //   max(1, floor(tau * t / T_0))          linear
 //   2^floor(floor(log2 tau) * t / T_0)    exponential
+// PyTorch's PostLocalSGDOptimizer is this (tests/oracles/torch_post_local_sgd.py) with state = keep, where
+// its averager's warm-up ends tau - 1 steps after its hook's; where both end at a time it averages after the
+// first local step, too.
 
 #include <algorithm>
 #include <bit>
@@ -21,9 +25,13 @@ namespace {
 std::int64_t period_at(const Settings& s, std::int64_t t) {
   const std::int64_t tau = s.integer("tau"), T_0 = s.integer("warmup_steps");
   if (t >= T_0) return tau;
-  if (s.text("warmup") == "constant") return 1;
+  if (s.text("warmup") == "constant") return 1;  // in which gradients are averaged
   if (s.text("warmup") == "linear") return std::max<std::int64_t>(1, tau * t / T_0);
   return std::int64_t(1) << (std::bit_width(std::uint64_t(tau)) - 1) * t / T_0;
+}
+
+bool in_post_local_warmup(const Settings& s, std::int64_t t) {
+  return t < s.integer("warmup_steps") && s.text("warmup") == "constant";
 }
 
 class Averaging final : public OuterLoop {
@@ -40,6 +48,7 @@ class Averaging final : public OuterLoop {
 
  private:
   std::int64_t period(std::int64_t t) const override { return period_at(settings_, t); }
+  bool together(std::int64_t t) const override { return in_post_local_warmup(settings_, t); }
 
   Settings settings_;
   Vector mean_;
@@ -67,11 +76,13 @@ extern const StrategyEntry averaging_entry{
     },
     .cost =
         [](const Settings& s, const Context& c, std::int64_t steps) {
-          std::int64_t t = 0, averagings = 0;
-          for (; t < std::min(steps, s.integer("warmup_steps")); t += period_at(s, t)) ++averagings;
+          const auto aggregate = [&](int vectors) { return Aggregation::cost(s, c, vectors); };
+          const std::int64_t warmup = std::min(steps, s.integer("warmup_steps"));
+          std::int64_t t = 0, gradients = 0, averagings = 0;
+          if (in_post_local_warmup(s, 0)) t = gradients = warmup;
+          for (; t < warmup; t += period_at(s, t)) ++averagings;
           if (t < steps) averagings += periods(steps - t, s.integer("tau"));
-          return double(averagings) *
-                 end_of_period_cost(s, c, [&](int vectors) { return Aggregation::cost(s, c, vectors); });
+          return double(gradients) * aggregate(1) + double(averagings) * end_of_period_cost(s, c, aggregate);
         },
     .effective =
         [](const Settings& s, const Context& c) {

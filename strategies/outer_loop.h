@@ -23,6 +23,13 @@ class OuterLoop : public Strategy {
     if (r.t == 0) begin(r.w);
     const Batch batch = r.next();
     if (!batch) return false;
+    if (together(r.t)) {
+      r.gradient(r.w, batch, r.g);
+      workers_.sum(r.g);
+      optimizer_.step(r.w, r.g, 1.0 / double(batch.global_count), r.used);
+      begun_ = r.t + 1;
+      return true;
+    }
     if (batch.count()) r.descend(r.w, batch, optimizer_, 1.0 / batch.count(), r.used);
     if (r.t + 1 < begun_ + period(begun_) && !batch.last) return true;
     begun_ = r.t + 1;
@@ -44,6 +51,8 @@ class OuterLoop : public Strategy {
   virtual void outer(Vec, std::int64_t) {}
   // (t): steps of the period that begins at step t.
   virtual std::int64_t period(std::int64_t) const { return tau_; }
+  // (t): whether step t is one of all workers together, with the mean gradient; it ends no period.
+  virtual bool together(std::int64_t) const { return false; }
 
   Aggregation workers_;
   Optimizer optimizer_;  // of the local steps

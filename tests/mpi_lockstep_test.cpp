@@ -120,7 +120,8 @@ TEST(Twin, Bmuf) {
           }
 }
 
-// Lin et al. 2018: with tau = 4 and 6 steps of warm-up, the steps after which the workers average.
+// Lin et al. 2018: with tau = 4 and 6 steps of warm-up, the steps after which the workers average; in those
+// of `constant` they average gradients.
 TEST(Twin, PostLocalSgd) {
   const std::map<std::string, std::set<int>> averagings{{"constant", {1, 2, 3, 4, 5, 6, 10, 14, 18, 21}},
                                                         {"linear", {1, 2, 3, 5, 8, 12, 16, 20, 21}},
@@ -130,14 +131,18 @@ TEST(Twin, PostLocalSgd) {
       Job job = twin_job("averaging", optimizer);
       job.settings = {{"tau", integer(4)}, {"warmup_steps", integer(6)}, {"warmup", warmup}};
       EXPECT_LE(against_twin(job,
-                             [&, &at = after](PlainWorkers& twin) {
+                             [&, &at = after, post = warmup == "constant"](PlainWorkers& twin) {
+                               if (post && twin.t < 6) return twin.sync();
                                twin.averaging("keep", [&] { return at.count(int(twin.t)) > 0; });
                              }),
                 rounding())
           << warmup << ", optimizer " << int(optimizer.rule);
       EXPECT_EQ(run(job).traffic.synchronisations, std::int64_t(after.size())) << warmup;
-      const Cost cost = job.entry().cost(job.chosen(), job.context(13), 21);
-      EXPECT_EQ(cost.messages, world().workers() > 1 ? double(after.size()) : 0) << warmup;
+      for (const char* state : {"keep", "average"}) {
+        job.settings["state"] = std::string(state);
+        const Cost cost = job.entry().cost(job.chosen(), job.context(13), 21);
+        EXPECT_EQ(run(job).traffic.messages, std::int64_t(cost.messages)) << warmup << ", " << state;
+      }
     }
 }
 
