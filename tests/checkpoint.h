@@ -41,6 +41,7 @@ class Checkpoint final : public State {
     x = reals_.at(name);
   }
   void restore() { restoring_ = true; }
+  const std::vector<float>& saved(const std::string& name) const { return vectors_.at(name); }
 
  private:
   void expect_new(const std::string& name) {

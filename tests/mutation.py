@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUGS = os.path.join(ROOT, "tests", "mutations.toml")
 BUILD = os.path.join(ROOT, "build-mutation")
 # Fast ones first; then real ranks, who share memory, and simulated ones, on whom the conformance suite runs.
-PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "strategies_test"]
+PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", "wire_test", "oracles_test", "strategies_test"]
 REAL_RANKS, RANKS = "mpi_communicator_test", "simulated_test"
 SLOW = "*ReachesTheOptimum*"  # Table/Conformance.ReachesTheOptimum/topk
 ENVIRONMENT = dict(os.environ, **variables(), GTEST_FAIL_FAST="1")

@@ -24,6 +24,7 @@ struct Oracle {
   std::string name;
   std::map<std::string, std::string> settings;
   std::map<std::string, Doubles> vectors;  // by their names and indices, "grad 3 1"
+  std::map<std::string, std::vector<std::vector<std::int64_t>>> events;  // integers behind a word, in order
 
   double number(const std::string& key) const { return std::stod(settings.at(key)); }
   bool flag(const std::string& key) const { return number(key) != 0; }
@@ -69,6 +70,10 @@ inline std::vector<Oracle> oracles(const std::string& file) {
       std::istringstream numbers(line.substr(bar + 2));
       Doubles& v = (cases.empty() ? common : cases.back()).vectors[line.substr(0, bar)];
       for (double x; numbers >> x;) v.push_back(x);
+    } else if (line[0] != '#' && !cases.empty()) {
+      words >> word;
+      auto& event = cases.back().events[word].emplace_back();
+      for (std::int64_t i; words >> i;) event.push_back(i);
     }
   }
   if (cases.empty()) throw std::runtime_error("tests/oracles/" + file + ".txt: no case in it");
@@ -76,11 +81,27 @@ inline std::vector<Oracle> oracles(const std::string& file) {
 }
 
 // Largest distance, in units of the largest element of the trace's.
-inline double relative(const Doubles& trace, ConstVec ours) {
+inline double relative(const Doubles& trace, const float* ours, std::size_t size) {
   double most = 0;
   for (const double x : trace) most = std::max(most, std::abs(x));
-  return trace.size() == ours.size ? difference(trace, ours.data) / most : INFINITY;
+  return trace.size() == size ? difference(trace, ours) / most : INFINITY;
 }
+inline double relative(const Doubles& trace, ConstVec ours) { return relative(trace, ours.data, ours.size); }
+
+// Writes over a vector that a checkpoint holds: where a trace begins elsewhere than a run.
+class Overwrite final : public State {
+ public:
+  Overwrite(std::string name, Doubles values) : name_(std::move(name)), values_(std::move(values)) {}
+  void vector(const std::string& name, Vec v) override {
+    for (std::size_t i = 0; name == name_ && i < v.size; ++i) v.data[i] = float(values_.at(i));
+  }
+  void number(const std::string&, std::int64_t&) override {}
+  void number(const std::string&, double&) override {}
+
+ private:
+  std::string name_;
+  Doubles values_;
+};
 
 // A worker whose gradients are a trace's. Every step is one sample for each worker; the budget has no end.
 class OracleReplica final : public Replica {
@@ -109,7 +130,7 @@ class OracleReplica final : public Replica {
     used += workers_;
     ++t;
   }
-  Doubles asked_at;  // where the last gradient is of
+  std::vector<float> asked_at;  // where the last gradient is of
 
  private:
   int workers_;
