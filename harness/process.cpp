@@ -7,20 +7,36 @@
 #include <numeric>
 
 #include "datasets/fetch.h"
+#include "datasets/sums.h"
 
 namespace dsgd {
 namespace {
 
-Dataset load(const RunConfig& config, const std::filesystem::path& data_dir) {
-  if (config.skips_gradients() && find_dataset(config.settings.text("dataset"))->files.empty()) {
+Dataset normalised(Dataset data, const RunConfig& config) {
+  if (config.normalised()) normalise(data);
+  return data;
+}
+
+// With the content that the run's id stands for, wherever this rank is.
+Dataset load(const RunConfig& config, const std::filesystem::path& data_dir, std::string& sums) {
+  const DatasetEntry& entry = known_dataset(config.settings.text("dataset"));
+  if (config.skips_gradients() && entry.files.empty()) {
     const SyntheticSpec made = config.synthetic();  // nobody looks at the images
     return {"synthetic",
             {.shape = made.shape, .classes = made.classes, .count = made.train},
             {.shape = made.shape, .classes = made.classes, .count = made.test}};
   }
-  Dataset data = load_dataset(config.settings.text("dataset"), data_dir, config.synthetic());
-  if (config.normalised()) normalise(data);
-  return data;
+  if (entry.files.empty()) return normalised(make_synthetic(config.synthetic()), config);
+  const std::filesystem::path folder = locate_dataset(entry, data_dir);
+  Dataset data = entry.load(folder);
+  sums = dataset_sums(entry, folder);
+  const std::string &wanted = config.settings.text("dataset_sha256"), found = content_id(entry, sums);
+  const auto named = [](const std::string& id) { return id.empty() ? "the published content" : id; };
+  if (wanted != found)
+    throw std::runtime_error(
+        fmt::format("{}: data set {} is {} there, and {} in this run (expected: the same files on all hosts)",
+                    folder.string(), entry.name, named(found), named(wanted)));
+  return normalised(std::move(data), config);
 }
 
 // A report as soon as there is a process, before it loads.
@@ -45,7 +61,7 @@ std::string instruction_set() {
 
 Process::Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank)
     : reporter(loading(rank)),
-      data(load(config, data_dir)),
+      data(load(config, data_dir, sums)),
       network(find_model(config.settings.text("model"))->make(data.train.shape, data.train.classes)),
       device(config.skips_gradients() ? make_hollow() : config.device().make(config.precision())),
       model(network, *device, config.minibatch()),
@@ -73,11 +89,13 @@ std::map<std::string, Value> Process::provenance() const {
       "one thread a rank; subnormal numbers are {}; {} copies into another layout in a gradient of {} "
       "samples\n",
       flushes_ ? "zero" : "kept", model.plan().reorders(), model.plan().batch());
-  return {{"device_library", device->library()},
-          {"instruction_set", instruction_set()},
-          {"threads", std::int64_t(1)},
-          {"plan", plan},
-          {"plan_sha256", sha256_text(plan)}};
+  std::map<std::string, Value> known{{"device_library", device->library()},
+                                     {"instruction_set", instruction_set()},
+                                     {"threads", std::int64_t(1)},
+                                     {"plan", plan},
+                                     {"plan_sha256", sha256_text(plan)}};
+  if (!sums.empty()) known.insert({{"dataset_files", sums}, {"dataset_sha256", sha256_text(sums)}});
+  return known;
 }
 
 std::string Process::weights_sha256() const {

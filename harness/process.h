@@ -22,6 +22,7 @@ struct Process {
   Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank);
 
   Reporter reporter;
+  std::string sums;  // of the data set's files, as sha256sum prints them; empty: it is made
   Dataset data;
   Network network;
   std::unique_ptr<Device> device;

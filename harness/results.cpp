@@ -295,7 +295,8 @@ std::string Labels::of(const std::map<std::string, Value>& config) const {
     const Seen& seen = seen_.at({group, key});
     const bool absent = seen.runs < runs_.at(group) && !key.starts_with("cluster.straggler.");
     if (seen.values.size() > 1 || absent)
-      result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key, plain(value));
+      result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key,
+                            plain(value).substr(0, key.ends_with("_sha256") ? 12 : std::string::npos));
   }
   return result;
 }

@@ -41,6 +41,10 @@ const std::vector<RunKey>& run_keys() {
   constexpr double any = std::numeric_limits<double>::infinity();
   static const std::vector<RunKey> own{
       text("dataset", "fashion-mnist", "images to learn (dsgd list datasets)", names_of(all_datasets())),
+      text("dataset_sha256", "",
+           "of the set's content, found where it lies: files with other content than published are another "
+           "set; "
+           "empty: the published one, or one that is made"),
       text("model", "lenet", "network that learns them (dsgd list models)", names_of(all_models())),
       text("normalise", "auto",
            "what a model reads of a pixel; none: 0 to 1, channel: mean 0 and standard deviation 1 over each "
@@ -235,6 +239,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.policy) return false;
   if (key.name == "normalise")
     return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
+  if (key.name == "dataset_sha256") return !is("dataset_sha256", {""});
   if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
   if (key.name == "sample_fraction") return run.settings.number("sample_fraction") > 0;
   if (key.name == "shares") return !is("shares", {"equal"});

@@ -16,6 +16,7 @@
 #include <thread>
 #include <tuple>
 
+#include "datasets/sums.h"
 #include "harness/experiment.h"
 #include "harness/launch.h"
 #include "harness/outcome.h"
@@ -279,11 +280,39 @@ void check_platforms(const Experiment& experiment) {
   if (!problems.empty()) throw ConfigError(problems);
 }
 
+// Gives every run the content of its data set, as it lies here. Returns the sets that are not here; throws
+// where they are `needed`.
+std::set<std::string> identify_data(Experiment& experiment, const fs::path& data_dir, bool needed) {
+  std::set<std::string> missing;
+  std::map<std::string, std::string> contents;
+  for (RunConfig& config : experiment.runs) {
+    const DatasetEntry& entry = known_dataset(config.settings.text("dataset"));
+    if (entry.files.empty() || missing.contains(entry.name)) continue;
+    if (!contents.contains(entry.name)) {
+      fs::path folder;
+      try {
+        folder = locate_dataset(entry, data_dir);
+      } catch (const std::runtime_error&) {
+        if (needed) throw;
+        missing.insert(entry.name);
+        continue;
+      }
+      contents[entry.name] = content_id(entry, dataset_sums(entry, folder));
+    }
+    const std::string &found = contents[entry.name], said = config.settings.text("dataset_sha256");
+    if (!said.empty() && said != found)
+      throw ConfigError({fmt::format("dataset_sha256: {} is {} here (allowed: {})", entry.name,
+                                     found.empty() ? "the published one" : found, said)});
+    config.settings.set("dataset_sha256", found);
+  }
+  return missing;
+}
+
 }  // namespace
 
 int sweep(const SweepOptions& options) {
   const fs::path file = find_experiment(options.experiment);
-  const Experiment experiment = load_experiment(file, options.overrides);
+  Experiment experiment = load_experiment(file, options.overrides);
   if (options.single && experiment.runs.size() != 1)
     throw std::runtime_error(
         fmt::format("{} is {} runs, not one: use `dsgd sweep`, or narrow it with --set (for example --set "
@@ -291,13 +320,13 @@ int sweep(const SweepOptions& options) {
                     file.string(), experiment.runs.size()));
   check_platforms(experiment);
   const fs::path out = options.out.empty() ? fs::path("out") / file.stem() : options.out;
+  const std::set<std::string> missing = identify_data(experiment, options.data_dir, !options.dry_run);
   if (options.dry_run) {
     print_plan(experiment, out);
+    for (const std::string& name : missing)
+      fmt::print("ids are open: data set {} is not here; they are those of its published content\n", name);
     return 0;
   }
-  for (const RunConfig& config : experiment.runs)
-    if (const DatasetEntry* entry = find_dataset(config.settings.text("dataset")); !entry->files.empty())
-      locate_dataset(*entry, options.data_dir);
 
   std::error_code failed;
   fs::create_directories(out, failed);

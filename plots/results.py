@@ -361,10 +361,13 @@ def labels(variants: list[Variant]) -> dict[Variant, str]:
         text = f"{value:g}" if isinstance(value, float) else str(value)
         return text.lower() if isinstance(value, bool) else text
 
+    def said(key: str, value) -> str:
+        return f"{short(key)} {shown(value)[:12] if key.endswith('_sha256') else shown(value)}"
+
     def short(key: str) -> str:
         return key.removeprefix("strategy.").removeprefix("optimizer.").removesuffix(".name")
 
-    return {v: ", ".join([name(v)] + [f"{short(key)} {shown(value)}" for key, value in v.settings if swept(v, key)])
+    return {v: ", ".join([name(v)] + [said(key, value) for key, value in v.settings if swept(v, key)])
             for v in variants}
 
 

@@ -14,6 +14,7 @@
 #include "datasets/dataset.h"
 #include "datasets/fetch.h"
 #include "datasets/idx.h"
+#include "datasets/sums.h"
 
 namespace dsgd {
 namespace {
@@ -531,10 +532,50 @@ TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
 }
 
 // Debian's package; the tests' and the quickstart's real data.
+TEST_F(Lookup, ContentIsPartOfTheIdentityUnlessItIsThePublishedOne) {
+  const DatasetEntry& entry = known_dataset("mnist");
+  write_set("plain");
+  write_set("packed", Bytes(1, 7), ".gz");
+  write_set("other", Bytes(1, 8));
+  const std::string sums = dataset_sums(entry, folder_ / "plain");
+  EXPECT_EQ(dataset_sums(entry, folder_ / "packed"), sums);
+  EXPECT_EQ(sums.substr(64, 25), "  train-images-idx3-ubyte");
+  EXPECT_EQ(std::count(sums.begin(), sums.end(), '\n'), 4);
+  EXPECT_EQ(content_id(entry, sums), sha256_text(sums));
+  EXPECT_NE(content_id(entry, dataset_sums(entry, folder_ / "other")), content_id(entry, sums));
+  EXPECT_EQ(content_id(known_dataset("cifar10-jpeg"), "any"), sha256_text("any"));  // of none known
+  std::string published;
+  for (const RemoteFile& file : entry.files) published += file.sha256 + "  " + file.name + "\n";
+  EXPECT_EQ(content_id(entry, published), "");
+  EXPECT_NE(content_id(known_dataset("fashion-mnist"), published), "");
+}
+
+// Sums of large files are kept, and are those of the very file.
+TEST_F(Lookup, SumsOfLargeFilesAreKept) {
+  const DatasetEntry& entry = known_dataset("mnist");
+  write_set("set");
+  EXPECT_NE(dataset_sums(entry, folder_ / "set"), "");
+  EXPECT_FALSE(fs::exists(folder_ / "cache/dsgd/sums"));
+  const fs::path file = write("set/train-images-idx3-ubyte", Bytes(1 << 20, 'x'));
+  const std::string sums = dataset_sums(entry, folder_ / "set");
+  EXPECT_EQ(sums.substr(0, 64), sha256_text(std::string(1 << 20, 'x')));
+  const fs::path kept = fs::directory_iterator(folder_ / "cache/dsgd/sums")->path();
+  std::ofstream(kept) << std::string(64, 'a');
+  EXPECT_EQ(dataset_sums(entry, folder_ / "set"), std::string(64, 'a') + sums.substr(64));  // it is looked at
+  std::ofstream(kept) << "cut";
+  EXPECT_EQ(dataset_sums(entry, folder_ / "set"), sums);
+  const auto then = fs::last_write_time(file);  // another content of the same size and time
+  write("set/train-images-idx3-ubyte", Bytes(1 << 20, 'y'));
+  fs::last_write_time(file, then);
+  EXPECT_EQ(dataset_sums(entry, folder_ / "set").substr(0, 64), sha256_text(std::string(1 << 20, 'y')));
+}
+
 TEST_F(Lookup, FashionMnistIsCompleteAndNotTakenForMnist) {
   const fs::path installed = "/usr/share/datasets/fashion-mnist";
   if (!fs::exists(installed)) GTEST_SKIP() << "package dataset-fashion-mnist is not installed";
   EXPECT_TRUE(check_dataset("fashion-mnist", "").complete());
+  const DatasetEntry& entry = known_dataset("fashion-mnist");
+  EXPECT_EQ(content_id(entry, dataset_sums(entry, installed)), "");
   const Dataset set = load_dataset("fashion-mnist", "");
   for (const auto& [samples, each] : {std::pair{&set.train, 6000}, std::pair{&set.test, 1000}}) {
     ASSERT_EQ(samples->count, std::size_t(10 * each));

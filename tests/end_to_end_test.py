@@ -8,6 +8,7 @@ import ctypes
 import datetime
 import glob
 import gzip
+import hashlib
 import os
 import pty
 import re
@@ -242,7 +243,7 @@ TEXT, FLOAT, INTEGER = "text", "f8", "i8"
 ATTRIBUTES = {
     "/": {"schema": INTEGER, "name": TEXT, "id": TEXT, "title": TEXT, "outcome": TEXT, "outcome_detail": TEXT, "engine": TEXT},
     "provenance": {**dict.fromkeys(["commit", "dirty", "compiler", "build_type", "flags", "mpi", "collectives", "hdf5", "device_library", "host",
-                                    "cpu", "instruction_set", "started", "ended", "plan", "plan_sha256"], TEXT),
+                                    "cpu", "instruction_set", "started", "ended", "plan", "plan_sha256", "dataset_files", "dataset_sha256"], TEXT),
                    "cores": INTEGER, "ranks": INTEGER, "threads": INTEGER},
     "result": {**dict.fromkeys(["seconds", "setup_s", "scoring_s", "first_loss", "last_loss", "chance"], FLOAT),
                **dict.fromkeys(["samples", "updates", "synchronisations", "unapplied_samples", "lost_samples", "parameters", "sample_uses_min",
@@ -1042,6 +1043,7 @@ class DataFiles(Case):
                                    "expected a label from 0 to 9, found 11"),
             "other count": (labels, struct.pack(">2I", 0x801, 59) + self.read(labels)[8:-1], "byte 4", "expected 60 labels"),
             "huge count": (images, struct.pack(">2I", 0x803, 0xffffffff) + self.read(images)[8:], f"byte {16 + size}", "expected the"),
+            # Of these there is no content that would tell the run's id.
             "gzip damage": (images + ".gz", bytes(zipped), r"byte \d+ of the (de)?compressed", "expected"),
             "gzip cut": (images + ".gz", gzip.compress(self.read(images))[:-1000], r"byte \d+ of the compressed",
                          "expected more gzip data"),
@@ -1052,15 +1054,85 @@ class DataFiles(Case):
                 if name.endswith(".gz"):
                     os.remove(f"{self.data}/{name[:-3]}")
                 self.write(name, content)
-                done = dsgd("sweep", self.text, "-o", self.out, "--data-dir", self.folder + "/data", code=1)
+                packed = name.endswith(".gz")
+                done = dsgd("sweep", self.text, "-o", self.out, "--data-dir", self.folder + "/data", code=2 if packed else 1)
                 message = rf"{re.escape(self.data)}/{name}: {place}.*: {expectation}"
                 self.assertEqual(1, len(re.findall(message, done.stderr)), done.stderr)
+                if packed:
+                    self.assertIn("dsgd data fetch fashion-mnist", done.stderr)
+                    self.assertFalse(os.path.exists(self.out))
+                    os.remove(f"{self.data}/{name}")
+                    continue
                 r = record(self.out, "*.h5")
                 self.assertEqual("error", r["outcome"])
                 self.assertRegex(r["outcome_detail"], r"^rank \d: " + message)
                 self.assertIn("dsgd data fetch fashion-mnist", r["outcome_detail"])
                 shutil.rmtree(self.out)
                 os.remove(f"{self.data}/{name}")
+
+    def other_labels(self):
+        """A folder with other labels under the same names."""
+        other = self.folder + "/other"
+        shutil.copytree(self.data, other + "/fashion-mnist")
+        labels = self.NAMES["train"][1]
+        with open(f"{other}/fashion-mnist/{labels}", "wb") as f:
+            f.write(self.read(labels)[:8] + bytes((i + 1) % 10 for i in range(self.TRAIN)))
+        return other
+
+    def test_other_labels_are_another_run(self):
+        words = "sweep", self.text, "-o", self.out, "--data-dir"
+        dsgd(*words, self.folder + "/data")
+        other = self.other_labels()
+        again = dsgd(*words, other)
+        self.assertNotIn("there already", again.stderr)
+        found = sorted(records(self.out).values(), key=lambda r: r["id"])
+        self.assertEqual(2, len({r["id"] for r in found}))
+        self.assertEqual(2, len({r.result["weights_sha256"] for r in found}))
+        for r in found:
+            provenance = r.groups["provenance"]
+            sums = subprocess.run(["sha256sum", *(name for part in ("train", "test") for name in self.NAMES[part])], capture_output=True,
+                                  cwd=self.data if provenance["dataset_files"].split()[2] == self.sum_of_labels() else other + "/fashion-mnist",
+                                  check=True).stdout
+            self.assertEqual(sums.decode(), provenance["dataset_files"])
+            self.assertEqual(hashlib.sha256(sums).hexdigest(), provenance["dataset_sha256"])
+            self.assertEqual(provenance["dataset_sha256"], r.config["dataset_sha256"])
+            self.assertIn(f'dataset_sha256 = "{r.config["dataset_sha256"]}"\n', r.config["text"])
+        rows = [line for line in dsgd("table", self.out).stdout.splitlines() if line.startswith("sync")]
+        self.assertEqual({f"sync dataset_sha256={r.config['dataset_sha256'][:12]}" for r in found}, {row.split("  ")[0] for row in rows})
+        self.assertIn("1 of 1 runs are there already", dsgd(*words, other).stderr)
+        # The published content adds nothing.
+        ids = re.findall(r"^sync-2w-seed1-(\w+)", dsgd("sweep", self.text, "--dry-run").stdout, re.M)
+        self.assertFalse(set(ids) & {r["id"] for r in found})
+
+    def sum_of_labels(self):
+        return hashlib.sha256(self.read(self.NAMES["train"][1])).hexdigest()
+
+    def test_ranks_compare_the_content(self):
+        """One of the hosts has other files."""
+        other, data = self.other_labels(), self.folder + "/data"
+        launcher = f"mpirun -n {{ranks}} --oversubscribe --bind-to none env DSGD_DATA={other}"
+        environment["DSGD_DATA"] = data
+        self.addCleanup(environment.pop, "DSGD_DATA")
+        dsgd("sweep", self.text, "-o", self.out, "--launcher", launcher, code=1)
+        r = record(self.out, "*.h5")
+        self.assertEqual("error", r["outcome"])
+        self.assertRegex(r["outcome_detail"], rf"^rank \d: {other}/fashion-mnist: data set fashion-mnist is \w{{64}} there, and "
+                         r"\w{64} in this run \(expected: the same files on all hosts\)")
+        dsgd("sweep", self.text, "-o", self.out)
+        r = record(self.out, "*.h5")
+        self.assertEqual("ok", r["outcome"])
+        refused = dsgd("replay", r.path, "--data-dir", other, code=2)
+        self.assertIn(f"and {r.config['dataset_sha256']} in this run", refused.stderr)
+
+    def test_ids_are_open_without_data(self):
+        text = self.experiment('dataset = "mnist"\nmodel = "softmax"\n[strategy.sync]\n', "mnist.toml")
+        done = dsgd("sweep", text, "--dry-run", "--data-dir", self.folder)
+        self.assertIn("ids are open: data set mnist is not here", done.stdout)
+        self.assertNotIn("ids are open", dsgd("sweep", self.text, "--dry-run", "--data-dir", self.folder + "/data").stdout)
+
+    def test_content_can_be_asked_for(self):
+        done = dsgd("sweep", self.text, "-o", self.out, "--data-dir", self.folder + "/data", "--set", "dataset_sha256=" + 64 * "0", code=2)
+        self.assertRegex(done.stderr, rf"dataset_sha256: fashion-mnist is \w{{64}} here \(allowed: {64 * '0'}\)")
 
     def test_missing_data(self):
         os.remove(f"{self.data}/{self.NAMES['test'][1]}")

@@ -696,6 +696,7 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
       steps{"optimizer.schedule=step", "optimizer.schedule_samples=100"};
   const std::map<std::string, Case> cases{
       {"dataset", {{}, {"dataset=mnist"}}},
+      {"dataset_sha256", {{}, {"dataset_sha256=" + std::string(64, 'a')}}},
       {"model", {{}, {"model=mlp"}}},
       {"normalise", {{}, {"normalise=channel"}}},
       {"augment", {{}, {"augment=crop_flip"}}},
