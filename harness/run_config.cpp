@@ -30,6 +30,10 @@ RunKey number(const char* name, double fallback, double min, double max, const c
   return {{name, fallback, help, min, max, {}}};
 }
 RunKey flag(const char* name, bool fallback, const char* help) { return {{name, fallback, help}}; }
+RunKey added(RunKey key) {
+  key.added = true;
+  return key;
+}
 RunKey policy(RunKey key) {
   key.policy = true;
   return key;
@@ -41,10 +45,11 @@ const std::vector<RunKey>& run_keys() {
   constexpr double any = std::numeric_limits<double>::infinity();
   static const std::vector<RunKey> own{
       text("dataset", "fashion-mnist", "images to learn (dsgd list datasets)", names_of(all_datasets())),
-      text("dataset_sha256", "",
-           "of the set's content, found where it lies: files with other content than published are another "
-           "set; "
-           "empty: the published one, or one that is made"),
+      added(text(
+          "dataset_sha256", "",
+          "of the set's content, found where it lies: files with other content than published are another "
+          "set; "
+          "empty: the published one, or one that is made")),
       text("model", "lenet", "network that learns them (dsgd list models)", names_of(all_models())),
       text("normalise", "auto",
            "what a model reads of a pixel; none: 0 to 1, channel: mean 0 and standard deviation 1 over each "
@@ -228,6 +233,7 @@ Augmentation RunConfig::augmentation() const {
 namespace {
 
 bool matters(const Parameter& p, const RunConfig& run) {
+  if (p.added && run.strategy_settings.values().at(p.name) == p.fallback) return false;
   return !p.between_gpus || (run.device().name == "cudnn" && run.workers() > 1 && !run.simulated());
 }
 
@@ -237,9 +243,9 @@ bool matters(const RunKey& key, const RunConfig& run) {
     return std::find(values.begin(), values.end(), run.settings.text(other)) != values.end();
   };
   if (key.policy) return false;
+  if (key.added && run.settings.values().at(key.name) == key.fallback) return false;
   if (key.name == "normalise")
     return run.normalised() || known_dataset(run.settings.text("dataset")).normalise;
-  if (key.name == "dataset_sha256") return !is("dataset_sha256", {""});
   if (key.name == "statistics_samples") return find_model(run.settings.text("model"))->batch_norm;
   if (key.name == "sample_fraction") return run.settings.number("sample_fraction") > 0;
   if (key.name == "shares") return !is("shares", {"equal"});

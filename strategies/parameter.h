@@ -21,6 +21,7 @@ struct Parameter {
   double max = std::numeric_limits<double>::infinity();
   std::vector<std::string> allowed;  // for text; empty: anything
   bool between_gpus = false;         // means something only where workers' vectors are in GPUs' memory
+  bool added = false;  // after results had ids: at its default it is part of none (results/compatibility.md)
 };
 
 std::string kind(const Parameter& parameter);     // "an integer"

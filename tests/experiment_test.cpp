@@ -761,6 +761,26 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
   EXPECT_NE(run_of(text).canonical().find("\ndevice = \""), std::string::npos);
 }
 
+// Keys that came after results had ids: dataset_sha256 here, a strategy's own likewise.
+TEST(Run, AddedKeysAreInNoIdAtTheirDefault) {
+  for (const RunKey& key : run_keys())
+    if (key.added) {
+      EXPECT_EQ(run_of("[strategy.sync]").canonical().find(key.name), std::string::npos) << key.name;
+      EXPECT_FALSE(key.policy) << key.name;
+    }
+  StrategyEntry mine = *find_strategy("sync");
+  RunConfig run = run_of("[strategy.sync]");
+  const std::string id = run.id();
+  run.strategy = &mine;
+  mine.parameters.push_back({"mine", std::int64_t(3), "", 0, 9});
+  run.strategy_settings = Settings(mine.parameters);
+  EXPECT_NE(run.id(), id);
+  mine.parameters.back().added = true;
+  EXPECT_EQ(run.id(), id);
+  run.strategy_settings.set("mine", std::int64_t(4));
+  EXPECT_NE(run.id(), id);
+}
+
 // Of a cluster's keys real runs have those that slow ranks, where they do.
 TEST(Run, IdentityOfRealRunsChangesWithWhatSlowsThem) {
   const std::string text = "[strategy.sync]";
