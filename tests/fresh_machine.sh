@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
 # Runs the two commands of the README on a bare Debian: debootstrap's smallest system, a clone of the last commit, nothing else.
-# Not one of the tests: needs root, the network, 3 GB and about 20 minutes.
-# usage: tests/fresh_machine.sh [FOLDER] [SUITE]     default: a temporary folder that is removed afterwards, bookworm
+# Not one of the tests: needs root, the network, 4 GB and about 30 minutes for each suite.
+# usage: tests/fresh_machine.sh [SUITE ...]     default: bookworm trixie (Debian 12 and 13), one after the other
+# FOLDER: where the systems are made and stay (FOLDER/SUITE); default: a temporary folder that is removed afterwards
+# MIRROR: where packages come from; default: apt's first one here, else deb.debian.org
+# COMMANDS: what is run there, a line each; default: the README's two
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "fresh_machine.sh needs root: sudo bash tests/fresh_machine.sh" >&2; exit 1; }
 command -v debootstrap >/dev/null || { echo "Install debootstrap first: apt install debootstrap" >&2; exit 1; }
-if [ $# -gt 0 ]; then
-  root=$1
+if [ -n "${FOLDER:-}" ]; then
+  mkdir -p "$FOLDER"
 else
-  root=$(mktemp -d)
-  trap 'rm -rf "$root"' EXIT
+  FOLDER=$(mktemp -d)
+  trap 'rm -rf --one-file-system "$FOLDER"' EXIT
 fi
-debootstrap --variant=minbase "${2:-bookworm}" "$root" >/dev/null
-cp /etc/resolv.conf "$root/etc/"
-git clone -q . "$root/root/dsgd"
+
+# The mirror that apt uses for Debian itself, from its one-line and its deb822 sources.
+debian_mirror() {
+  apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null | awk '$2 == "Debian" { print $1; exit }'
+}
+mirror=${MIRROR:-$(debian_mirror)}
+mirror=${mirror:-http://deb.debian.org/debian}
 
 # Own mount and process namespaces: what is mounted and started ends with the command.
 in_fresh() {
@@ -25,7 +32,24 @@ in_fresh() {
     mount --rbind /dev "$0/dev"
     mount -t tmpfs tmpfs "$0/dev/shm"
     mount -t tmpfs tmpfs "$0/tmp"
-    exec env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb chroot "$0" bash -c "cd /root/dsgd && $1"' "$root" "$1"
+    exec env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb chroot "$0" bash -c "cd /root/dsgd && $1"' "$1" "$2"
 }
-in_fresh "bash harness/quickstart.sh"
-in_fresh "bash tests/run.sh"
+
+commands=("bash harness/quickstart.sh" "bash tests/run.sh")
+[ -z "${COMMANDS:-}" ] || mapfile -t commands <<<"$COMMANDS"
+[ $# -gt 0 ] || set -- bookworm trixie
+failed=()
+for suite in "$@"; do
+  root=$FOLDER/$suite
+  echo "== $suite: a bare system from $mirror"
+  debootstrap --variant=minbase "$suite" "$root" "$mirror" >/dev/null
+  cp /etc/resolv.conf "$root/etc/"
+  git clone -q . "$root/root/dsgd"
+  for command in "${commands[@]}"; do
+    begun=$SECONDS
+    end=green
+    in_fresh "$root" "$command" || { end=failed; failed+=("$suite: $command"); }
+    echo "== $suite: $command: $end after $(((SECONDS - begun) / 60)) min $(((SECONDS - begun) % 60)) s, at $(git rev-parse --short HEAD)"
+  done
+done
+[ ${#failed[@]} -eq 0 ] || { printf 'failed on %s\n' "${failed[@]}" >&2; exit 1; }
