@@ -108,11 +108,9 @@ std::vector<Conflict> conflicts(const RunConfig& run) {
              fmt::format("\"{}\" needs a length (allowed: optimizer.schedule_samples from 1 up)", schedule));
 
   const OptimizerSettings optimizer = run.optimizer();
-  const bool layered = optimizer.rule == OptimizerSettings::Rule::lars;
-  if (run.servers() > 1 && !run.strategy->own_models && (layered || optimizer.clip > 0))
-    conflict({"servers", layered ? "optimizer.rule" : "optimizer.clip"},
-             fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
-                         layered ? "lars" : "optimizer.clip", run.servers()));
+  if (const std::string key = needs_whole_vector(*run.strategy, optimizer); !key.empty() && run.servers() > 1)
+    conflict({"servers", key}, fmt::format("{} needs norms over what {} servers hold in parts (allowed: 1)",
+                                           key == "optimizer.rule" ? "lars" : key, run.servers()));
   if (state_vectors(optimizer.rule) == 2 && optimizer.momentum == 1)
     conflict(
         {"optimizer.momentum", "optimizer.rule"},

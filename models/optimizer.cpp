@@ -66,10 +66,10 @@ void Descent::make(ConstVec g) const {
 }
 
 // Counts it as made.
-Descent Optimizer::descent(Vec w, double scale, std::int64_t used) {
+Descent Optimizer::descent(Vec w, double scale, std::int64_t used, double terms) {
   ++updates_;
-  const Space::Update u{float(scale), float(settings_.l2), float(rate(used)), float(settings_.momentum),
-                        float(settings_.epsilon)};
+  const Space::Update u{float(scale), float(settings_.l2 * terms), float(rate(used)),
+                        float(settings_.momentum), float(settings_.epsilon)};
   const bool apart = settings_.rule == Rule::adamw;
   const double first = 1 - std::pow(settings_.momentum, double(updates_)),
                second = 1 - std::pow(settings_.beta2, double(updates_));
@@ -91,14 +91,17 @@ Descent Optimizer::descent(Vec w, double scale, std::int64_t used) {
 
 std::optional<Descent> Optimizer::next(Vec w, double scale, std::int64_t used) {
   if (settings_.clip > 0 || settings_.rule == Rule::lars) return std::nullopt;
-  return descent(w, scale, used);
+  return descent(w, scale, used, 1);
 }
 
-void Optimizer::step(Vec w, ConstVec g, double scale, std::int64_t used) {
-  if (settings_.clip > 0)
-    if (const double norm = scale * std::sqrt(dot(g, g)); norm > settings_.clip)
-      scale *= settings_.clip / norm;
-  const Descent d = descent(w, scale, used);
+double clipped(double clip, double scale, ConstVec g) {
+  if (clip > 0)
+    if (const double norm = scale * std::sqrt(dot(g, g)); norm > clip) scale *= clip / norm;
+  return scale;
+}
+
+void Optimizer::step(Vec w, ConstVec g, double scale, std::int64_t used, double terms) {
+  const Descent d = descent(w, clipped(settings_.clip, scale, g), used, terms);
   settings_.rule == Rule::lars ? lars(d.update, w, g) : d.make(g);
 }
 

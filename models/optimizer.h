@@ -47,6 +47,9 @@ struct Descent {
   void make(ConstVec g) const;
 };
 
+double clipped(double clip, double scale,
+               ConstVec g);  // scale, or clip/|g| where that is less; clip = 0: any
+
 // Turns a gradient into an update of w; used by workers and by server rules alike. With d = scale*g + l2*w:
 //   sgd       w <- w - rate*d
 //   momentum  v <- mu*v + d;  w <- w - rate*v
@@ -63,8 +66,8 @@ class Optimizer {
  public:
   Optimizer(const OptimizerSettings& settings, const Space& space, std::size_t n);
   // g holds a sum over samples; scale = 1/count makes it a mean. `used`: samples used by the run so far (for
-  // the schedule).
-  void step(Vec w, ConstVec g, double scale, std::int64_t used);
+  // the schedule). terms: g is the sum of so many gradients, each with a decay l2*w (of adamw: one with all).
+  void step(Vec w, ConstVec g, double scale, std::int64_t used, double terms = 1);
   // The same step before there is a g, counted as made: who asks makes it. None, and nothing counted, where
   // it depends on norms (lars, clip).
   std::optional<Descent> next(Vec w, double scale, std::int64_t used);
@@ -75,7 +78,7 @@ class Optimizer {
   const OptimizerSettings& settings() const { return settings_; }
 
  private:
-  Descent descent(Vec w, double scale, std::int64_t used);
+  Descent descent(Vec w, double scale, std::int64_t used, double terms);
   void lars(const Space::Update& u, Vec w, ConstVec g);
 
   OptimizerSettings settings_;

@@ -46,6 +46,12 @@ const StrategyEntry* find_strategy(const std::string& name) {
   return nullptr;
 }
 
+std::string needs_whole_vector(const StrategyEntry& entry, const OptimizerSettings& optimizer) {
+  if (!entry.make_rule || entry.own_models) return "";
+  if (optimizer.rule == OptimizerSettings::Rule::lars) return "optimizer.rule";
+  return optimizer.clip > 0 && !entry.clips_on_workers ? "optimizer.clip" : "";
+}
+
 Cost all_reduce_cost(const Context& c, int vectors) {
   if (c.workers == 1) return {};
   return {double(8 * c.parameters * std::size_t(vectors) * (c.workers - 1) / c.workers), 1};

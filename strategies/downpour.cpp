@@ -1,13 +1,16 @@
 // Downpour SGD (Dean et al. 2012, algorithm 1.1): replicas fetch and push at their own pace; sharded servers
 // apply what arrives.
 //   if t mod n_fetch == 0: start fetch: w <- servers
-//   g <- gradient(w);  accrued <- accrued + g;  w <- w - alpha * g
+//   g <- gradient(w);  accrued <- accrued + g;  w <- w - alpha * g          (or the optimizer's rule)
 //   if t mod n_push == 0: start push: servers <- accrued;  accrued <- 0       (true at t = 0 too)
 //   server: w <- w - eta * accrued, or Adagrad (section 4.1; optimizer.rule = adagrad), state local to the
 //   shard
 // With overlap the fetch travels while the gradient is computed, and the local step is applied to what
 // arrives; without it the gradient is computed at what arrives. Warm start: the servers hold back all
 // replicas but the first (section 4.1).
+// The local step is the optimizer's, like the servers', with a state of the replica's own gradients: so one
+// replica is serial SGD under every rule, with overlap and without. The replica clips each gradient, before
+// it accrues. Weight decay is part of every step, local or not, and counts for each gradient of a push.
 
 #include "strategies/strategy.h"
 
@@ -21,10 +24,14 @@ class Downpour final : public Strategy {
         n_fetch_(s.integer("n_fetch")),
         n_push_(s.integer("n_push")),
         overlap_(s.flag("overlap")),
-        alpha_(s.number("local_learning_rate") > 0 ? s.number("local_learning_rate")
-                                                   : c.optimizer.learning_rate),
-        schedule_(c.optimizer.schedule),
+        clip_(c.optimizer.clip),
+        plain_(c.optimizer.rule == OptimizerSettings::Rule::sgd && c.optimizer.l2 == 0 && clip_ == 0),
+        local_(local(s, c.optimizer), *c.space, c.parameters),
         accrued_(*c.space, n_push_ > 1 ? c.parameters : 0) {}
+  static OptimizerSettings unclipped(OptimizerSettings optimizer) {
+    optimizer.clip = 0;
+    return optimizer;
+  }
 
   bool step(Replica& r) override {
     const bool fetch = r.t % n_fetch_ == 0;
@@ -37,45 +44,62 @@ class Downpour final : public Strategy {
     }
     if (begin) server_.begin_pull(int(n_fetch_));
     r.gradient(r.w, batch, r.g);
-    const float mean = 1.0f / float(batch.count());
+    const double mean = clipped(clip_, 1.0 / batch.count(), r.g);
     if (n_push_ == 1) {  // the gradient is all that accrued
-      server_.push(mean, r.g, batch.count());
+      server_.push(float(mean), r.g, batch.count(), 1);
     } else {
-      axpy(mean, r.g, accrued_);
+      axpy(float(mean), r.g, accrued_);
       samples_ += batch.count();
+      ++gradients_;
       if (r.t % n_push_ == 0) push();
     }
     const ConstVec fetched = begin ? server_.end_pull(r.w) : r.w;
-    copy_sum(fetched, float(-alpha_ * schedule_.at(server_.used()) / batch.count()), r.g, r.w);
+    if (plain_) {  // in one pass
+      copy_sum(fetched, float(-local_.rate(server_.used()) / batch.count()), r.g, r.w);
+    } else {
+      if (fetched.data != r.w.data) copy(fetched, r.w);
+      local_.step(r.w, r.g, mean, server_.used());
+    }
     return true;
   }
   void visit(State& state) override {
+    state.optimizer(local_);
     state.vector("accrued", accrued_);
     state.number("samples", samples_);
+    state.number("gradients", gradients_);
   }
 
  private:
+  static OptimizerSettings local(const Settings& s, const OptimizerSettings& optimizer) {
+    OptimizerSettings own = unclipped(optimizer);
+    if (s.number("local_learning_rate") > 0) own.learning_rate = s.number("local_learning_rate");
+    return own;
+  }
   void push() {
     if (samples_ == 0) return;
-    server_.push(1, accrued_, samples_);
+    server_.push(1, accrued_, samples_, double(gradients_));
     fill(0, accrued_);
-    samples_ = 0;
+    samples_ = gradients_ = 0;
   }
 
   ParameterServer& server_;
   std::int64_t n_fetch_, n_push_;
   bool overlap_;
-  double alpha_;
-  Schedule schedule_;
+  double clip_;
+  bool plain_;
+  Optimizer local_;
   Vector accrued_;
-  std::int64_t samples_ = 0;  // in accrued
+  std::int64_t samples_ = 0, gradients_ = 0;  // in accrued
 };
 
 class DownpourRule final : public Rule {
  public:
   DownpourRule(const Settings& s, const Context& c)
-      : optimizer_(c.optimizer, *c.space, c.parameters), warm_start_(s.integer("warm_start")) {}
-  void apply(Vec w, const Arrival& a, std::int64_t used) override { optimizer_.step(w, a.g, a.scale, used); }
+      : optimizer_(Downpour::unclipped(c.optimizer), *c.space, c.parameters),
+        warm_start_(s.integer("warm_start")) {}
+  void apply(Vec w, const Arrival& a, std::int64_t used) override {
+    optimizer_.step(w, a.g, a.scale, used, a.number);  // of so many gradients
+  }
   bool admit(int worker, std::int64_t used) const override { return worker == 0 || used >= warm_start_; }
   void left(int worker) override {
     if (worker == 0) warm_start_ = 0;
@@ -126,6 +150,7 @@ extern const StrategyEntry downpour_entry{
         },
     .tolerates_loss = true,
     .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
-    .serial = {{"n_fetch", std::int64_t(1)}, {"n_push", std::int64_t(1)}}};
+    .serial = {{"n_fetch", std::int64_t(1)}, {"n_push", std::int64_t(1)}},
+    .clips_on_workers = true};
 
 }  // namespace dsgd

@@ -130,6 +130,7 @@ struct StrategyEntry {
   bool pairs = false;                                   // workers at their own pace, who average two by two
   bool own_models = false;                              // workers end apart; master() is the common model
   int collectives = 1;                                  // over all workers at the end of a period
+  bool clips_on_workers = false;                        // optimizer.clip; not the servers
   bool lossy = false;                                   // no settings make one worker serial SGD
   bool elements = false;  // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound =
@@ -140,5 +141,8 @@ struct StrategyEntry {
 
 const std::vector<const StrategyEntry*>& all_strategies();
 const StrategyEntry* find_strategy(const std::string& name);  // nullptr when unknown
+// The optimizer's key for which servers need norms of the whole vector, which several have in parts; empty:
+// none.
+std::string needs_whole_vector(const StrategyEntry& entry, const OptimizerSettings& optimizer);
 
 }  // namespace dsgd

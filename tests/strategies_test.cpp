@@ -418,7 +418,7 @@ struct PlainServer {
   PlainServer(const OptimizerSettings& settings, std::size_t n, int arrivals = 1,
               const std::string& how = "none")
       : w(n), sum(n), optimizer(settings, n), c(arrivals), modulation(how) {}
-  void push(const Doubles& g, std::int64_t samples, std::int64_t at_version) {
+  void push(const Doubles& g, std::int64_t samples, std::int64_t at_version, double terms = 1) {
     const auto tau = double(version - at_version);
     ++staleness[version - at_version];
     double alpha = 1;
@@ -427,7 +427,7 @@ struct PlainServer {
     sum += (alpha / c) * g;
     waiting += samples;
     if (++arrived < c) return;
-    optimizer.step(w, sum, double(used));
+    optimizer.step(w, sum, double(used), terms);
     used += waiting;
     ++version;
     arrived = 0;
@@ -442,44 +442,49 @@ struct PlainServer {
   std::map<std::int64_t, std::int64_t> staleness;
 };
 
-// Dean et al. 2012, algorithm 1.1; with `overlap` the gradient is of the parameters before the fetch.
+// Dean et al. 2012, algorithm 1.1; with `overlap` the gradient is of the parameters before the fetch. Each
+// gradient is clipped, and the local step is the optimizer's.
 struct PlainDownpour {
   struct Push {
     Doubles accrued;
-    std::int64_t samples, version;
+    std::int64_t samples, version, gradients;
   };
   void step(PlainServer& server, const Quadratic& problem, const Order& order) {
     const bool fetch = t % n_fetch == 0;
     Doubles fetched;
-    std::int64_t fetched_version = 0, fetched_used = 0;
+    std::int64_t fetched_version = 0;
     if (fetch) {
       for (; !travelling.empty(); travelling.pop_front()) arrive(server);
-      fetched = server.w, fetched_version = server.version, fetched_used = server.used;
+      fetched = server.w, fetched_version = server.version;
+      used = server.used;
     }
-    const auto take = [&] { parameters = fetched, version = fetched_version, used = fetched_used; };
+    const auto take = [&] { parameters = fetched, version = fetched_version; };
     if (fetch && (!overlap || t == 0)) take();
     Doubles gradient(problem.n);
     problem.gradient(parameters.data(), order.own(4 * t, 4), gradient.data());
     gradient = 0.25 * gradient;
+    const double length = PlainOptimizer::norm(gradient, 0, problem.n);
+    if (clip > 0 && length > clip) gradient = (clip / length) * gradient;
     accrued = accrued.empty() ? gradient : accrued + gradient;
     samples += 4;
     if (t % n_push == 0) {
-      travelling.push_back({accrued, samples, version});
+      travelling.push_back({accrued, samples, version, samples / 4});
       accrued.clear();
       samples = 0;
     }
     if (fetch && overlap) take();
-    parameters += -alpha * server.optimizer.rate(double(used)) / server.optimizer.rate(0) * gradient;
+    local.step(parameters, gradient, double(used));
     ++t;
   }
   void arrive(PlainServer& server) const {
     const Push& push = travelling.front();
-    server.push(push.accrued, push.samples, push.version);
+    server.push(push.accrued, push.samples, push.version, double(push.gradients));
   }
   const Doubles& model() const { return parameters; }
   int n_fetch, n_push;
   bool overlap;
-  double alpha;
+  double clip;
+  PlainOptimizer local;
   Doubles parameters = {}, accrued = {};
   std::int64_t samples = 0, version = 0, used = 0, t = 0;
   std::deque<Push> travelling = {};
@@ -584,7 +589,14 @@ std::vector<OptimizerSettings> server_optimizers() {
 }
 
 TEST(Twin, Downpour) {
-  for (const auto& optimizer : server_optimizers())
+  using Rule = OptimizerSettings::Rule;
+  std::vector<OptimizerSettings> optimizers = server_optimizers();
+  optimizers.push_back({.rule = Rule::sgd, .learning_rate = 1.0 / 32, .l2 = 0.125, .clip = 8});
+  optimizers.push_back(
+      {.rule = Rule::nesterov, .learning_rate = 1.0 / 64, .momentum = 0.5, .l2 = 0.125, .clip = 8});
+  optimizers.push_back(
+      {.rule = Rule::adamw, .learning_rate = 0.25, .l2 = 0.125, .epsilon = 0.125, .clip = 8});
+  for (const auto& optimizer : optimizers)
     for (const int workers : {1, 2, 3, 5})
       for (const auto& [n_fetch, n_push] : std::vector<std::pair<int, int>>{{1, 1}, {2, 3}, {5, 1}, {3, 3}})
         for (const bool overlap : {false, true}) {
@@ -595,8 +607,13 @@ TEST(Twin, Downpour) {
                            {"overlap", overlap},
                            {"local_learning_rate", alpha}},
                           optimizer, workers, 2, 1 << 20);
-          PlainServer plain(optimizer, cluster.problem.n);
-          std::vector<PlainDownpour> twins(workers, {n_fetch, n_push, overlap, alpha});
+          OptimizerSettings at_servers = optimizer;
+          at_servers.clip = 0;
+          PlainServer plain(at_servers, cluster.problem.n);
+          OptimizerSettings local = at_servers;
+          local.learning_rate = alpha;
+          std::vector<PlainDownpour> twins(
+              workers, {n_fetch, n_push, overlap, optimizer.clip, {local, cluster.problem.n}});
           EXPECT_LE(farthest(cluster, twins, plain), rounding)
               << workers << " workers, n_fetch " << n_fetch << ", n_push " << n_push
               << (overlap ? ", overlap" : "") << ", optimizer " << int(optimizer.rule);

@@ -108,7 +108,7 @@ struct PlainOptimizer {
     return std::sqrt(sum);
   }
   // lars: the rate of element j.
-  double local_rate(const Doubles& w, const Doubles& g, std::size_t j) const {
+  double local_rate(const Doubles& w, const Doubles& g, std::size_t j, double l2) const {
     std::size_t first = 0, count = w.size();
     for (const Extent& layer : s.layers)
       if (layer.first <= j && j < layer.first + layer.count) {
@@ -116,15 +116,17 @@ struct PlainOptimizer {
         first = layer.first, count = layer.count;
       }
     const double of_w = norm(w, first, count), of_g = norm(g, first, count);
-    return of_w > 0 && of_g > 0 ? s.trust * of_w / (of_g + s.l2 * of_w) : 1;
+    return of_w > 0 && of_g > 0 ? s.trust * of_w / (of_g + l2 * of_w) : 1;
   }
-  void step(Doubles& w, Doubles g, double used) {
+  // terms: g is the sum of so many gradients, each with its weight decay (adamw: one with all).
+  void step(Doubles& w, Doubles g, double used, double terms = 1) {
     ++t;
+    const double l2 = s.l2 * terms;
     const double length = norm(g, 0, g.size());
     if (s.clip > 0 && length > s.clip) g = (s.clip / length) * g;
     const Doubles before = w;
     for (std::size_t j = 0; j < w.size(); ++j) {
-      const double d = g[j] + (s.rule == Rule::adamw ? 0 : s.l2 * w[j]);
+      const double d = g[j] + (s.rule == Rule::adamw ? 0 : l2 * w[j]);
       double& v = state[j];
       switch (s.rule) {
         case Rule::sgd:
@@ -154,7 +156,7 @@ struct PlainOptimizer {
           break;
         }
         case Rule::lars:
-          v = s.momentum * v + rate(used) * local_rate(before, g, j) * d;
+          v = s.momentum * v + rate(used) * local_rate(before, g, j, l2) * d;
           w[j] -= v;
           break;
       }
