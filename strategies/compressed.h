@@ -19,6 +19,10 @@ class Compressor {
   virtual Bytes encode(ConstVec p) = 0;                                    // C(p), as it travels
   virtual void add(const Bytes& message, Vec y, float a = 1) const = 0;    // y <- y + a * C(p)
   virtual void settle(const Bytes& own, Vec p) const { add(own, p, -1); }  // e <- p - C(p)
+  // The step of w along what has arrived, scale*g.
+  virtual void step(Optimizer& optimizer, Vec w, ConstVec g, double scale, std::int64_t used) {
+    optimizer.step(w, g, scale, used);
+  }
   virtual void visit(State&, const std::string& /*name*/) {}
 };
 
@@ -50,7 +54,7 @@ class Compressed final : public Strategy {
     scale(float(double(workers_) / double(batch.global_count)), r.g);
     there_->accumulate(r.g, p_.view().part(0, r.g.size));
     back_ ? through_owners() : to_everyone();
-    optimizer_.step(r.w, sum_.view().part(0, r.w.size), back_ ? 1 : 1.0 / workers_, r.used);
+    there_->step(optimizer_, r.w, sum_.view().part(0, r.w.size), back_ ? 1 : 1.0 / workers_, r.used);
     return true;
   }
   void visit(State& state) override {

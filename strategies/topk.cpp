@@ -1,19 +1,22 @@
 // Sparse gradients: the k = density * n largest elements, the rest later; with the momentum optimizers Deep
 // Gradient Compression (Lin, Han, Mao, Wang, Dally 2018). In every step, on every worker
-//   g <- g * min(1, clip / (sqrt(P) * |g|))                           local clipping
+//   g <- g * min(1, clip / (sqrt(P) * |g|), optimizer.clip / |g|)     local clipping
 //   u <- mu * u + g;   v <- v + u                                     momentum correction
 //        mu * (u + g)      v <- v + u + g                             (nesterov)
 //   mask = the k largest |v|;   send v * mask
 //   v <- v * !mask;   u <- u * !mask                                  momentum factor masking
-//   w <- w - alpha * (1/P) * sum over the messages
+//   w <- w - alpha * (1/P) * sum over the messages  -  alpha * (the same momentum of l2 * w alone)
 // Momentum and Nesterov are the workers' then, before the selection, and what arrives is a step of plain SGD.
-// With the other optimizers v <- v + g, and their rule is applied to what arrives. During warmup_steps the
-// density falls from 1/4 to 1/16, 1/64, 1/256, in four equal parts (the paper: an epoch each). Of equal
-// elements the first ones are sent. k counts over the whole vector, not by layer; the paper finds it from a
-// sample.
+// Weight decay, which all workers know, has a velocity of its own that is neither sent nor masked, as in the
+// authors' program. So with all elements and without masking this is `sync`; clipped it is with one worker,
+// or where all have the same gradient, as nobody knows the mean gradient's norm. With the other optimizers v
+// <- v + g, and their rule, decay and clip are applied to what arrives. During warmup_steps the density falls
+// from 1/4 to 1/16, 1/64, 1/256, in four equal parts (the paper: an epoch each). Of equal elements the first
+// ones are sent. k counts over the whole vector, not by layer; the paper finds it from a sample.
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "strategies/compressed.h"
 #include "strategies/sparse.h"
@@ -35,21 +38,30 @@ bool corrects(const Settings& s, const Context& c) {
          (c.optimizer.rule == Optimization::momentum || c.optimizer.rule == Optimization::nesterov);
 }
 
+double longest(const Settings& s, const Context& c) {  // of a worker's gradient; 0: any
+  const double shared = s.number("clip") / std::sqrt(double(c.workers));
+  const double own = corrects(s, c) ? c.optimizer.clip : 0;
+  return shared > 0 && own > 0 ? std::min(shared, own) : std::max(shared, own);
+}
+
 class TopK final : public Compressor {
  public:
   TopK(const Settings& s, const Context& c)
       : settings_(s),
-        clip_(s.number("clip") / std::sqrt(double(c.workers))),
+        clip_(longest(s, c)),
         mu_(float(c.optimizer.momentum)),
         nesterov_(c.optimizer.rule == Optimization::nesterov),
         masking_(s.flag("masking")),
         u_(*c.space, corrects(s, c) ? c.parameters : 0),
-        scaled_(*c.space, c.parameters) {}
+        scaled_(*c.space, c.parameters) {
+    OptimizerSettings decay = c.optimizer;
+    decay.clip = 0;
+    if (decay.l2 > 0 && u_.size()) decay_.emplace(decay, *c.space, c.parameters);
+  }
 
   void accumulate(ConstVec g, Vec v) override {
     copy(g, scaled_);
-    const double length = clip_ > 0 ? std::sqrt(dot(g, g)) : 0;
-    if (length > clip_) scale(float(clip_ / length), scaled_);
+    if (const double share = clipped(clip_, 1, g); share < 1) scale(float(share), scaled_);
     if (u_.size()) {
       if (nesterov_) axpy(1, scaled_, v);
       if (nesterov_) axpy(1, scaled_, u_);
@@ -69,7 +81,12 @@ class TopK final : public Compressor {
   void add(const Bytes& message, Vec y, float a) const override {
     Sparse::decode(y.size, message, [&](BitReader& in, std::uint32_t i) { y.data[i] += a * in.number(); });
   }
+  void step(Optimizer& optimizer, Vec w, ConstVec g, double scale, std::int64_t used) override {
+    if (decay_) decay_->step(w, g, 0, used);  // of g nothing: of the w before
+    optimizer.step(w, g, scale, used);
+  }
   void visit(State& state, const std::string& name) override {
+    if (decay_) state.optimizer(*decay_, name + " decay");
     state.vector(name + " u", u_);
     state.number(name + " steps", t_);
   }
@@ -80,6 +97,7 @@ class TopK final : public Compressor {
   float mu_;
   bool nesterov_, masking_;
   Vector u_, scaled_;
+  std::optional<Optimizer> decay_;
   std::int64_t t_ = 0;
   Largest largest_;
 };
@@ -99,7 +117,10 @@ extern const StrategyEntry topk_entry{
                    {"warmup_steps", std::int64_t(0), "steps in which the density falls, from 1/4", 0, 1e9}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       Context own = c;
-      if (corrects(s, c)) own.optimizer.rule = Optimization::sgd;
+      if (corrects(s, c)) {
+        own.optimizer.rule = Optimization::sgd;
+        own.optimizer.l2 = own.optimizer.clip = 0;
+      }
       return std::make_unique<Compressed>(own, std::make_unique<TopK>(s, c));
     },
     .cost =
