@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -113,7 +114,9 @@ class Work {
     int count = 0;
   };
   virtual ~Work() = default;
-  virtual std::int64_t used() const = 0;  // samples of all workers, as far as this one knows
+  // Samples of all workers before the minibatch that was taken last: what learning rates go by. Of what this
+  // worker has not heard of, the others have done as much as itself.
+  virtual std::int64_t used() const = 0;
   // Up to `count` samples of what was granted: {position in the queue's stream, count}; none: the budget is
   // spent.
   virtual Portion take(int count) = 0;
@@ -140,6 +143,12 @@ class Pairs : public Work {
 // granted work is done.
 class ParameterServer : public Work {
  public:
+  explicit ParameterServer(int workers) : workers_(workers) {}
+  // What was in the servers' vector when work was granted last, and for each sample of its own that was not
+  // on its way there by then one of every worker. Exact for one worker, and in lock-step.
+  std::int64_t used() const final {
+    return known_ + workers_ * std::max<std::int64_t>(before_ - arrived_, 0);
+  }
   // w <- the servers' vector, and work for `minibatches` more steps is granted, as far as the budget goes.
   // With 0 the vector alone, no older than when work was granted last.
   void pull(Vec w, int minibatches = 1) {
@@ -165,10 +174,24 @@ class ParameterServer : public Work {
   virtual void push_again(std::int64_t samples) = 0;
   // Mean over the elements of what the servers' rules had as number() when they answered last.
   virtual double number() const = 0;
-  // used(): samples in the servers' vector when work was granted last.
+
+ protected:
+  // For used(): in what order a worker did what.
+  void count_taken(std::int64_t samples) {
+    before_ = taken_;
+    taken_ += samples;
+  }
+  void count_pushed(std::int64_t samples) { pushed_ += samples; }
+  void count_asked() { asked_ = pushed_; }  // for work
+  void count_granted(std::int64_t known) {  // known: samples in the servers' vector
+    known_ = known;
+    arrived_ = asked_;
+  }
 
  private:
   virtual void forget() {}  // what end_pull() returned was read
+  int workers_;
+  std::int64_t taken_ = 0, before_ = 0, pushed_ = 0, asked_ = 0, arrived_ = 0, known_ = 0;
 };
 
 // The servers as equals, for their rules: all of them call it, in the same order.

@@ -7,7 +7,7 @@ namespace dsgd {
 
 MpiParameterServer::MpiParameterServer(const Ranks& ranks, int workers, int minibatch, std::size_t n,
                                        Traffic& traffic)
-    : ranks_(ranks), minibatch_(minibatch), traffic_(traffic) {
+    : ParameterServer(workers), ranks_(ranks), minibatch_(minibatch), traffic_(traffic) {
   const int servers = ranks.size - workers;
   std::size_t bytes = 0;
   for (int s = 0; s < servers; ++s) {
@@ -36,6 +36,7 @@ MpiParameterServer::MpiParameterServer(const Ranks& ranks, int workers, int mini
 }
 
 void MpiParameterServer::ask(Kind kind, int minibatches) {
+  if (minibatches > 0) count_asked();
   for (Link& link : links_) {
     link.reply.receive(link.server, reply_tag);
     link.request.wait();
@@ -66,6 +67,7 @@ void MpiParameterServer::granted() {
   const Header& first = links_.front().reply.header();  // the first server keeps the budget
   if (first.samples > 0) granted_.push_back({first.position, first.samples});
   used_ = first.used;
+  count_granted(used_);
   position_ = first.position;
   number_ = 0;
   const auto n = double(links_.back().range.first + links_.back().range.count);
@@ -131,6 +133,7 @@ Vec MpiParameterServer::place(Vec own) {
 
 void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double number) {
   const Stopwatch stopwatch(traffic_.seconds);
+  count_pushed(samples);
   for (Link& link : links_) {
     const std::size_t n = link.range.count;
     const int which = link.slots ? link.slots.for_push(ranks_.patience) : link.next;
@@ -157,6 +160,7 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
 
 void MpiParameterServer::push_again(std::int64_t samples) {
   const Stopwatch stopwatch(traffic_.seconds);
+  count_pushed(samples);
   for (Link& link : links_) {
     link.request.wait();
     link.request.header() = push_header(Kind::push_again, link.version, samples);
@@ -166,9 +170,13 @@ void MpiParameterServer::push_again(std::int64_t samples) {
 }
 
 ParameterServer::Portion MpiParameterServer::take(int count) {
-  if (granted_.empty()) return {};
+  if (granted_.empty()) {
+    count_taken(0);
+    return {};
+  }
   Granted& work = granted_.front();
   const Portion taken{work.position, int(std::min<std::int64_t>(count, work.count))};
+  count_taken(taken.count);
   work.position += taken.count;
   work.count -= taken.count;
   if (work.count == 0) granted_.pop_front();

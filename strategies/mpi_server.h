@@ -20,7 +20,6 @@ class MpiParameterServer final : public ParameterServer {
   void push(float a, ConstVec g, std::int64_t samples, double number) override;
   void push_again(std::int64_t samples) override;
   double number() const override { return number_; }
-  std::int64_t used() const override { return used_; }
   Portion take(int count) override;
   void leave(bool early) override;
 

@@ -114,6 +114,28 @@ TEST(AnyOrder, EasgdLosesNothingBetweenWorkersAndCentre) {
   }
 }
 
+// A worker knows at least of its own steps, also of those since it last heard of the servers: a rate that
+// grows over the whole run does not stay at zero for two periods.
+TEST(AnyOrder, RatesGoByWhatIsUsedNow) {
+  const std::map<std::string, std::map<std::string, Value>> strategies{
+      {"easgd", {{"tau", integer(25)}}},
+      {"eamsgd", {{"tau", integer(25)}, {"delta", 0.5}}},
+      {"downpour", {{"n_fetch", integer(25)}, {"n_push", integer(5)}}}};
+  for (const auto& [strategy, settings] : strategies) {
+    Job job{.strategy = strategy, .settings = settings};
+    job.budget = std::int64_t(50) * world().workers() * world_minibatch;
+    job.optimizer.learning_rate = strategy == "downpour" ? 0.05 / world().workers() : 0.05;
+    job.optimizer.schedule = {.kind = Schedule::Kind::warmup, .samples = job.budget, .factor = 0};
+    const Outcome outcome = run(job, [](Worker& worker) {
+      const std::int64_t before = worker.replica.samples - world_minibatch,
+                         used = worker.replica.work->used();
+      EXPECT_GE(used, before);
+      EXPECT_TRUE(world().workers() > 1 || used == before) << used << " after " << before << " samples";
+    });
+    EXPECT_LT(outcome.distance, 7) << strategy;  // from 8
+  }
+}
+
 // Equal gradients of all learners: every update is one of them, however many arrivals it is made of.
 TEST(AnyOrder, SoftsyncDividesByTheArrivals) {
   for (int n = 1; n <= world().workers() + 1; ++n) {

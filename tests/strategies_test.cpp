@@ -214,7 +214,11 @@ void log(const std::string& what) {
 class LocalServer final : public ParameterServer {
  public:
   LocalServer(std::deque<Shard>& shards, int worker, int minibatch)
-      : shards_(shards), worker_(worker), minibatch_(minibatch), versions_(shards.size()) {}
+      : ParameterServer(shards[0].settings().workers),
+        shards_(shards),
+        worker_(worker),
+        minibatch_(minibatch),
+        versions_(shards.size()) {}
 
   void begin_pull(int minibatches) override {
     log("fetch");
@@ -240,12 +244,14 @@ class LocalServer final : public ParameterServer {
   }
   void push(float a, ConstVec g, std::int64_t samples, double number) override {
     log("push:" + std::to_string(samples));
+    count_pushed(samples);
     Vector scaled(host_space(), g.size);
     axpy(a, g, scaled);
     pending_.push_back({std::move(scaled), samples, versions_, {used_, position_, number}});
   }
   void push_again(std::int64_t samples) override {
     log("again:" + std::to_string(samples));
+    count_pushed(samples);
     pending_.push_back({Vector(), samples, {}, {}});
   }
   double number() const override { return number_; }
@@ -264,11 +270,14 @@ class LocalServer final : public ParameterServer {
     pending_.pop_front();
     return true;
   }
-  std::int64_t used() const override { return used_; }
   Portion take(int count) override {
-    if (granted_.empty()) return {};
+    if (granted_.empty()) {
+      count_taken(0);
+      return {};
+    }
     Portion& first = granted_.front();
     const Portion taken{first.position, std::min(count, first.count)};
+    count_taken(taken.count);
     first.position += taken.count;
     first.count -= taken.count;
     if (first.count == 0) granted_.pop_front();
@@ -287,6 +296,7 @@ class LocalServer final : public ParameterServer {
     Shard::Origin from;
   };
   void ask(int minibatches, Shard::What what) {
+    if (minibatches > 0) count_asked();
     while (deliver()) {
     }
     replies_.clear();
@@ -295,6 +305,7 @@ class LocalServer final : public ParameterServer {
   }
   void granted() {
     used_ = replies_[0].used;
+    count_granted(used_);
     position_ = replies_[0].position;
     if (replies_[0].granted) granted_.push_back({position_, int(replies_[0].granted)});
     number_ = 0;
@@ -442,6 +453,15 @@ struct PlainServer {
   std::map<std::int64_t, std::int64_t> staleness;
 };
 
+// What a worker that has done `own` samples before this step takes all `workers` to have done: what was in
+// the servers' vector that it fetched, and as many as its own that were not on their way there by then.
+struct PlainUsed {
+  double now(std::int64_t own) const { return double(fetched + workers * (own - pushed_before)); }
+  void fetch(std::int64_t used) { fetched = used, pushed_before = pushed; }
+  int workers;
+  std::int64_t fetched = 0, pushed = 0, pushed_before = 0;
+};
+
 // Dean et al. 2012, algorithm 1.1; with `overlap` the gradient is of the parameters before the fetch. Each
 // gradient is clipped, and the local step is the optimizer's.
 struct PlainDownpour {
@@ -456,7 +476,7 @@ struct PlainDownpour {
     if (fetch) {
       for (; !travelling.empty(); travelling.pop_front()) arrive(server);
       fetched = server.w, fetched_version = server.version;
-      used = server.used;
+      used.fetch(server.used);
     }
     const auto take = [&] { parameters = fetched, version = fetched_version; };
     if (fetch && (!overlap || t == 0)) take();
@@ -470,10 +490,11 @@ struct PlainDownpour {
     if (t % n_push == 0) {
       travelling.push_back({accrued, samples, version, samples / 4});
       accrued.clear();
+      used.pushed += samples;
       samples = 0;
     }
     if (fetch && overlap) take();
-    local.step(parameters, gradient, double(used));
+    local.step(parameters, gradient, used.now(4 * t));
     ++t;
   }
   void arrive(PlainServer& server) const {
@@ -485,33 +506,39 @@ struct PlainDownpour {
   bool overlap;
   double clip;
   PlainOptimizer local;
+  PlainUsed used;
   Doubles parameters = {}, accrued = {};
-  std::int64_t samples = 0, version = 0, used = 0, t = 0;
+  std::int64_t samples = 0, version = 0, t = 0;
   std::deque<Push> travelling = {};
 };
 
-// Zhang, Choromanska, LeCun 2015, algorithms 1 and 2 (delta >= 0): the servers add what is pushed.
+// Zhang, Choromanska, LeCun 2015, algorithms 1 and 2: the servers add what is pushed. v is as long as the
+// rate of the step makes it.
 struct PlainElastic {
   struct Push {
     Doubles d;
     std::int64_t samples, version;
   };
   void step(PlainServer& centre, const Quadratic& problem, const Order& order) {
-    if (t % tau == 0)
+    if (t % tau == 0) {
       for (; !travelling.empty(); travelling.pop_front()) arrive(centre);
+      used.fetch(centre.used);
+    }
     if (t == 0) x = centre.w;
     Doubles d(problem.n);
     if (t > 0 && t % tau == 0) {
       d = alpha * (x - centre.w);
       travelling.push_back({d, samples, centre.version});
+      used.pushed += samples;
       samples = 0;
     }
-    v.resize(problem.n);
     Doubles g(problem.n);
-    const Doubles at = x + delta * v;
+    const double rate = local.rate(used.now(4 * t));
+    const Doubles at = ahead ? x + -rate * local.s.momentum * local.state : x;
     problem.gradient(at.data(), order.own(4 * t, 4), g.data());
-    v = delta * v + -rate * (0.25 * g);
-    x += v;
+    const double length = PlainOptimizer::norm(0.25 * g, 0, problem.n);
+    const double share = clip > 0 && length > clip ? clip / length : 1;
+    local.step(x, share * 0.25 * g + l2 * at, used.now(4 * t));
     x += -1 * d;
     samples += 4;
     ++t;
@@ -524,8 +551,12 @@ struct PlainElastic {
   }
   const Doubles& model() const { return x; }
   int tau;
-  double alpha, delta, rate;
-  Doubles x = {}, v = {};
+  double alpha;
+  bool ahead;  // eamsgd
+  double l2, clip;
+  PlainOptimizer local;
+  PlainUsed used;
+  Doubles x = {};
   std::int64_t t = 0, samples = 0;
   std::deque<Push> travelling = {};
 };
@@ -613,7 +644,7 @@ TEST(Twin, Downpour) {
           OptimizerSettings local = at_servers;
           local.learning_rate = alpha;
           std::vector<PlainDownpour> twins(
-              workers, {n_fetch, n_push, overlap, optimizer.clip, {local, cluster.problem.n}});
+              workers, {n_fetch, n_push, overlap, optimizer.clip, {local, cluster.problem.n}, {workers}});
           EXPECT_LE(farthest(cluster, twins, plain), rounding)
               << workers << " workers, n_fetch " << n_fetch << ", n_push " << n_push
               << (overlap ? ", overlap" : "") << ", optimizer " << int(optimizer.rule);
@@ -623,21 +654,40 @@ TEST(Twin, Downpour) {
 }
 
 TEST(Twin, Easgd) {
-  const double rate = 1.0 / 16, beta = 0.75;
-  for (const int workers : {1, 2, 3, 5})
-    for (const int tau : {1, 2, 5})
-      for (const double delta : {-1.0, 0.5}) {  // negative: easgd
-        std::map<std::string, Value> settings{{"tau", integer(tau)}, {"beta", beta}};
-        if (delta >= 0) settings["delta"] = delta;
-        Cluster cluster(delta < 0 ? "easgd" : "eamsgd", settings, {.learning_rate = rate}, workers, 3,
-                        1 << 20);
-        PlainServer centre({}, cluster.problem.n);
-        std::vector<PlainElastic> twins(workers, {tau, beta / workers, std::max(delta, 0.0), rate});
-        EXPECT_LE(farthest(cluster, twins, centre), rounding)
-            << workers << " workers, tau " << tau << ", delta " << delta;
-        for (const Shard& shard : cluster.shards) expect_same_staleness(shard, centre);
-        EXPECT_EQ(cluster.shards[0].used(), centre.used);
-      }
+  using Rule = OptimizerSettings::Rule;
+  const double beta = 0.75;
+  const Schedule warmup{.kind = Schedule::Kind::warmup, .samples = 300, .factor = 0};
+  std::vector<OptimizerSettings> optimizers = server_optimizers();
+  optimizers.push_back({.learning_rate = 1.0 / 16});
+  optimizers.push_back({.learning_rate = 1.0 / 16, .l2 = 0.125, .clip = 8, .schedule = warmup});
+  for (const auto& optimizer : optimizers)
+    for (const int workers : {1, 2, 3, 5})
+      for (const int tau : {1, 2, 5})
+        for (const double delta : {-1.0, 0.5}) {  // negative: easgd
+          OptimizerSettings local = optimizer;
+          local.l2 = local.clip = 0;  // the twin's
+          std::map<std::string, Value> settings{{"tau", integer(tau)}, {"beta", beta}};
+          if (delta >= 0) {
+            if (local.rule != Rule::sgd) continue;
+            settings["delta"] = delta;
+            local.rule = Rule::momentum;
+            local.momentum = delta;
+          }
+          Cluster cluster(delta < 0 ? "easgd" : "eamsgd", settings, optimizer, workers, 3, 1 << 20);
+          PlainServer centre({}, cluster.problem.n);
+          std::vector<PlainElastic> twins(workers, {tau,
+                                                    beta / workers,
+                                                    delta >= 0,
+                                                    optimizer.l2,
+                                                    optimizer.clip,
+                                                    {local, cluster.problem.n},
+                                                    {workers}});
+          EXPECT_LE(farthest(cluster, twins, centre), rounding)
+              << workers << " workers, tau " << tau << ", delta " << delta << ", optimizer "
+              << int(optimizer.rule);
+          for (const Shard& shard : cluster.shards) expect_same_staleness(shard, centre);
+          EXPECT_EQ(cluster.shards[0].used(), centre.used);
+        }
 }
 
 // Learners that pull, compute and push in every step, in an order drawn by dice, beside a plain server that
