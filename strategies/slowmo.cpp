@@ -29,11 +29,15 @@ class SlowMo final : public OuterLoop {
  private:
   void begin(ConstVec w) override { copy(w, x_); }
   void outer(Vec w, std::int64_t used) override {
-    const float gamma = float(optimizer_.rate(used)), inverse = gamma > 0 ? 1 / gamma : 0;
+    const float gamma = float(optimizer_.rate(used));
     axpy(-1, x_, w);
     scale(beta_, u_);
-    axpy(-inverse, w, u_);
-    axpy(-alpha_ * gamma, u_, x_);
+    if (gamma > 0) {
+      axpy(-1 / gamma, w, u_);
+      axpy(-alpha_ * gamma, u_, x_);
+    } else {  // what there is at such a rate, which has no share in u
+      axpy(alpha_, w, x_);
+    }
     copy(x_, w);
   }
 
