@@ -77,6 +77,7 @@ extern const StrategyEntry adpsgd_entry{
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
         },
+    .identities = {{.of = Identity::one_worker}},
     .pairs = true,
     .own_models = true,
     .collectives = 0};

@@ -90,6 +90,8 @@ extern const StrategyEntry averaging_entry{
                        {"period", double(s.integer("tau"))}};
         },
     .conformance = {{"tau", std::int64_t(3)}},
-    .serial = {{"tau", std::int64_t(4)}}};
+    .identities = {{.of = Identity::one_worker, .settings = {{"tau", std::int64_t(4)}}},
+                   {.of = Identity::linear, .settings = {{"tau", std::int64_t(1)}}},
+                   {.of = Identity::sync, .settings = {{"warmup_steps", std::int64_t(1000)}}}}};
 
 }  // namespace dsgd

@@ -135,6 +135,11 @@ extern const StrategyEntry bmuf_entry{
                        {"effective_gain", effective_gain(s, c)}};
         },
     .conformance = {{"block", std::int64_t(3)}, {"zeta", 0.5}},
-    .serial = {{"block", std::int64_t(4)}, {"eta", 0.0}}};
+    .identities = {{.of = Identity::one_worker,
+                    .settings = {{"block", std::int64_t(4)}, {"eta", 0.0}, {"reset_local_momentum", false}},
+                    .rounding = 1},
+                   {.of = Identity::linear,
+                    .settings = {{"block", std::int64_t(1)}, {"eta", 0.0}, {"reset_local_momentum", false}},
+                    .rounding = 1}}};
 
 }  // namespace dsgd

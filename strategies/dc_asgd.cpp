@@ -72,6 +72,8 @@ extern const StrategyEntry dc_asgd_entry{
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}, {"lambda", strength(s)}};
         },
     .tolerates_loss = true,
-    .conformance = {{"lambda", 0.25}, {"m", 0.5}}};
+    .conformance = {{"lambda", 0.25}, {"m", 0.5}},
+    .identities = {{.of = Identity::in_turn},
+                   {.of = Identity::in_turn, .settings = {{"compensation", std::string("constant")}}}}};
 
 }  // namespace dsgd

@@ -65,6 +65,11 @@ extern const StrategyEntry diloco_entry{
                        {"effective_gain", s.number("outer_rate") / (1 - mu)}};
         },
     .conformance = {{"H", std::int64_t(3)}, {"outer_momentum", 0.5}},
-    .serial = {{"H", std::int64_t(4)}, {"outer_rate", 1.0}, {"outer_momentum", 0.0}}};
+    .identities = {{.of = Identity::one_worker,
+                    .settings = {{"H", std::int64_t(4)}, {"outer_rate", 1.0}, {"outer_momentum", 0.0}},
+                    .rounding = 1},
+                   {.of = Identity::linear,
+                    .settings = {{"H", std::int64_t(1)}, {"outer", std::string("sgd")}, {"outer_rate", 1.0}},
+                    .rounding = 1}}};
 
 }  // namespace dsgd

@@ -150,7 +150,9 @@ extern const StrategyEntry downpour_entry{
         },
     .tolerates_loss = true,
     .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
-    .serial = {{"n_fetch", std::int64_t(1)}, {"n_push", std::int64_t(1)}},
+    .identities = {{.of = Identity::one_worker},
+                   {.of = Identity::one_worker, .settings = {{"n_fetch", std::int64_t(3)}}},
+                   {.of = Identity::in_turn, .settings = {{"overlap", false}}}},
     .clips_on_workers = true};
 
 }  // namespace dsgd

@@ -113,6 +113,9 @@ extern const StrategyEntry dpsgd_entry{
                        {"period", 1},
                        {"spectral_gap", spectral_gap(neighbours(s, c.workers), c.workers)}};
         },
+    .identities = {{.of = Identity::one_worker},
+                   {.of = Identity::linear,
+                    .settings = {{"topology", std::string("complete")}, {"mix", std::string("after")}}}},
     .own_models = true,
     .collectives = 0};
 

@@ -55,7 +55,7 @@ extern const StrategyEntry ef_signsgd_entry{
           return double(steps) * to_everyone_cost(c, bytes_of(32 * tensors + c.parameters));
         },
     .effective = every_step,
-    .lossy = true,
+    .identities = {{.of = Identity::none, .why = "all elements of a tensor travel as one size"}},
     .elements = true};
 
 }  // namespace dsgd

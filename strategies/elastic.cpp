@@ -23,12 +23,14 @@ StrategyEntry Elastic::entry(std::string name, std::string summary, bool momentu
                      {"beta", 0.9, "share of the way to the workers' mean; alpha = beta / p", 0, 1}},
       .effective = effective,
       .conformance = {{"tau", std::int64_t(3)}, {"beta", 0.5}},
-      .serial = {{"tau", std::int64_t(1000)}, {"beta", 1.0}},
+      .identities = {{.of = Identity::one_worker,
+                      .settings = {{"tau", std::int64_t(1000)}, {"beta", 1.0}},
+                      .rounding = 1}},
       .own_models = true};
   if (momentum) {
     e.parameters.push_back({"delta", 0.99, "momentum of the local steps", 0, 0.999999});
     e.conformance["delta"] = 0.5;
-    e.serial["delta"] = 0.0;
+    e.identities[0].settings["delta"] = 0.0;
   }
   return e;
 }

@@ -132,7 +132,9 @@ extern const StrategyEntry fasgd_entry{
         },
     .tolerates_loss = true,
     .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}, {"c_fetch", 0.125}, {"c_push", 0.125}},
-    .serial = {{"beta", 1.0}},
+    .identities = {{.of = Identity::in_turn, .settings = {{"beta", 1.0}}},
+                   {.of = Identity::in_turn,
+                    .settings = {{"beta", 1.0}, {"variant", std::string("printed")}}}},
     .cost_is_bound = true,
     .conformance_rate = 2};
 

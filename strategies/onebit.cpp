@@ -70,8 +70,8 @@ extern const StrategyEntry onebit_entry{
         },
     .effective = every_step,
     .conformance = {{"bucket", std::int64_t(3)}},
+    .identities = {{.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}}},
     .collectives = 2,
-    .lossy = true,
     .elements = true};
 
 }  // namespace dsgd

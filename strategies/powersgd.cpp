@@ -90,8 +90,8 @@ extern const StrategyEntry powersgd_entry{
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
         },
     .conformance = {{"rank", std::int64_t(1)}},
+    .identities = {{.of = Identity::sync, .settings = {{"rank", std::int64_t(1000)}}, .rounding = 10}},
     .collectives = 2,
-    .lossy = true,
     .elements = true};
 
 }  // namespace dsgd

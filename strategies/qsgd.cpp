@@ -100,7 +100,7 @@ extern const StrategyEntry qsgd_entry{
         },
     .effective = every_step,
     .conformance = {{"bucket", std::int64_t(5)}},
-    .lossy = true,
+    .identities = {{.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}, .rounding = 1}},
     .elements = true};
 
 }  // namespace dsgd

@@ -132,7 +132,7 @@ extern const StrategyEntry sandblaster_entry{
                     {"portion", std::int64_t(2)},
                     {"backups", std::int64_t(3)},
                     {"history", std::int64_t(3)}},
-    .lossy = true,
+    .identities = {{.of = Identity::none, .why = "its steps are those of L-BFGS"}},
     .cost_is_bound = true,
     .in_batches = true};
 

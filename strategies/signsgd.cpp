@@ -56,8 +56,8 @@ extern const StrategyEntry signsgd_entry{
         },
     .effective = every_step,
     .conformance = {{"beta", 0.9}},
+    .identities = {{.of = Identity::none, .why = "every weight moves by the rate, whatever its gradient"}},
     .collectives = 2,
-    .lossy = true,
     .elements = true,
     .conformance_rate = 8};
 

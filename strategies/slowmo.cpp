@@ -70,6 +70,11 @@ extern const StrategyEntry slowmo_entry{
                        {"effective_gain", s.number("alpha") / (1 - s.number("beta"))}};
         },
     .conformance = {{"tau", std::int64_t(3)}, {"beta", 0.5}},
-    .serial = {{"tau", std::int64_t(4)}, {"beta", 0.0}}};
+    .identities = {{.of = Identity::one_worker,
+                    .settings = {{"tau", std::int64_t(4)}, {"beta", 0.0}, {"state", std::string("keep")}},
+                    .rounding = 1},
+                   {.of = Identity::linear,
+                    .settings = {{"tau", std::int64_t(1)}, {"beta", 0.0}, {"state", std::string("keep")}},
+                    .rounding = 1}}};
 
 }  // namespace dsgd

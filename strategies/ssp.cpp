@@ -60,6 +60,6 @@ extern const StrategyEntry ssp_entry{
                        {"staleness_bound", double(c.workers - 1) * double(2 * s.integer("s") + 1)}};
         },
     .conformance = {{"s", std::int64_t(1)}},
-    .serial = {{"s", std::int64_t(0)}}};
+    .identities = {{.of = Identity::in_turn, .settings = {{"s", std::int64_t(0)}}}}};
 
 }  // namespace dsgd

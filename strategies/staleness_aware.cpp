@@ -72,6 +72,10 @@ extern const StrategyEntry staleness_aware_entry{
         },
     .tolerates_loss = true,
     .conformance = {{"n", std::int64_t(2)}},
-    .serial = {{"n", std::int64_t(1)}}};
+    .identities = {{.of = Identity::one_worker},
+                   {.of = Identity::in_turn, .settings = {{"n", std::int64_t(4096)}}},
+                   {.of = Identity::in_turn,
+                    .settings = {{"n", std::int64_t(4096)},
+                                 {"modulation", std::string("inverse_plus_one")}}}}};
 
 }  // namespace dsgd

@@ -115,6 +115,21 @@ Cost all_reduce_cost(const Context& c, int vectors = 1);  // 2*(P-1)/P*4n bytes 
 Cost pull_cost(const Context& c);                         // the requests: a header to each server
 Cost push_cost(const Context& c);  // a header and its part of the vector to each server
 
+// Settings at which a strategy is plain SGD: the tests hold it against that under every rule and option of
+// the optimizer.
+struct Identity {
+  enum Of {
+    one_worker,  // one worker is serial SGD
+    in_turn,     // so are several who take turns, a minibatch each
+    linear,      // workers in lock-step are `sync` where an update is linear in the gradients
+    sync,        // they are, always
+    none         // there are no such settings
+  } of;
+  std::map<std::string, Value> settings = {};
+  double rounding = 0;   // off by so many times what sums in another order are; 0: to the bit, but for these
+  std::string why = {};  // there are none
+};
+
 // One line of the table of strategies.
 struct StrategyEntry {
   std::string name, summary, paper;
@@ -126,12 +141,11 @@ struct StrategyEntry {
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
   bool tolerates_loss = false;                          // goes on where a push never arrives
   std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
-  std::map<std::string, Value> serial;                  // settings at which one worker is serial SGD
+  std::vector<Identity> identities;                     // at least one
   bool pairs = false;                                   // workers at their own pace, who average two by two
   bool own_models = false;                              // workers end apart; master() is the common model
   int collectives = 1;                                  // over all workers at the end of a period
   bool clips_on_workers = false;                        // optimizer.clip; not the servers
-  bool lossy = false;                                   // no settings make one worker serial SGD
   bool elements = false;  // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound =
       false;                // messages depend on the data or on who is idle: `cost` is the most that is sent

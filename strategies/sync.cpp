@@ -57,6 +57,7 @@ extern const StrategyEntry sync_entry{
     .effective =
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
-        }};
+        },
+    .identities = {{.of = Identity::sync}}};
 
 }  // namespace dsgd

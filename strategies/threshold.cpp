@@ -55,7 +55,7 @@ extern const StrategyEntry threshold_entry{
         },
     .effective = every_step,
     .conformance = {{"tau", 8.0}},
-    .lossy = true,
+    .identities = {{.of = Identity::none, .why = "an element travels as +-tau, whatever it is"}},
     .elements = true,
     .cost_is_bound = true};
 

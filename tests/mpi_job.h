@@ -12,6 +12,10 @@
 #include "tests/quadratic.h"
 #include "tests/ranks.h"
 
+namespace dsgd {
+inline void PrintTo(const StrategyEntry* entry, std::ostream* out) { *out << entry->name; }
+}  // namespace dsgd
+
 namespace dsgd::test {
 
 // A run of one strategy on the quadratic, over all ranks of the world.

@@ -377,11 +377,10 @@ TEST(Twin, PowerSgd) {
 TEST(Traffic, KnowsTheTimeOfCompression) {
   for (const StrategyEntry* entry : all_strategies()) {
     if (entry->make_rule || entry->pairs) continue;
-    const bool compresses = entry->lossy || entry->name == "topk";
     const Outcome outcome =
         run({.strategy = entry->name, .settings = entry->conformance, .budget = steps(9)});
     EXPECT_GE(outcome.traffic.compressed, 0);
-    EXPECT_EQ(world().simulated() || outcome.traffic.compressed > 0, world().simulated() || compresses)
+    EXPECT_EQ(world().simulated() || outcome.traffic.compressed > 0, world().simulated() || entry->elements)
         << entry->name;
   }
 }

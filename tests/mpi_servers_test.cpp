@@ -16,60 +16,6 @@ using namespace std::string_literals;
 Value integer(int n) { return std::int64_t(n); }
 bool fits(const Shape& shape) { return shape.servers > 0; }
 
-// The learners take turns: a pull is held back until the others' gradients have arrived.
-class InTurn final : public Rule {
- public:
-  explicit InTurn(std::unique_ptr<Rule> rule) : rule_(std::move(rule)) {}
-  void apply(Vec w, const Arrival& a, std::int64_t used) override { rule_->apply(w, a, used); }
-  double weight(std::int64_t tau) const override { return rule_->weight(tau); }
-  int arrivals() const override { return rule_->arrivals(); }
-  bool admit(int worker, std::int64_t used) const override {
-    return used / world_minibatch % world().workers() == worker;
-  }
-  void sent(int worker, ConstVec w) override { rule_->sent(worker, w); }
-
- private:
-  std::unique_ptr<Rule> rule_;
-};
-
-// Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, a dozen steps.
-void expect_serial_sgd(Job job) {
-  job.budget = 12 * world_minibatch;
-  job.order = "queue";
-  job.wrap = [](std::unique_ptr<Rule> rule) { return std::make_unique<InTurn>(std::move(rule)); };
-  PlainWorkers serial(job.problem, job.optimizer, {.minibatch = world_minibatch, .budget = job.budget});
-  while (serial.more()) serial.sync();
-  const Outcome outcome = run(job);
-  EXPECT_EQ(Doubles(outcome.master.begin(), outcome.master.end()), serial.w[0]);
-  for (const Served& server : outcome.servers) {
-    EXPECT_EQ(server.arrivals, 12);
-    EXPECT_EQ(server.fresh, 12);
-  }
-  if (world().is_worker() && 12 % world().workers() == 0) {
-    EXPECT_EQ(outcome.steps, 12 / world().workers());
-  }
-}
-
-TEST(WithoutDelays, StalenessAwareIsSerialSgd) {
-  for (const auto& modulation : {"none"s, "inverse"s, "inverse_plus_one"s})
-    expect_serial_sgd({.strategy = "staleness_aware",
-                       .settings = {{"n", integer(world().workers())}, {"modulation", modulation}}});
-}
-
-TEST(WithoutDelays, DcAsgdIsSerialSgd) {
-  for (const auto& compensation : {"constant"s, "adaptive"s})
-    expect_serial_sgd({.strategy = "dc_asgd", .settings = {{"compensation", compensation}}});
-}
-
-TEST(WithoutDelays, FasgdWithItsScaleFrozenIsSerialSgd) {
-  for (const auto& variant : {"intended"s, "printed"s})
-    expect_serial_sgd({.strategy = "fasgd", .settings = {{"variant", variant}, {"beta", 1.0}}});
-}
-
-TEST(WithoutDelays, DownpourIsSerialSgd) {
-  expect_serial_sgd({.strategy = "downpour", .settings = {{"overlap", false}}});
-}
-
 // Constant gradients: whatever the order and the staleness, the servers end at
 // -eta * sum over the workers of steps * gradient. Nothing is lost, nothing counts twice.
 TEST(AnyOrder, DownpourAppliesEveryGradientOnce) {

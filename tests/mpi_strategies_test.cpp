@@ -10,10 +10,6 @@
 #include "tests/far_space.h"
 #include "tests/mpi_job.h"
 
-namespace dsgd {
-void PrintTo(const StrategyEntry* entry, std::ostream* out) { *out << entry->name; }
-}  // namespace dsgd
-
 namespace dsgd::test {
 namespace {
 
@@ -55,7 +51,6 @@ struct Entries : Entry {
 };
 bool always(const StrategyEntry&, const Shape&) { return true; }
 bool lock_step(const StrategyEntry& entry, const Shape& shape) { return shape.servers == 0 && !entry.pairs; }
-bool one_worker(const StrategyEntry& entry, const Shape& shape) { return shape.workers == 1 && !entry.lossy; }
 bool fixed_order(const StrategyEntry& entry, const Shape& shape) {
   return lock_step(entry, shape) || shape.workers == 1;
 }
@@ -63,16 +58,13 @@ bool in_pairs(const StrategyEntry& entry, const Shape&) { return entry.pairs; }
 
 struct Conformance : Entries<always> {};
 struct LockStep : Entries<lock_step> {};
-struct OneWorker : Entries<one_worker> {};
 struct FixedOrder : Entries<fixed_order> {};
 struct InPairs : Entries<in_pairs> {};
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(LockStep);    // the world has servers
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(InPairs);     // the world has servers
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OneWorker);   // the world has more
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FixedOrder);  // servers and several workers
 INSTANTIATE_TEST_SUITE_P(Table, Conformance, testing::ValuesIn(Conformance::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, LockStep, testing::ValuesIn(LockStep::all()), name_of);
-INSTANTIATE_TEST_SUITE_P(Table, OneWorker, testing::ValuesIn(OneWorker::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, InPairs, testing::ValuesIn(InPairs::all()), name_of);
 INSTANTIATE_TEST_SUITE_P(Table, FixedOrder, testing::ValuesIn(FixedOrder::all()), name_of);
 
@@ -330,20 +322,6 @@ RANKS_TEST_P(InPairs, GoOnWithoutOneThatLeaves) {
       EXPECT_EQ(second.weights, first.weights) << where;
       EXPECT_EQ(second.samples, first.samples) << where;
     }
-}
-
-// Every number is exact in float32: integers, a rate of 1/2, minibatches of 4, ten steps.
-RANKS_TEST_P(OneWorker, AtItsSerialSettingIsSerialSgd) {
-  Job job{.strategy = GetParam()->name, .settings = GetParam()->serial};
-  job.budget = 10 * world_minibatch;
-  const Outcome outcome = run(job);
-  std::vector<double> w(job.problem.n), g(job.problem.n);
-  const Order order{.budget = job.budget};
-  for (std::int64_t used = 0; used < job.budget; used += world_minibatch) {
-    job.problem.gradient(w.data(), order.stream(used, world_minibatch), g.data());
-    for (std::size_t j = 0; j < w.size(); ++j) w[j] -= 0.5 * (g[j] / world_minibatch);
-  }
-  EXPECT_EQ(std::vector<double>(outcome.master.begin(), outcome.master.end()), w);
 }
 
 }  // namespace

@@ -48,7 +48,17 @@ TEST(Table, IsComplete) {
       EXPECT_FALSE(parameter.help.empty()) << parameter.name;
     // Unknown keys and values out of range throw.
     EXPECT_NO_THROW(Settings(entry->parameters, entry->conformance)) << entry->name;
-    EXPECT_NO_THROW(Settings(entry->parameters, entry->serial)) << entry->name;
+    EXPECT_FALSE(entry->identities.empty())
+        << entry->name << " does not say where it is plain SGD, or why nowhere (expected: .identities)";
+    for (const Identity& identity : entry->identities) {
+      EXPECT_NO_THROW(Settings(entry->parameters, identity.settings)) << entry->name;
+      EXPECT_EQ(identity.of == Identity::none, !identity.why.empty()) << entry->name;
+      EXPECT_TRUE(identity.of != Identity::none || entry->identities.size() == 1) << entry->name;
+      EXPECT_TRUE(identity.of != Identity::in_turn || entry->make_rule) << entry->name << " has no turns";
+      EXPECT_TRUE((identity.of != Identity::linear && identity.of != Identity::sync) ||
+                  !(entry->make_rule || entry->pairs))
+          << entry->name << " is not in lock-step";
+    }
     EXPECT_NO_THROW(Settings(entry->parameters)) << entry->name;
   }
   EXPECT_EQ(find_strategy("no such strategy"), nullptr);
