@@ -142,8 +142,13 @@ TEST(Oracle, ServerRules) {
 // A worker's view of one shard, without delays.
 class AtOnce final : public ParameterServer {
  public:
-  AtOnce(Shard& shard, int worker) : shard_(shard), worker_(worker) {}
-  void begin_pull(int minibatches) override { reply_ = *shard_.pull(worker_, minibatches); }
+  AtOnce(Shard& shard, int worker)
+      : ParameterServer(shard.settings().workers), shard_(shard), worker_(worker) {}
+  void begin_pull(int minibatches) override {
+    count_asked();
+    reply_ = *shard_.pull(worker_, minibatches);
+    count_granted(reply_.used);
+  }
   ConstVec end_pull(Vec w) override {
     copy(shard_.w(), w);
     return w;
@@ -151,13 +156,13 @@ class AtOnce final : public ParameterServer {
   void pull_work(int minibatches) override { reply_ = *shard_.pull(worker_, minibatches, {.w = false}); }
   bool changed() const override { return true; }
   void push(float a, ConstVec g, std::int64_t samples, double number) override {
+    count_pushed(samples);
     Vector scaled(host_space(), g.size);
     axpy(a, g, scaled);
     shard_.push(worker_, reply_.version, samples, scaled, {reply_.used, reply_.position, number});
   }
   void push_again(std::int64_t samples) override { shard_.push_again(worker_, samples); }
   double number() const override { return reply_.number; }
-  std::int64_t used() const override { return reply_.used; }
   Portion take(int) override { return {}; }
   void leave(bool) override {}
 
