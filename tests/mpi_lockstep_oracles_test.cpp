@@ -196,5 +196,25 @@ TEST(Oracle, MajorityVote) {
   }
 }
 
+// Deep Gradient Compression as its authors released it.
+TEST(Oracle, DeepGradientCompression) {
+  for (const Oracle& o : oracles_of("dgc")) {
+    Traced worker(
+        "topk",
+        {{"density", o.number("ratio")}, {"masking", o.flag("masking")}, {"clip", o.number("clip_thr")}},
+        {.rule = o.number("momentum") == 0 ? Rule::sgd
+                 : o.flag("nesterov")      ? Rule::nesterov
+                                           : Rule::momentum,
+         .learning_rate = o.number("lr"),
+         .momentum = o.number("momentum"),
+         .l2 = o.number("weight_decay")},
+        o("init"), [&](std::int64_t t) -> const Doubles& { return o("grad", t, world().rank()); });
+    for (int t = 0; o.has("model", t); ++t) {
+      worker.step();
+      EXPECT_LE(relative(o("model", t), worker.w()), oracle_tolerance) << o.label() << ", step " << t;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace dsgd::test
