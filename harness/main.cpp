@@ -103,8 +103,7 @@ int print_table(const std::string& folder, double target, bool mixed) {
   for (const std::string& problem : results.unreadable) fmt::print(stderr, "{}\n", problem);
   if (results.runs.empty())
     throw std::runtime_error(fmt::format("{}: no result files (NAME.h5) in this folder", folder));
-  if (target < 0) target = std::get<double>(results.runs.front().config.at("target"));
-  fmt::print("{}", table(results.runs, target, mixed));
+  fmt::print("{}", table(results.runs, target < 0 ? std::nullopt : std::optional(target), mixed));
   return results.unreadable.empty() ? 0 : 1;
 }
 
@@ -231,13 +230,14 @@ int main(int argc, char** argv) {
   bool mixed = false, plan_only = false, anyway = false;
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
   table_command->add_option("folder", folder)->required();
-  table_command->add_option("--target", target, "test accuracy in 0..1 (default: the experiment's)")
+  table_command->add_option("--target", target, "test accuracy in 0..1 (default: each run's own)")
       ->check([](const std::string& text) {
         double value = -1;
         const bool good = CLI::detail::lexical_cast(text, value) && value >= 0 && value <= 1;
         return good ? "" : "expected a number from 0 to 1, got " + text;
       });
-  table_command->add_flag("--allow-mixed", mixed, "compare runs of different programs or hosts all the same");
+  table_command->add_flag("--allow-mixed", mixed,
+                          "show runs of different programs or hosts, each with rows of its own");
   CLI::App* list_command = app.add_subcommand(
       "list", "what there is: strategies, models, datasets, devices, clusters, experiments, keys");
   list_command->add_option("topic", topic)

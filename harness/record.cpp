@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -128,6 +130,36 @@ bool finish_record(const std::filesystem::path& result, const std::string& outco
   }
   std::filesystem::rename(part, result);
   return true;
+}
+
+void retitle_record(const std::filesystem::path& result, const RunConfig& config) {
+  const auto& wanted = config.settings.values();
+  const RunResult old = read_result(result);
+  if (old.title == config.settings.text("title") && old.config.at("target") == wanted.at("target")) return;
+  const std::filesystem::path fresh = result.string() + ".new";
+  std::filesystem::copy_file(result, fresh, std::filesystem::copy_options::overwrite_existing);
+  std::string text = std::get<std::string>(old.config.at("text"));
+  try {
+    RunConfig made = parse_run(text);
+    for (const char* key : {"title", "target"}) made.settings.set(key, wanted.at(key));
+    text = made.text();
+  } catch (const ConfigError&) {  // its platform lies elsewhere by now
+  }
+  h5::Handle file = h5::open(fresh, true);
+  h5::set(file, "title", wanted.at("title"));
+  for (const char* key : {"title", "target"}) h5::set(h5::group(file, "config"), key, wanted.at(key));
+  h5::set(h5::group(file, "config"), "text", text);
+  h5::close(std::move(file));
+  h5::seal(fresh, result_format);
+  read_result(fresh);  // throws where that went wrong
+  std::filesystem::rename(fresh, result);
+}
+
+std::string listed_once(const std::vector<std::string>& names) {
+  std::vector<std::string> once;
+  for (const std::string& name : names)
+    if (std::find(once.begin(), once.end(), name) == once.end()) once.push_back(name);
+  return fmt::to_string(fmt::join(once, ", "));
 }
 
 Recorder::Recorder(const std::filesystem::path& part)

@@ -22,6 +22,12 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
 bool finish_record(const std::filesystem::path& result, const std::string& outcome,
                    const std::string& detail);
 
+// Gives a complete result the title and target that its experiment has now.
+void retitle_record(const std::filesystem::path& result, const RunConfig& config);
+
+// Each once, in their order.
+std::string listed_once(const std::vector<std::string>& names);
+
 // What rank 0 writes during and after the run. Steps are buffered and flushed to disk every two seconds.
 class Recorder {
  public:

@@ -57,9 +57,29 @@ std::map<std::string, Value> settings_of(const std::map<std::string, Value>& con
   return result;
 }
 
-std::string signature(const RunResult& run, bool with_minibatch) {
+// What the results of one table must not be averaged over, where they differ in it.
+std::vector<Labels::Config> marks_of(const std::vector<RunResult>& runs, std::optional<double> target) {
+  std::vector<Labels::Config> marks;
+  std::map<std::string, std::set<std::string>> values;
+  for (const RunResult& run : runs) {
+    const auto known = [&](const char* key) { return text(run.provenance, key); };
+    marks.push_back(
+        {{"commit", known("commit").substr(0, 12) + (known("dirty") == "true" ? "+changes" : "")},
+         {"build", fmt::format("{} {} {}", known("compiler"), known("build_type"), known("flags"))},
+         {"host", fmt::format("{}, {} cores", known("cpu"), known("cores"))},
+         {"target", target.value_or(std::get<double>(run.config.at("target")))}});
+    for (const auto& [key, value] : marks.back()) values[key].insert(plain(value));
+  }
+  for (Labels::Config& of_run : marks)
+    std::erase_if(of_run, [&](const auto& mark) { return values[mark.first].size() == 1; });
+  return marks;
+}
+
+std::string signature(const RunResult& run, const Labels::Config& marks, bool with_minibatch) {
   std::string result = run.strategy();
-  for (const auto& [key, value] : settings_of(run.config))
+  Labels::Config settings = settings_of(run.config);
+  settings.insert(marks.begin(), marks.end());
+  for (const auto& [key, value] : settings)
     if (with_minibatch || key != "minibatch") result += fmt::format("; {}={}", key, plain(value));
   return result;
 }
@@ -71,10 +91,17 @@ std::string peers(const std::map<std::string, Value>& config, const std::string&
                      of_cluster ? " on " + text(config, "cluster.name") : "");
 }
 
+// Of whose results it means something that some lack a setting: it may have come later.
+std::string program(const Labels::Config& marks) {
+  return fmt::format(" by {} {} {}", text(marks, "commit"), text(marks, "build"), text(marks, "host"));
+}
+
 struct Row {
   std::string strategy, settings;
   std::int64_t workers = 1, minibatch = 1;
-  std::vector<const RunResult*> runs;
+  double target = 0;
+  std::string label = {};
+  std::vector<const RunResult*> runs = {};
 };
 
 std::string with_interval(const std::vector<double>& x, const char* format) {
@@ -242,6 +269,7 @@ RunResult read_result(const std::filesystem::path& path) {
   run.ranks = h5::read_table<RankRow>(file, "ranks");
   run.staleness = h5::read_table<StalenessRow>(file, "staleness");
   run.departures = h5::read_table<DepartureRow>(file, "departures");
+  run.traced = h5::exists(file, "spans");
   return run;
 }
 
@@ -277,31 +305,48 @@ ResultFolder read_folder(const std::filesystem::path& folder) {
   return result;
 }
 
-void Labels::add(const std::map<std::string, Value>& config) {
-  for (const std::string& group : std::set{peers(config, ""), peers(config, "cluster.")}) ++runs_[group];
-  for (const auto& [key, value] : settings_of(config)) {
-    Seen& seen = seen_[{peers(config, key), key}];
-    seen.values.insert(plain(value));
-    ++seen.runs;
+void Labels::add(const Config& config, const Config& marks) {
+  for (const std::string& group : std::set{peers(config, ""), peers(config, "cluster.")})
+    ++runs_[group + program(marks)];
+  Config settings = settings_of(config);
+  for (const auto& [key, value] : settings) experiments_[text(config, "title")][key].insert(plain(value));
+  settings.insert(marks.begin(), marks.end());
+  for (const auto& [key, value] : settings) {
+    seen_[{peers(config, key), key}].insert(plain(value));
+    ++having_[{peers(config, key) + program(marks), key}];
   }
 }
 
-std::string Labels::of(const std::map<std::string, Value>& config) const {
-  const bool simulated = text(config, "engine") == "simulated";
-  std::string result = simulated ? " (simulated)" : "";
-  if (!simulated && text(config, "device") == "reference") result += " (plain loops)";
-  for (const auto& [key, value] : settings_of(config)) {
-    const std::string group = peers(config, key);
-    const Seen& seen = seen_.at({group, key});
-    const bool absent = seen.runs < runs_.at(group) && !key.starts_with("cluster.straggler.");
-    if (seen.values.size() > 1 || absent)
+// Whether an experiment has none of another's values.
+bool Labels::tells_experiments(const std::string& key) const {
+  if (key == "engine" || key.starts_with("strategy.") ||
+      (key.starts_with("cluster.") && key != "cluster.name"))
+    return false;
+  for (const auto& [title, keys] : experiments_)
+    for (const auto& [other_title, other] : experiments_)
+      if (keys.contains(key) && other.contains(key) &&
+          std::none_of(keys.at(key).begin(), keys.at(key).end(),
+                       [&](const std::string& value) { return other.at(key).contains(value); }))
+        return true;
+  return false;
+}
+
+std::string Labels::of(const Config& config, const Config& marks) const {
+  std::string result = text(config, "engine") == "simulated" ? " (simulated)" : "";
+  Config settings = settings_of(config);
+  settings.insert(marks.begin(), marks.end());
+  for (const auto& [key, value] : settings) {
+    const std::string group = peers(config, key), of_program = group + program(marks);
+    const bool absent =
+        having_.at({of_program, key}) < runs_.at(of_program) && !key.starts_with("cluster.straggler.");
+    if (seen_.at({group, key}).size() > 1 || absent || tells_experiments(key))
       result += fmt::format(" {}={}", key.starts_with("strategy.") ? key.substr(9) : key,
                             plain(value).substr(0, key.ends_with("_sha256") ? 12 : std::string::npos));
   }
   return result;
 }
 
-std::string table(const std::vector<RunResult>& runs, double target, bool mixed) {
+std::string table(const std::vector<RunResult>& runs, std::optional<double> target, bool mixed) {
   std::set<std::string> origins;
   for (const RunResult& run : runs) origins.insert(run.origin());
   if (origins.size() > 1 && !mixed) {
@@ -315,14 +360,27 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
 
   std::vector<Row> rows;
   std::map<std::string, std::size_t> index;
+  const std::vector<Labels::Config> marks = marks_of(runs, target);
   Labels labels;
-  for (const RunResult& run : runs) {
+  for (std::size_t i = 0; i < runs.size(); ++i) labels.add(runs[i].config, marks[i]);
+  std::set<double> targets;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const RunResult& run = runs[i];
     const std::int64_t workers = run.integer("workers");
-    const auto [at, added] =
-        index.try_emplace(fmt::format("{}; workers={}", signature(run, true), workers), rows.size());
-    if (added) rows.push_back({run.strategy(), signature(run, false), workers, run.integer("minibatch"), {}});
-    rows[at->second].runs.push_back(&run);
-    labels.add(run.config);
+    const auto [at, added] = index.try_emplace(
+        fmt::format("{}; workers={}", signature(run, marks[i], true), workers), rows.size());
+    if (added)
+      rows.push_back({run.strategy(), signature(run, marks[i], false), workers, run.integer("minibatch"),
+                      target.value_or(std::get<double>(run.config.at("target"))),
+                      labels.of(run.config, marks[i])});
+    Row& row = rows[at->second];
+    for (const RunResult* other : row.runs)
+      if (other->integer("seed") == run.integer("seed"))
+        throw std::runtime_error(fmt::format(
+            "{} and {} are the same settings and seed twice (expected: once; keep one of them in the folder)",
+            other->file.string(), run.file.string()));
+    row.runs.push_back(&run);
+    targets.insert(row.target);
   }
   const auto find_base = [&](const Row& row, std::int64_t minibatch) -> const Row* {
     for (const Row& other : rows)
@@ -340,13 +398,14 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
 
   std::vector<std::vector<std::string>> cells{
       {"strategy", "workers", "test accuracy %",
-       target > 0 ? fmt::format("time to {:g} % (s)", 100 * target) : "time to target", "samples/s",
-       "speed-up (base: 1 worker)", "mean staleness", "MB sent/worker", "runs"}};
+       targets.size() == 1 && *targets.begin() > 0 ? fmt::format("time to {:g} % (s)", 100 * *targets.begin())
+                                                   : "time to target",
+       "samples/s", "speed-up (base: 1 worker)", "mean staleness", "MB sent/worker", "runs"}};
   for (const Row& row : rows) {
     const auto throughput = [](const RunResult& r) { return r.throughput(); };
-    const Numbers times = collect(row, [&](const RunResult& r) { return r.time_to(target); });
+    const Numbers times = collect(row, [&](const RunResult& r) { return r.time_to(row.target); });
     std::string reached = "-";
-    if (target > 0)
+    if (row.target > 0)
       reached = times.complete() ? with_interval(times.values, "{:.2f}") : times.missing() + " reached";
 
     std::string speedup = row.workers == 1 ? "1 (base)" : "no base";
@@ -370,8 +429,8 @@ std::string table(const std::vector<RunResult>& runs, double target, bool mixed)
     std::string summary;
     for (const auto& [outcome, count] : outcomes)
       summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", count, outcome);
-    cells.push_back({row.strategy + labels.of(row.runs[0]->config), std::to_string(row.workers),
-                     accuracy_text(row), reached, collect(row, throughput).text("{:.0f}"), speedup,
+    cells.push_back({row.strategy + row.label, std::to_string(row.workers), accuracy_text(row), reached,
+                     collect(row, throughput).text("{:.0f}"), speedup,
                      collect(row, [](const RunResult& r) { return r.mean_staleness(); }).text("{:.2f}"),
                      collect(row, [](const RunResult& r) { return r.megabytes_per_worker(); }).text("{:.1f}"),
                      summary});

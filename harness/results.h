@@ -23,6 +23,7 @@ struct RunResult {
   std::vector<RankRow> ranks;
   std::vector<StalenessRow> staleness;
   std::vector<DepartureRow> departures;
+  bool traced = false;  // has spans
 
   std::string strategy() const { return std::get<std::string>(config.at("strategy")); }
   std::int64_t integer(const std::string& key) const { return std::get<std::int64_t>(config.at(key)); }
@@ -50,27 +51,30 @@ struct ResultFolder {
 };
 ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
 
-// Tells apart the runs of a strategy by the engine and by the settings that differ; of clusters, by the name.
-// Configurations are those of result files; one is named after all were added.
+// Tells apart the runs of a strategy by the engine and by the settings that differ, those of several
+// experiments (by their titles) also by what one has no run of; of clusters, by the name. Configurations are
+// those of result files, `marks` what keeps runs apart besides; one is named after all were added.
 class Labels {
  public:
-  void add(const std::map<std::string, Value>& config);
-  std::string of(const std::map<std::string, Value>& config) const;  // " (simulated) tau=5", or ""
+  using Config = std::map<std::string, Value>;
+  void add(const Config& config, const Config& marks = {});
+  std::string of(const Config& config, const Config& marks = {}) const;  // " (simulated) tau=5", or ""
 
  private:
-  struct Seen {
-    std::set<std::string> values;
-    int runs = 0;
-  };
-  std::map<std::string, int> runs_;                           // by group of runs that are compared
-  std::map<std::pair<std::string, std::string>, Seen> seen_;  // by group and key
+  bool tells_experiments(const std::string& key) const;
+  using Values = std::set<std::string>;
+  std::map<std::string, int> runs_;  // by group of runs that are compared, and program
+  std::map<std::pair<std::string, std::string>, int> having_;         // and key: that have it
+  std::map<std::pair<std::string, std::string>, Values> seen_;        // by group and key
+  std::map<std::string, std::map<std::string, Values>> experiments_;  // by title and key
 };
 
 // One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
 // reached", throughput, speed-up and its base, staleness, traffic. A number that some seed has not is "k of
-// n", never the mean of the others. Throws std::runtime_error when the runs' origins differ and `mixed` is
-// not set.
-std::string table(const std::vector<RunResult>& runs, double target, bool mixed);
+// n", never the mean of the others. Every run is timed to its own target, or to the given one. Throws
+// std::runtime_error when the runs' origins differ and `mixed` is not set (each has rows of its own then),
+// and where the same settings and seed are there twice.
+std::string table(const std::vector<RunResult>& runs, std::optional<double> target, bool mixed);
 // Everything that one file says, for a terminal.
 std::string show(const RunResult& run);
 

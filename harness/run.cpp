@@ -515,14 +515,11 @@ class Run {
       h5::set(effective, name, name == "global_minibatch" && drawn > 0 ? drawn : value);
 
     const h5::Handle provenance = h5::group(file, "provenance");
-    std::string hosts;
-    for (const auto& part : host) {
-      const std::string name(reinterpret_cast<const char*>(part.data()), part.size());
-      if (hosts.find(name) == std::string::npos) hosts += (hosts.empty() ? "" : ", ") + name;
-    }
+    std::vector<std::string> hosts;
+    for (const auto& part : host) hosts.emplace_back(reinterpret_cast<const char*>(part.data()), part.size());
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
-    h5::set(provenance, "host", hosts);
+    h5::set(provenance, "host", listed_once(hosts));
     h5::set(provenance, "mpi", world_->library());
     h5::set(provenance, "collectives", collectives_);
     h5::set(provenance, "hdf5", fmt::format("{}.{}.{}", major, minor, release));

@@ -239,7 +239,7 @@ void record_interrupted(const fs::path& out, const Experiment& experiment) {
   for (const auto& entry : fs::directory_iterator(out)) {
     const std::string name = entry.path().filename();
     if (name.ends_with(".h5.part")) parts.insert(entry.path());
-    if (name.ends_with(".h5.part.toml")) fs::remove(entry.path());
+    if (name.ends_with(".h5.part.toml") || name.ends_with(".h5.new")) fs::remove(entry.path());
   }
   for (const fs::path& part : parts) {
     const fs::path result = fs::path(part).replace_extension();
@@ -339,7 +339,7 @@ int sweep(const SweepOptions& options) {
   record_interrupted(out, experiment);
   // What is there already: finished runs are skipped, failed ones are tried again.
   const std::string here = RunResult::origin_of(provenance_here());
-  std::vector<const RunConfig*> todo;
+  std::vector<const RunConfig*> todo, kept;
   std::map<const RunConfig*, std::string> history;
   std::vector<std::string> stale;
   for (const RunConfig& config : experiment.runs) {
@@ -351,9 +351,13 @@ int sweep(const SweepOptions& options) {
     try {
       const RunResult old = read_result(result);
       const bool done = came_to_its_end(old.outcome);
-      if (done && !options.redo && old.origin() != here && !options.keep_stale)
+      const bool again = options.redo || (config.settings.flag("trace") && !old.traced);
+      if (done && !again && old.origin() != here && !options.keep_stale)
         stale.push_back(fmt::format("{}: {}", result.filename().string(), old.origin()));
-      if (done && !options.redo) continue;
+      if (done && !again) {
+        kept.push_back(&config);
+        continue;
+      }
       history[&config] = old.history + attempt(old);
     } catch (const std::exception& e) {
       fmt::print(stderr, "{}\n{}: starts again\n", e.what(), config.name());
@@ -369,6 +373,7 @@ int sweep(const SweepOptions& options) {
     for (const std::string& line : stale) message += "\n  " + line;
     throw std::runtime_error(message);
   }
+  for (const RunConfig* config : kept) retitle_record(result_of(*config), *config);
   if (todo.size() < experiment.runs.size())
     fmt::print(stderr, "{} of {} runs are there already\n", experiment.runs.size() - todo.size(),
                experiment.runs.size());
@@ -434,11 +439,10 @@ int sweep(const SweepOptions& options) {
     good = good && came_to_its_end(runs.back().outcome);
   }
   if (!runs.empty()) {
-    double target = experiment.runs.front().settings.number("target");
     if (options.single)
       fmt::print("{}", show(runs.front()));
     else
-      fmt::print("\n{}\n{}", experiment.title, table(runs, target, options.keep_stale));
+      fmt::print("\n{}\n{}", experiment.title, table(runs, std::nullopt, options.keep_stale));
     fmt::print("results: {}\n", fs::absolute(out).lexically_normal().string());
   }
   if (interrupted) return 130;

@@ -51,9 +51,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path,
                         help="where figures go (default: RESULTS_DIR/plots)")
     parser.add_argument("--target", metavar="X", type=fraction,
-                        help="test accuracy to reach, as a fraction (default: the experiment's)")
+                        help="test accuracy to reach, as a fraction (default: each run's own)")
     parser.add_argument("--allow-mixed", action="store_true",
-                        help="plot runs of different commits, build flags or classes of host together")
+                        help="plot runs of different commits, build flags or classes of host, each with lines of its own")
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"{options.folder}: not a folder")

@@ -6,8 +6,9 @@ import math
 import statistics
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
@@ -29,7 +30,7 @@ OUTCOMES = {"diverged": "diverged", "unlearned": "learned nothing", "timeout": "
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
 # (those that harness/run_config.cpp calls policy).
 NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
-                 "snapshot_memory_mib", "trace", "cluster.title"}
+                 "snapshot_memory_mib", "trace", "cluster.title", "cluster.platform"}
 # Real runs have what slows ranks only where some are slowed; the others have these.
 NOT_SLOWED = {"cluster.jitter": 0.0, "cluster.straggler.slowdown": 1.0}
 STRAGGLER = ("cluster.straggler.share", "cluster.straggler.workers")  # mean nothing without its slowdown
@@ -106,6 +107,7 @@ class Run:
     ranks: np.ndarray
     staleness: np.ndarray
     target: float | None = None
+    apart: tuple[tuple[str, object], ...] = ()  # what keeps it from runs of the folder with the same settings
 
     strategy = property(lambda self: self.config["strategy"])
     workers = property(lambda self: self.config["workers"])
@@ -122,8 +124,8 @@ class Run:
 
     @cached_property
     def variant(self) -> Variant:
-        settings = sorted((k, v) for k, v in (NOT_SLOWED | self.config).items() if k not in NOT_A_SETTING)
-        return Variant(self.strategy, tuple(settings))
+        settings = [(k, v) for k, v in (NOT_SLOWED | self.config).items() if k not in NOT_A_SETTING]
+        return Variant(self.strategy, tuple(sorted(settings + list(self.apart))))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -268,7 +270,7 @@ class Results:
 
     @cached_property
     def labels(self) -> dict[Variant, str]:
-        return labels(self.variants)
+        return labels(self.variants, {v: {run.title for run in self.runs if run.variant == v} for v in self.variants})
 
     @property
     def targets(self) -> list[float]:
@@ -330,11 +332,15 @@ def in_order(variants: Iterable[Variant]) -> list[Variant]:
     return sorted(variants, key=place)
 
 
-def labels(variants: list[Variant]) -> dict[Variant, str]:
+PROGRAM = ("commit", "build", "host")  # marks of told_apart
+
+
+def labels(variants: list[Variant], titles: dict[Variant, set[str]] | None = None) -> dict[Variant, str]:
     """Names for people: the strategy, whether its time is virtual, and those of its settings that differ among the
-    variants of that kind."""
+    variants of that kind, or of which one experiment (by `titles`) has none of another's."""
     values: dict[tuple, set] = {}
     sizes, seen = Counter(), Counter()
+    experiments: dict[str, dict[str, set]] = {}
 
     def kind(variant: Variant, key: str) -> tuple:
         """The variants among which a setting may differ: of a strategy and engine (a cluster's: and cluster)."""
@@ -342,17 +348,29 @@ def labels(variants: list[Variant]) -> dict[Variant, str]:
         own = key.startswith("cluster.") and key != "cluster.name"
         return variant.strategy, settings.get("engine"), settings.get("cluster.name") if own else None
 
+    def program(variant: Variant) -> tuple:
+        """Of whose results it means something that some lack a setting."""
+        return tuple(dict(variant.settings).get(mark) for mark in PROGRAM)
+
     for variant in variants:
         for group in {kind(variant, ""), kind(variant, "cluster.")}:
-            sizes[group] += 1
+            sizes[group, program(variant)] += 1
+        for title in (titles or {}).get(variant, ()):
+            for key, value in variant.settings:
+                experiments.setdefault(title, {}).setdefault(key, set()).add(value)
         for key, value in variant.settings:
             values.setdefault((kind(variant, key), key), set()).add(value)
-            seen[kind(variant, key), key] += 1
+            seen[kind(variant, key), program(variant), key] += 1
 
     def swept(variant: Variant, key: str) -> bool:
-        group = kind(variant, key)
-        absent = seen[group, key] < sizes[group] and key not in STRAGGLER
-        return len(values[group, key]) > 1 or absent
+        group, of = kind(variant, key), program(variant)
+        absent = seen[group, of, key] < sizes[group, of] and key not in STRAGGLER
+        return len(values[group, key]) > 1 or absent or tells_experiments(key)
+
+    def tells_experiments(key: str) -> bool:
+        own = key == "engine" or key.startswith("strategy.") or key.startswith("cluster.") and key != "cluster.name"
+        return not own and any(a.isdisjoint(b) for a, b in combinations(
+            [keys[key] for keys in experiments.values() if key in keys], 2))
 
     def name(variant: Variant) -> str:
         return variant.strategy + (" (simulated)" if dict(variant.settings).get("engine") == "simulated" else "")
@@ -385,15 +403,10 @@ def load(folder: Path, target: float | None = None, allow_mixed: bool = False) -
             loaded.append(read(path, target))
         except ResultError as error:
             problems.append(str(error))
-    runs: dict[tuple, Run] = {}
-    # Of two runs with the same settings and seed, one that ended as ok counts.
-    for run in sorted(loaded, key=lambda run: not run.ok):
-        twin = runs.setdefault((run.variant, run.workers, run.seed), run)
-        if twin is not run:
-            problems.append(f"{run.path.name}: the same settings and seed as {twin.path.name}")
+    loaded = told_apart(loaded)
     parts = [path for path in folder.glob("*.h5.part") if not path.with_suffix("").exists()]
     problems += [f"{path.name}: not finished" for path in sorted(parts)]
-    results = Results(folder, sorted(runs.values(), key=lambda run: run.path), problems, len(parts))
+    results = Results(folder, loaded, problems, len(parts))
     if not loaded:
         inside = sorted({path.parent.name for path in folder.glob("*/*.h5")})
         hint = f"\nThere are some in {', '.join(str(folder / name) for name in inside)}." if inside else ""
@@ -404,7 +417,22 @@ def load(folder: Path, target: float | None = None, allow_mixed: bool = False) -
                  for what, counts in mixed.items()]
         raise ResultError(f"{folder}: these runs do not compare, as they differ in\n" + "\n".join(lines)
                           + "\nPut them into folders of their own, or pass --allow-mixed.")
+    runs: dict[tuple, Run] = {}
+    for run in loaded:
+        if (twin := runs.setdefault((run.variant, run.workers, run.seed), run)) is not run:
+            raise ResultError(f"{folder}: {twin.path.name} and {run.path.name} are the same settings and seed twice; "
+                              "keep one of them here")
     return results
+
+
+def told_apart(runs: list[Run]) -> list[Run]:
+    """Runs with a mark of what must not be averaged over, where they differ in it: program, host and target."""
+    if not runs:
+        return runs
+    marks = [{**{what: run.identity.get(what, "unknown") for what in ("commit", "build", "host")}, "target": run.target or 0.0}
+             for run in runs]
+    differ = [what for what in marks[0] if len({mark[what] for mark in marks}) > 1]
+    return [replace(run, apart=tuple((what, mark[what]) for what in differ)) for run, mark in zip(runs, marks)]
 
 
 def read(path: Path, target: float | None = None) -> Run:

@@ -694,6 +694,43 @@ class StaleResults(Case):
         self.assert_tidy()
 
 
+class FinishedRuns(Case):
+    """What a sweep makes of finished runs when only their reporting has changed."""
+
+    def test_title_and_target(self):
+        text = self.experiment(SMALL + "samples = 1000\ntarget = 0.2\n[strategy.sync]\n[strategy.bmuf]\n")
+        dsgd("sweep", text, "-o", self.out)
+        before = records(self.out)
+        words = ["sweep", text, "-o", self.out, "--set", "title=Newer", "--set", "target=0.3"]
+        again = dsgd(*words)
+        self.assertIn("2 of 2 runs are there already", again.stderr)
+        for shown in again.stdout, dsgd("table", self.out).stdout:
+            self.assertIn("time to 30 % (s)", shown)
+        self.assertIn("Newer\n", again.stdout)
+        after = records(self.out)
+        self.assertEqual(list(before), list(after))
+        for name, r in after.items():
+            self.assertEqual(("Newer", "Newer", 0.3), (r["title"], r.config["title"], r.config["target"]))
+            self.assertEqual(before[name].groups["provenance"], r.groups["provenance"])
+            self.assertEqual(before[name].result, r.result)
+        self.assert_tidy()
+        content = {name: os.stat(f"{self.out}/{name}").st_mtime_ns for name in after}
+        dsgd(*words)
+        self.assertEqual(content, {name: os.stat(f"{self.out}/{name}").st_mtime_ns for name in after})
+
+    def test_a_trace_is_recorded_by_another_run(self):
+        text = self.experiment(SMALL + "samples = 1000\n[strategy.sync]\n")
+        words = ["sweep", text, "-o", self.out]
+        dsgd(*words)
+        self.assertNotIn("spans", record(self.out, "*.h5").tables)
+        traced = dsgd(*words, "--set", "trace=true")
+        self.assertNotIn("there already", traced.stderr)
+        self.assertIn("spans", record(self.out, "*.h5").tables)
+        for more in [], ["--set", "trace=true"]:
+            self.assertIn("1 of 1 runs are there already", dsgd(*words, *more).stderr)
+        self.assertIn("spans", record(self.out, "*.h5").tables)
+
+
 class BrokenRuns(Case):
     """Ranks, mpirun and dsgd itself are killed or stopped in the middle of a run."""
 

@@ -184,6 +184,38 @@ TEST(Record, IsReadableWithoutClose) {
   EXPECT_GE(read_steps(result).size(), 2000u);
 }
 
+TEST(Record, HostsAreListedOnce) {
+  EXPECT_EQ(listed_once({"node10", "node1", "node10", "node1", "node"}), "node10, node1, node");
+}
+
+TEST(Record, TitleAndTargetAreTheExperiments) {
+  const TemporaryFolder folder;
+  RunConfig config = small_run();
+  const fs::path result = folder.path() / (config.name() + ".h5");
+  create_record(part_of(result), config, "");
+  finish_record(result, "error", "because");
+  const auto written = fs::last_write_time(result);
+  retitle_record(result, config);
+  EXPECT_EQ(fs::last_write_time(result), written);  // nothing is new
+  const RunResult old = read_result(result);
+  config.settings.set("title", std::string("New"));
+  config.settings.set("target", 0.75);
+  config.settings.set("time_limit", 77.0);  // was another one when it ran
+  retitle_record(result, config);
+  const RunResult fresh = read_result(result);
+  EXPECT_EQ(fresh.title, "New");
+  EXPECT_EQ(std::get<std::string>(fresh.config.at("title")), "New");
+  EXPECT_EQ(std::get<double>(fresh.config.at("target")), 0.75);
+  EXPECT_EQ(fresh.config.at("time_limit"), old.config.at("time_limit"));
+  const RunConfig again = parse_run(std::get<std::string>(fresh.config.at("text")));
+  EXPECT_EQ(again.settings.text("title"), "New");
+  EXPECT_EQ(again.settings.number("time_limit"), 600);
+  EXPECT_EQ(again.id(), fresh.id);
+  EXPECT_EQ(fresh.provenance, old.provenance);
+  EXPECT_EQ(fresh.detail, "because");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+}
+
 TEST(Record, DamagedPartIsSetAside) {
   const TemporaryFolder folder;
   const fs::path result = folder.path() / "broken.h5";
@@ -538,6 +570,97 @@ TEST(Results, TableRefusesToMix) {
   runs[1].provenance["commit"] = std::string("another");
   EXPECT_THROW(table(runs, 0.8, false), std::runtime_error);
   EXPECT_NE(table(runs, 0.8, true).find("sync"), std::string::npos);
+}
+
+// Allowed to mix, each program and host has rows of its own.
+TEST(Results, NoMeanIsMadeOfCommits) {
+  for (const char* what : {"commit", "dirty", "compiler", "flags", "cpu"}) {
+    std::vector<RunResult> runs;
+    for (const std::int64_t seed : {1, 2, 1, 2}) {
+      const bool old = runs.size() < 2;
+      runs.push_back(invented("sync", 2, 32, seed, old ? 4.0 : 2.0, 80));
+      runs.back().provenance[what] = std::string(what) == "dirty" ? std::string(old ? "true" : "false")
+                                                                  : std::string(old ? "old" : "new");
+      if (!old) runs.back().config["strategy.later"] = std::int64_t(1);  // a key that there was not
+    }
+    const std::string text = table(runs, 0.5, true);
+    const std::string mark = std::string(what) == "cpu"      ? "host="
+                             : std::string(what) == "dirty"  ? "commit="
+                             : std::string(what) != "commit" ? "build="
+                                                             : "commit=";
+    std::istringstream lines(text);
+    int rows = 0;
+    for (std::string line; std::getline(lines, line);)
+      if (line.starts_with("sync")) {
+        ++rows;
+        EXPECT_TRUE(line.starts_with("sync " + mark)) << line;
+        EXPECT_NE(line.find(" ± 0 "), std::string::npos) << line;
+        EXPECT_EQ(line.find("later"), std::string::npos) << line;
+      }
+    EXPECT_EQ(rows, 2) << text;
+  }
+}
+
+TEST(Results, TheSameRunTwiceIsRefused) {
+  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 32, 1, 3.0, 80)};
+  runs[0].file = "a.h5";
+  runs[1].file = "b.h5";
+  runs[1].config["cluster.platform"] = std::string("/somewhere/else.xml");  // where a file lies is no setting
+  try {
+    table(runs, 0.8, true);
+    FAIL();
+  } catch (const std::runtime_error& e) {
+    EXPECT_STREQ(
+        e.what(),
+        "a.h5 and b.h5 are the same settings and seed twice (expected: once; keep one of them in the "
+        "folder)");
+  }
+  runs[1].config["seed"] = std::int64_t(2);
+  EXPECT_EQ(row_of(table(runs, 0.8, false), "sync", "1")[8], "2 ok");
+}
+
+// As in figures: to its own, or to the one that is given.
+TEST(Results, EveryRunIsTimedToItsTarget) {
+  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 32, 2, 4.0, 80)};
+  EXPECT_NE(table(runs, std::nullopt, false).find("  time to 50 % (s)  "), std::string::npos);
+  EXPECT_EQ(row_of(table(runs, std::nullopt, false), "sync", "1")[3], "2.00 ± 0.00");
+  runs[1].config["target"] = 0.8;
+  const std::string text = table(runs, std::nullopt, false);
+  EXPECT_NE(text.find("  time to target  "), std::string::npos) << text;
+  EXPECT_EQ(row_of(text, "sync target=0.5", "1")[3], "2.00") << text;
+  EXPECT_EQ(row_of(text, "sync target=0.8", "1")[3], "4.00") << text;
+  EXPECT_EQ(row_of(table(runs, 0.8, false), "sync", "1")[3], "4.00 ± 0.00");
+}
+
+TEST(Results, LabelsNameWhatOneExperimentHasNotOfAnother) {
+  std::vector<RunResult> runs;
+  for (const char* strategy : {"averaging", "sync", "ssp", "bmuf"}) {
+    const bool second = runs.size() % 2, other = runs.size() >= 2;
+    runs.push_back(invented(strategy, 1, other ? 64 : 32, 1, 4.0, 80));
+    runs.back().config["optimizer.learning_rate"] =
+        second ? 0.1 : 0.2;  // each strategy's, in both experiments
+    runs.back().config["title"] = std::string("One");
+  }
+  Labels one, two;
+  for (const RunResult& run : runs) one.add(run.config);
+  for (std::size_t i = 2; i < runs.size(); ++i) runs[i].config["title"] = std::string("Two");
+  for (const RunResult& run : runs) two.add(run.config);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    EXPECT_EQ(one.of(runs[i].config), "");
+    EXPECT_EQ(two.of(runs[i].config), i < 2 ? " minibatch=32" : " minibatch=64");
+  }
+}
+
+// Their keys are no settings in figures either.
+TEST(Results, BothReadersLeaveOutTheSameKeys) {
+  std::stringstream python;
+  python << std::ifstream(DSGD_SOURCE_DIR "/plots/results.py").rdbuf();
+  std::string keys = python.str().substr(python.str().find("\nNOT_A_SETTING = {"));
+  keys.resize(keys.find('}'));
+  for (const RunKey& key : run_keys())
+    EXPECT_EQ(keys.find("\"" + key.name + "\"") != std::string::npos,
+              key.policy || key.name == "workers" || key.name == "seed")
+        << key.name;
 }
 
 }  // namespace

@@ -410,19 +410,33 @@ class Loading(Folder):
                          ["sync, 1 worker: 1 of 3 runs diverged",
                           "bmuf, 2 workers: 1 of 3 runs failed, 1 did not finish, 1 timed out"])
 
-    def test_a_repeated_run_counts_once_and_ok_wins(self):
+    def test_a_repeated_run_is_refused(self):
         write_run(self.folder, name="a.h5", outcome="error")
-        write_run(self.folder, name="b.h5")
+        write_run(self.folder, name="b.h5", seed=2)
+        self.assertEqual(self.names(results.load(self.folder)), ["a.h5", "b.h5"])
         write_run(self.folder, name="c.h5")
-        found = results.load(self.folder)
-        self.assertEqual(self.names(found), ["b.h5"])
-        self.assertEqual(found.problems, ["c.h5: the same settings and seed as b.h5",
-                                          "a.h5: the same settings and seed as b.h5"])
+        with self.assertRaisesRegex(results.ResultError, "a.h5 and c.h5 are the same settings and seed twice; keep one"):
+            results.load(self.folder, allow_mixed=True)
 
     def test_reporting_keys_do_not_split_groups(self):
+        for seed, key in enumerate(sorted(results.NOT_A_SETTING - {"strategy", "workers", "seed", "text", "target"})):
+            write_run(self.folder, seed=seed, config={key: f"/home/{seed}/platform.xml" if key == "cluster.platform" else f"{seed}"})
+        self.assertEqual(len(results.load(self.folder).groups), 1)
+
+    def test_runs_with_other_targets_are_not_averaged(self):
         write_run(self.folder, seed=1, target=0.8)
         write_run(self.folder, seed=2, target=0.9)
-        self.assertEqual(len(results.load(self.folder).groups), 1)
+        self.assertEqual(["sync, target 0.8", "sync, target 0.9"], [*results.load(self.folder).labels.values()])
+        self.assertEqual(["sync"], [*results.load(self.folder, target=0.7).labels.values()])
+
+    def test_what_differs_between_experiments_is_named(self):
+        for title, minibatch, strategies in (("One", 32, ("sync", "averaging")), ("Two", 64, ("downpour", "bmuf"))):
+            for strategy, rate in zip(strategies, (0.1, 0.2)):  # each at its own, in both experiments
+                write_run(self.folder, strategy, title=title, config={"optimizer.learning_rate": rate, "minibatch": minibatch})
+            if title == "One":
+                self.assertEqual(["sync", "averaging"], [*results.load(self.folder).labels.values()])
+        self.assertEqual(["sync, minibatch 32", "averaging, minibatch 32", "downpour, minibatch 64", "bmuf, minibatch 64"],
+                         [*results.load(self.folder).labels.values()])
 
 
 class OldResults(Folder):
@@ -519,7 +533,17 @@ class Mixing(Folder):
                 changed = "with changes" if "dirty" in change else str(*change.values())
                 for words in (changed, "(2 runs)", "(1 run)", "--allow-mixed"):
                     self.assertIn(words, str(error.exception))
-                self.assertEqual(len(results.load(folder, allow_mixed=True).groups[0].runs), 3)
+                mixed = results.load(folder, allow_mixed=True)
+                self.assertEqual(sorted(len(group.runs) for group in mixed.groups), [1, 2])  # never a mean of both
+                (what,) = {"commit", "build", "host"} & {mark for mark, _ in mixed.runs[0].apart}
+                self.assertTrue(all(f"sync, {what} " in label for label in mixed.labels.values()), mixed.labels)
+
+    def test_settings_that_came_later_are_no_difference(self):
+        write_run(self.folder, seed=1)
+        write_run(self.folder, seed=1, provenance={"commit": "0ther"}, config={"new": 1.0})
+        write_run(self.folder, seed=1, provenance={"commit": "0ther"}, config={"new": 1.0, "minibatch": 65})
+        self.assertEqual({"sync, commit 0ther, minibatch 64", "sync, commit 0ther, minibatch 65", "sync, commit 4f1c09d2ab7e, minibatch 64"},
+                         {*results.load(self.folder, allow_mixed=True).labels.values()})
 
     def test_virtual_time_is_named(self):
         write_run(self.folder, seed=1)
