@@ -41,9 +41,10 @@ def read_bugs(parts):
 class Copy:
     """A copy of the sources with a build of its own."""
 
-    def __init__(self, number):
+    def __init__(self, number, bugs):
         self.source, self.build = f"{BUILD}/{number}/source", f"{BUILD}/{number}/build"
         self.changed = None
+        self.bugs = bugs  # that may be tried here
 
     def make(self):
         files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -55,11 +56,26 @@ class Copy:
         self.run(["cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                   "-DDSGD_CUDA=OFF"], COMPILING)
         self.compile()
-        for command in self.tests("*"):
+        own = sorted({test for bug in self.bugs for test in bug.get("tests", [])})
+        for command in [*self.named(own), *(self.tests("*") if any("tests" not in bug for bug in self.bugs) else [])]:
             self.run(command, TESTING)
 
     def compile(self):
-        self.run(["ninja", "-C", self.build, "-j1", *PROGRAMS, REAL_RANKS, RANKS], COMPILING)
+        named = [test.split()[0] for bug in self.bugs for test in bug.get("tests", [])]
+        programs = [name for name in named if not name.endswith(".py")]
+        if any(name.endswith(".py") and name != "plots_test.py" for name in named):
+            programs += ["dsgd", "dsgd-sim"]
+        if any("tests" not in bug for bug in self.bugs):
+            programs += [*PROGRAMS, REAL_RANKS, RANKS]
+        if programs:
+            self.run(["ninja", "-C", self.build, "-j1", *sorted(set(programs))], COMPILING)
+
+    def named(self, tests):
+        """Commands of what a bug says in `tests`: a program of tests/, and arguments."""
+        for test in tests:
+            name, *arguments = test.split()
+            folder = f"{self.source}/tests/" if name.endswith(".py") else f"{self.build}/tests/"
+            yield [*([sys.executable] if name.endswith(".py") else []), folder + name, *arguments]
 
     def tests(self, *likely):
         """Commands; of the simulated ranks' tests the likely ones first, the slow ones last."""
@@ -70,7 +86,7 @@ class Copy:
 
     def run(self, command, limit):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit,
-                              env=ENVIRONMENT)
+                              env=dict(ENVIRONMENT, DSGD_BUILD=self.build))
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-3000:]}")
 
@@ -86,13 +102,13 @@ class Copy:
         self.write(bug["file"], read(os.path.join(ROOT, bug["file"])).decode().replace(bug["old"], bug["new"]))
         self.compile()
         stem = os.path.basename(bug["file"]).split(".")[0]
-        for command in self.tests(f"*/{stem}", f"-{SLOW}", SLOW):
-            program = next(word for word in map(os.path.basename, command) if word.endswith("_test"))
+        for command in self.named(bug["tests"]) if "tests" in bug else self.tests(f"*/{stem}", f"-{SLOW}", SLOW):
+            program = next(word for word in map(os.path.basename, command) if word.endswith(("_test", "_test.py")))
             try:
                 self.run(command, TESTING)
             except RuntimeError as e:
-                failed = re.search(r"\[  FAILED  \] (\S+\.[^\s,]+)", str(e))
-                return f"{program} {failed[1] if failed else 'crashed'}"
+                failed = re.search(r"\[  FAILED  \] \S+\.[^\s,]+|(?:FAIL|ERROR): \w+", str(e))
+                return f"{program} {failed[0].split()[-1] if failed else 'crashed'}"
             except subprocess.TimeoutExpired:
                 return f"{program} did not end"
         return ""
@@ -115,7 +131,7 @@ def main():
         return 0 if bugs else 2
 
     begun = time.monotonic()
-    copies = [Copy(i) for i in range(min(args.jobs, len(bugs)))]
+    copies = [Copy(i, bugs) for i in range(min(args.jobs, len(bugs)))]
     print(f"building {len(copies)} copies in build-mutation; their tests must pass first", flush=True)
     with concurrent.futures.ThreadPoolExecutor(len(copies)) as pool:
         list(pool.map(Copy.make, copies))
