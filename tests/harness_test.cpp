@@ -214,6 +214,9 @@ TEST(Record, TitleAndTargetAreTheExperiments) {
   EXPECT_EQ(fresh.provenance, old.provenance);
   EXPECT_EQ(fresh.detail, "because");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+  config.settings.set("target", 0.5);  // under the same title
+  retitle_record(result, config);
+  EXPECT_EQ(std::get<double>(read_result(result).config.at("target")), 0.5);
 }
 
 TEST(Record, DamagedPartIsSetAside) {
