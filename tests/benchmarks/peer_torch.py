@@ -5,14 +5,20 @@ A step takes a minibatch of bytes from memory, scales it, and does forward, loss
   sync       DistributedDataParallel over gloo; samples per second of wall clock, all ranks together
   averaging  steps of one's own; every 5 of them one all-reduce of all parameters, which are one flat buffer
   train      sync on MNIST until a test accuracy is reached; seconds of training, evaluation excluded
+  products   the three products of a dense layer, checked against integers; flop/s of processor time
+  compile    whether torch.compile works
 """
 import argparse
 import contextlib
+import ctypes
 import datetime
+import inspect
 import itertools
 import json
 import math
 import os
+import platform
+import re
 import time
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read when the libraries load
@@ -25,6 +31,7 @@ from torch import nn
 
 PERIOD = 5  # steps between two averagings
 CORES = sorted(os.sched_getaffinity(0))
+TOOLS = "g++ python3-dev python3-setuptools libtorch-dev"  # torch.compile's packages
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -86,14 +93,21 @@ MODELS = {"lenet": lenet, "mlp": mlp, "dnn": dnn, "cifar_quick": cifar_quick, "r
 SHAPES = {"cifar_quick": (3, 32, 32), "resnet20": (3, 32, 32)}
 
 
-def variants(kind, model):
+def variants(options):
     """What PyTorch leaves to its user, every combination; the driver goes on with the best."""
-    images = model in ("lenet", "cifar_quick", "resnet20")
-    axes = [("channels-last", "contiguous") if images else ("contiguous",), ("foreach", "no foreach")]
-    if kind != "one":
-        axes.append(("bound", "not bound"))
-    if kind in ("sync", "train"):
-        axes.append(("default buckets", "one bucket", "one bucket static"))
+    if options.kind == "one":
+        axes = [("contiguous",)]
+        if options.model in ("lenet", "cifar_quick", "resnet20"):
+            axes = [("channels-last", "contiguous"), ("oneDNN", "no oneDNN")]
+        axes.append(("foreach", "no foreach"))
+        if "fused" in inspect.signature(torch.optim.SGD).parameters:
+            axes[-1] += ("fused",)
+        if options.compile:
+            axes.append(("eager", "compiled"))
+    else:
+        axes = [options.locals, ("bound", "not bound")]
+        if options.kind in ("sync", "train"):
+            axes.append(("default buckets", "one bucket", "one bucket static"))
     return [", ".join(choice) for choice in itertools.product(*axes)]
 
 
@@ -123,6 +137,7 @@ class Trainer:
         self.minibatch, self.pixels, self.labels = options.minibatch, pixels, labels
         self.order = torch.Generator().manual_seed(seed)
         self.batches = []
+        torch.backends.mkldnn.set_flags("no oneDNN" not in chosen)
         if self.ranks > 1:
             bind({CORES[self.rank % len(CORES)]} if "bound" in chosen else CORES)
         self.net = self.model = MODELS[options.model]().to(memory_format=self.layout)
@@ -130,18 +145,22 @@ class Trainer:
             for p in self.net.parameters():
                 nn.init.xavier_normal_(p) if p.dim() > 1 else nn.init.zeros_(p)
         self.flat = flatten(self.net) if options.kind == "averaging" else None
+        if "compiled" in chosen:
+            torch._dynamo.reset()
+            self.model = torch.compile(self.net)
         if options.kind in ("sync", "train"):
             one = "default buckets" not in chosen
             dist._DEFAULT_FIRST_BUCKET_BYTES = 1 << (30 if one else 20)
             self.model = nn.parallel.DistributedDataParallel(
-                self.net, bucket_cap_mb=1024 if one else 25, gradient_as_bucket_view=one,
+                self.model, bucket_cap_mb=1024 if one else 25, gradient_as_bucket_view=one,
                 static_graph="one bucket static" in chosen)
         self.loss = nn.CrossEntropyLoss()
-        self.rate, self.foreach, self.count = rate, "foreach" in chosen, 0
+        self.rate, self.count = rate, 0
+        self.way = {"fused": True} if "fused" in chosen else {"foreach": "foreach" in chosen}
         self.restart()
 
     def restart(self):
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=self.rate, momentum=0.9, foreach=self.foreach)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=self.rate, momentum=0.9, **self.way)
         self.count = 0
 
     def step(self):
@@ -225,12 +244,80 @@ def train(options):
     return {"seconds": None, "curve": curve}
 
 
+def measure(options):
+    torch.manual_seed(2)
+    pixels = torch.randint(0, 256, (4096, *SHAPES.get(options.model, (1, 28, 28))), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (4096,))
+    rates, left_out = {}, {}
+    for variant in options.variants or variants(options):
+        try:
+            rates[variant] = Trainer(options, variant, pixels, labels).window(options.seconds)
+        except Exception as error:
+            if "compiled" not in variant:
+                raise
+            left_out[variant] = reason(error)
+    return {"rates": rates, "left_out": left_out}
+
+
+def reason(error):
+    """The line of torch.compile's long message that says why: the compiler's, or what its back end raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    if lines[0].endswith("raised:"):
+        del lines[0]
+    return next((line for line in lines if " error: " in line), lines[0])
+
+
+def compiles(options):
+    if not hasattr(torch, "compile"):
+        return {"compile": False, "compiler": "only PyTorch 2 has it"}
+    trainer = Trainer(options, "contiguous, foreach, compiled", torch.zeros(64, 1, 28, 28), torch.zeros(64).long())
+    try:
+        trainer.step()
+    except Exception as error:
+        return {"compile": False, "compiler": f"{reason(error)}; it needs {TOOLS}"}
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    return {"compile": True, "compiler": os.popen(f"{get_cpp_compiler()} --version").readline().strip()}
+
+
+def products(options, batch=128, width=1024):
+    """Whole numbers, whose sums float32 holds exactly, so that every kernel must agree to the bit."""
+    x, g = (torch.randint(-8, 9, (batch, width), dtype=torch.int32) for _ in range(2))
+    w = torch.randint(-8, 9, (width, width), dtype=torch.int32)
+    pairs = [(x, w.t()), (g, w), (g.t(), x)]
+    right = all(torch.equal((a.float() @ b.float()).int(), a @ b) for a, b in pairs)
+    x, g, w = x.float(), g.float(), w.float()
+    ended, best = time.process_time() + options.seconds, math.inf
+    while time.process_time() < ended:
+        begun = time.process_time()
+        x @ w.t(), g @ w, g.t() @ x
+        best = min(best, time.process_time() - begun)
+    return {"right": right, "rate": 6 * batch * width * width / best}
+
+
+def about():
+    """Versions and the libraries in use."""
+    with open("/proc/self/maps") as maps:
+        paths = {line.split()[-1] for line in maps}
+    blas = sorted(p for p in paths if "blas" in os.path.basename(p) or "mkl_core" in p)
+    found = {"torch": torch.__version__, "python": platform.python_version(), "blas": blas}
+    found["onednn"] = (re.findall(r"MKL-DNN v([\d.]+)", torch.__config__.show()) or [None])[0]
+    for path in blas:
+        with contextlib.suppress(AttributeError):
+            library = ctypes.CDLL(path)
+            library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
+            found["openblas"] = library.openblas_get_config().decode().split()[1]
+            found["kernel"] = library.openblas_get_corename().decode()
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("one", "sync", "averaging", "train"))
+    parser.add_argument("kind", choices=("one", "sync", "averaging", "train", "products", "compile"))
     parser.add_argument("--model", choices=MODELS, default="lenet")
     parser.add_argument("--minibatch", type=int, default=32, help="samples per step and rank")
     parser.add_argument("--variants", type=json.loads, help="JSON list; default: all")
+    parser.add_argument("--locals", type=json.loads, help="JSON list: variants of one rank, from which two start")
+    parser.add_argument("--compile", type=int, choices=(0, 1), default=0, help="1: torch.compile as well")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one window")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--store", help="file where two ranks meet")
@@ -242,25 +329,16 @@ def main():
     parser.add_argument("--every", type=int, default=2000)
     parser.add_argument("--target", type=float, default=0.98)
     options = parser.parse_args()
-    options.ranks = 1 if options.kind == "one" else 2
-    options.variants = options.variants or variants(options.kind, options.model)
+    options.ranks = 2 if options.kind in ("sync", "averaging", "train") else 1
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     if options.ranks > 1:
+        # One rank may compile longer than the other.
         dist.init_process_group("gloo", init_method=f"file://{options.store}", rank=options.rank,
-                                world_size=options.ranks, timeout=datetime.timedelta(seconds=60))
-    if options.kind == "train":
-        answer = train(options)
-    else:
-        torch.manual_seed(2)
-        pixels = torch.randint(0, 256, (4096, *SHAPES.get(options.model, (1, 28, 28))), dtype=torch.uint8)
-        labels = torch.randint(0, 10, (4096,))
-        answer = {"rates": {v: Trainer(options, v, pixels, labels).window(options.seconds) for v in options.variants}}
-    with open("/proc/self/maps") as maps:
-        paths = {line.split()[-1] for line in maps}
-    answer["blas"] = sorted(p for p in paths if "blas" in os.path.basename(p) or "mkl_core" in p)
-    answer["torch"] = torch.__version__
+                                world_size=options.ranks, timeout=datetime.timedelta(minutes=5))
+    answer = {"train": train, "products": products, "compile": compiles}.get(options.kind, measure)(options)
     if options.rank == 0:
-        print(json.dumps(answer))
+        print(json.dumps({**answer, "about": about()}))
 
 
 if __name__ == "__main__":

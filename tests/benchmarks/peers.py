@@ -5,6 +5,10 @@ is the best window of dsgd over the best of PyTorch. Kinds:
   one        one rank, one thread; samples per second of processor time
   sync       two ranks, wall clock: `sync` against DistributedDataParallel over gloo
   averaging  two ranks, wall clock: an average of the models every 5 steps
+PyTorch is taken at its best: a trial chooses OpenBLAS's kernel (OPENBLAS_CORETYPE) for all measurements and, for every
+cell, the variants: channels-last or not, oneDNN's convolutions or PyTorch's own, the optimizer's loops, torch.compile
+where it works, and for two ranks binding and buckets. Compiling is outside the windows. Debian's packages:
+python3-torch libopenblas0-pthread; for torch.compile g++ python3-dev python3-setuptools libtorch-dev.
 Peak is what one core does in a loop of fused multiply-adds (times two for two ranks), measured in the same run.
 """
 import argparse
@@ -32,6 +36,7 @@ KINDS = ("one", "sync", "averaging")
 FINALISTS = 3  # variants of PyTorch that are measured in every pair; all are in a trial before
 PERIOD = 5  # steps between two averagings
 LIMIT = 600  # seconds a program
+KERNELS = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids")
 NEVER = 10**9  # a period without averagings but the last
 RATES = (0.01, 0.02, 0.05, 0.1)
 TUNING_SEEDS = (101, 102)
@@ -46,11 +51,11 @@ def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def run(*commands, core=None):
+def run(*commands, core=None, env=None):
     """Runs the commands at the same time; returns what the first one wrote."""
     pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
     jobs = [subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             preexec_fn=pin) for words in commands]
+                             preexec_fn=pin, env=env) for words in commands]
     try:
         outputs = [job.communicate(timeout=LIMIT) for job in jobs]
     except subprocess.TimeoutExpired as late:
@@ -105,7 +110,46 @@ class Dsgd:
 
 class Torch:
     def __init__(self, folder):
-        self.folder, self.runs, self.about = folder, itertools.count(), {}
+        self.folder, self.runs, self.about, self.left_out, self.trials = folder, itertools.count(), {}, {}, {}
+        # Compiling in other processes would disturb the measurements of two ranks.
+        self.env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        self.choose_kernel()
+        say("trial of torch.compile")
+        answer = self("compile")
+        self.compile, self.compiler = answer["compile"], answer["compiler"]
+        if not self.compile:
+            say(f"  left out: {self.compiler}")
+
+    def choose_kernel(self):
+        """OpenBLAS takes its oldest kernel on a processor that it does not know, so each is tried."""
+        self.kernels, self.dense = {}, "another BLAS"
+        best = 0
+        for kernel in (None, *KERNELS):
+            name, env = kernel or "its own choice", {"OPENBLAS_CORETYPE": kernel} if kernel else {}
+            say(f"trial of OpenBLAS's kernel: {name}")
+            try:
+                answer = self.ask("products", env={"ONEDNN_VERBOSE": "1", **env}, seconds=0.3)
+            except Failed as failure:
+                if "ended with -" not in str(failure):
+                    raise
+                say("  left out: this processor cannot run it")
+                continue
+            blas, core = self.about["blas"], self.about.get("kernel")
+            if any("/blas/" in path for path in blas):
+                sys.exit(f"peers: PyTorch multiplies with the slow reference BLAS ({', '.join(blas)}); "
+                         "install libopenblas0-pthread")
+            if not answer["right"]:
+                say(f"  left out: {core} multiplies wrongly")
+                continue
+            self.kernels[f"{name} ({core})" if core != kernel else name] = answer["rate"]
+            if answer["rate"] > best:
+                best, chosen = answer["rate"], env
+                self.dense = "oneDNN" if self.verbose else "OpenBLAS" if core else ", ".join(blas) or "its own BLAS"
+            if not core:
+                break
+        if not best:
+            sys.exit("peers: no kernel of OpenBLAS ran and multiplied rightly; install libopenblas0-pthread anew")
+        self.env.update(chosen)
 
     def __call__(self, kind, **options):
         """What one measurement answered; gloo now and then aborts as it ends, so there are three attempts."""
@@ -118,19 +162,49 @@ class Torch:
                 say(f"{str(failure).strip()}\n{' ' * 9}again, attempt {attempt + 1} of 3")
 
     def measure(self, kind, **options):
-        command = [sys.executable, HERE / "peer_torch.py", kind]
-        command += itertools.chain(*((f"--{name}", value) for name, value in options.items()))
-        if kind == "one":
-            answer = json.loads(run(command, core=CORES[-1]))
-        else:
-            command += ["--store", f"{self.folder}/store{next(self.runs)}"]
-            answer = json.loads(run(*([*command, "--rank", rank] for rank in (0, 1))))
-        self.about = {"torch": answer.pop("torch"), "blas": answer.pop("blas")}
+        answer = self.ask(kind, **options)
+        self.left_out.update({f"{options['model']}, {v}": why for v, why in answer.get("left_out", {}).items()})
         return answer
 
-    def rates(self, kind, model, minibatch, seconds, variants=None):
-        chosen = {"variants": json.dumps(variants)} if variants else {}
-        return self(kind, model=model, minibatch=minibatch, seconds=seconds, **chosen)["rates"]
+    def ask(self, kind, env={}, **options):
+        env = {**self.env, **env}
+        command = [sys.executable, HERE / "peer_torch.py", kind]
+        command += itertools.chain(*((f"--{name}", value) for name, value in options.items()))
+        if kind in ("sync", "averaging", "train"):
+            command += ["--store", f"{self.folder}/store{next(self.runs)}"]
+            out = run(*([*command, "--rank", rank] for rank in (0, 1)), env=env)
+        else:
+            out = run(command, core=CORES[-1], env=env)
+        lines = out.splitlines()
+        self.verbose = [line for line in lines if re.search("verbose.*,exec,.*(matmul|inner_product)", line)]
+        answer = json.loads(next(line for line in lines if line.startswith("{")))
+        self.about = answer.pop("about")
+        return answer
+
+    def rates(self, kind, model, minibatch, seconds, variants):
+        return self(kind, model=model, minibatch=minibatch, seconds=seconds, variants=json.dumps(variants))["rates"]
+
+    def trial(self, kind, model, minibatch, seconds):
+        """All variants of one rank; of two ranks, all that start from the best of one."""
+        about = {"model": model, "minibatch": minibatch, "seconds": seconds}
+        if (model, minibatch) not in self.trials:
+            self.trials[model, minibatch] = self("one", compile=int(self.compile), **about)["rates"]
+        rates = self.trials[model, minibatch]
+        return rates if kind == "one" else self(kind, locals=json.dumps(best_of(rates)), **about)["rates"]
+
+    def versions(self):
+        openblas = ""
+        if "kernel" in self.about:
+            openblas = f"OpenBLAS {self.about['openblas']}, kernel {self.about['kernel']}, "
+        lines = [f"PyTorch {self.about['torch']}, Python {self.about['python']}, oneDNN {self.about['onednn']}, "
+                 f"{openblas}BLAS {', '.join(self.about['blas']) or 'of its own'}; dense layers: {self.dense}",
+                 "kernels by trial, Gflop/s: " + ", ".join(f"{k} {v / 1e9:.0f}" for k, v in self.kernels.items()),
+                 f"torch.compile: {'' if self.compile else 'left out: '}{self.compiler}"]
+        return "\n".join(lines + [f"left out: {name}: {why}" for name, why in self.left_out.items()])
+
+
+def best_of(rates):
+    return sorted(rates, key=rates.get, reverse=True)[:FINALISTS]
 
 
 class Cell:
@@ -142,8 +216,8 @@ class Cell:
         self.ranks = 1 if kind == "one" else 2
         self.name = f"{model}, minibatch {minibatch}, {kind}"
         self.ours, self.pairs, self.alone, self.apart = [], [], [], []
-        self.trial = torch.rates(kind, model, minibatch, seconds / 2)
-        self.finalists = sorted(self.trial, key=self.trial.get, reverse=True)[:FINALISTS]
+        self.trial = torch.trial(kind, model, minibatch, seconds / 2)
+        self.finalists = best_of(self.trial)
         if kind != "one":
             self.guess = dsgd.rate(kind, model, minibatch, 2, self.window(max(self.trial.values())))
 
@@ -237,7 +311,7 @@ def time_to_accuracy(options, dsgd, torch, report, save):
     minibatch, every, budget, target = 32, 2000, 120000, 0.98
     data = mnist(options.build)
     say("trial of PyTorch's variants")
-    trial = torch.rates("sync", "lenet", minibatch, options.seconds)
+    trial = torch.trial("sync", "lenet", minibatch, options.seconds)
     variant = max(trial, key=trial.get)
 
     # Each returns (seconds, samples) at the target, or None.
@@ -333,15 +407,14 @@ def main():
         dsgd, torch = Dsgd(options.build, options.device, folder), Torch(folder)
 
         def save():
-            report.update(torch.about)
+            report.update(torch.about, kernels=torch.kernels, dense_layers=torch.dense, compile=torch.compile,
+                          compiler=torch.compiler, left_out=torch.left_out)
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1))
 
         (time_to_accuracy if options.time_to_accuracy else compare)(options, dsgd, torch, report, save)
-    print(f"{cpu}, {len(CORES)} cores; PyTorch {torch.about['torch']}, "
-          f"BLAS {', '.join(torch.about['blas']) or 'of its own'}")
-    if any("/blas/" in path for path in torch.about["blas"]):
-        print("That is the slow reference BLAS: install libopenblas0-pthread to compare fairly.")
+    print(f"{cpu}, {len(CORES)} cores; dsgd {report['commit']}")
+    print(torch.versions())
 
 
 if __name__ == "__main__":

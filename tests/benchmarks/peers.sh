@@ -13,4 +13,5 @@ if [[ $build != -* ]]; then
   "$python" -c 'import torch' 2>/dev/null || stop "$python has no torch; install python3-torch libopenblas0-pthread"
 fi
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1  # read when the libraries load
+unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE  # peers.py chooses the kernel by trial
 exec "$python" "$here/peers.py" "$@"
