@@ -312,9 +312,7 @@ class Launch::State {
       last_sign_ = Clock::now();
       if (p->phase == "train") {
         training_ = true;
-        // The first report of a rank's training carries the seconds of one gradient: slow steps are not
-        // stalls.
-        if (p->used == 0) stall_limit_ = std::max(stall_limit_, 10 * p->loss);
+        stall_limit_ = std::max(stall_limit_, 10 * p->gradient_s);  // slow steps are not stalls
       }
       ranks_[p->rank] = *p;
       progress_(*p);

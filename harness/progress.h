@@ -14,7 +14,8 @@ struct Progress {
   std::string phase;      // load, train, score, done
   std::int64_t used = 0;  // train: samples of all workers; score: snapshots done
   double seconds = 0;     // of the clock
-  double loss = 0;  // of the last minibatch; in the first report of train: seconds that one gradient takes
+  double loss = 0;        // of the last minibatch
+  double gradient_s = 0;  // train: real seconds that one gradient takes; 0: not known
 };
 std::string to_line(const Progress& p);
 std::optional<Progress> parse_progress(const std::string& line);
@@ -24,7 +25,7 @@ class Reporter {
  public:
   static constexpr int nobody = -1;  // a rank that writes nothing
   explicit Reporter(int rank);
-  void phase(const std::string& name, double loss = 0);
+  void phase(const std::string& name, double gradient_s = 0);
   void tell(std::int64_t used, double seconds, double loss) {
     const auto now = std::chrono::steady_clock::now();
     if (now - told_ < std::chrono::milliseconds(500)) return;

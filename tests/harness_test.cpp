@@ -12,6 +12,7 @@
 
 #include "datasets/content.h"
 #include "harness/experiment.h"
+#include "harness/launch.h"
 #include "harness/open_mpi.h"
 #include "harness/outcome.h"
 #include "harness/progress.h"
@@ -69,7 +70,7 @@ TEST(OpenMpi, SaysWhichRankWasKilled) {
 }
 
 TEST(Progress, LineIsReadBack) {
-  const Progress told{3, 4711, "train", 64000, 1.5, 0.25};
+  const Progress told{3, 4711, "train", 64000, 1.5, 0.25, 0.125};
   std::string line = to_line(told);
   ASSERT_EQ(line.back(), '\n');
   line.pop_back();
@@ -81,6 +82,7 @@ TEST(Progress, LineIsReadBack) {
   EXPECT_EQ(read->used, 64000);
   EXPECT_DOUBLE_EQ(read->seconds, 1.5);
   EXPECT_DOUBLE_EQ(read->loss, 0.25);
+  EXPECT_DOUBLE_EQ(read->gradient_s, 0.125);
   EXPECT_FALSE(parse_progress("some other program's output"));
 }
 
@@ -126,6 +128,33 @@ RunConfig small_run() {
   return parse_experiment("dataset = 'synthetic'\nmodel = 'softmax'\nsamples = 64\n[strategy.averaging]\n",
                           "test")
       .runs.at(0);
+}
+
+// Why a job ends that says this once, in its first step, and then nothing.
+std::string end_of_silence(const Progress& told) {
+  const TemporaryFolder folder;
+  const fs::path job = folder.path() / "job.sh";
+  std::ofstream(job) << "echo '" << to_line(told) << "'\nexec sleep 60\n";
+  RunConfig config = small_run();
+  config.settings.set("stall_limit", 1.0);
+  Launch launch(config,
+                {.program = "dsgd", .part = folder.path() / "x.part", .launcher = "sh " + job.string()},
+                [](const Progress&) {});
+  std::optional<LaunchEnd> end;
+  for (int look = 0; !end; ++look) end = launch.watch(look == 80, 100);
+  return end->reason;
+}
+
+// A first loss of 2.3, or one that is not finite, is no time.
+TEST(Launch, KnowsSlowStepsByTheSecondsOfAGradient) {
+  for (const double loss : {2.3, double(INFINITY), double(NAN)})
+    EXPECT_TRUE(
+        end_of_silence({0, getpid(), "train", 0, 0.1, loss}).starts_with("no rank made progress for 1 s"))
+        << loss;
+  EXPECT_TRUE(
+      end_of_silence({0, getpid(), "train", 32, 0.1, 2.3, 0.2}).starts_with("no rank made progress for 2 s"));
+  EXPECT_TRUE(
+      end_of_silence({0, getpid(), "train", 0, 0.1, 2.3, 0.01}).starts_with("no rank made progress for 1 s"));
 }
 
 TEST(Record, IsReadBack) {
