@@ -51,9 +51,9 @@ class BitReader {
 
 inline std::size_t bytes_of(std::size_t bits) { return (bits + 7) / 8; }
 
-// Signs, a bit each: 1 is negative.
+// Signs, a bit each: 1 is negative. What is not a number has the sign of zero.
 inline void put_signs(BitWriter& out, ConstVec p, bool zero_is_negative = false) {
-  for (std::size_t i = 0; i < p.size; ++i) out.put(zero_is_negative ? p.data[i] <= 0 : p.data[i] < 0, 1);
+  for (std::size_t i = 0; i < p.size; ++i) out.put(zero_is_negative ? !(p.data[i] > 0) : p.data[i] < 0, 1);
 }
 inline void add_signs(BitReader& in, float a, Vec y) {  // y <- y + a * signs
   for (std::size_t i = 0; i < y.size; ++i) y.data[i] += in.get(1) ? -a : a;

@@ -30,7 +30,7 @@ class Compressor {
 // by (P / sum_j b_j) * g_k, where b_j are the samples of worker j's minibatch. Either to everyone,
 //   g <- (1/P) * sum_k C(p_k)
 // or, where there is a compressor for the way back, "twice" (Seide et al. 2014): the vector is cut into P
-// slices of the same length, the last one filled up with zeros, and worker k, owner of the k-th, sends
+// slices of the same length, the last ones of what is left, and worker k, owner of the k-th, sends
 //   g[k] <- C'(q_k)   where q_k grows by (1/P) * sum_j C(p_j[k]).
 class Compressed final : public Strategy {
  public:
@@ -41,20 +41,23 @@ class Compressed final : public Strategy {
         there_(std::move(there)),
         back_(std::move(back)),
         workers_(c.workers),
-        slice_(slice(c)),
-        p_(*c.space, back_ ? slice_ * c.workers : c.parameters),
-        sum_(*c.space, p_.size()),
-        q_(*c.space, back_ ? slice_ : 0) {}
-  static std::size_t slice(const Context& c) { return (c.parameters + c.workers - 1) / c.workers; }
+        p_(*c.space, c.parameters),
+        sum_(*c.space, c.parameters),
+        q_(*c.space, back_ ? slice(c.parameters, c.workers, c.rank).count : 0) {}
+  // The k-th of P.
+  static ShardRange slice(std::size_t n, int P, int k) {
+    const std::size_t length = (n + P - 1) / P, first = std::min(n, length * k);
+    return {first, std::min(n - first, length)};
+  }
 
   bool step(Replica& r) override {
     const Batch batch = r.next();
     if (!batch) return false;
     r.gradient(r.w, batch, r.g);
     scale(float(double(workers_) / double(batch.global_count)), r.g);
-    there_->accumulate(r.g, p_.view().part(0, r.g.size));
+    there_->accumulate(r.g, p_);
     back_ ? through_owners() : to_everyone();
-    there_->step(optimizer_, r.w, sum_.view().part(0, r.w.size), back_ ? 1 : 1.0 / workers_, r.used);
+    there_->step(optimizer_, r.w, sum_, back_ ? 1 : 1.0 / workers_, r.used);
     return true;
   }
   void visit(State& state) override {
@@ -70,7 +73,7 @@ class Compressed final : public Strategy {
 
  private:
   void to_everyone() {
-    gather(*there_, p_, [&](int) { return sum_.view(); });
+    gather(*there_, p_, p_.size() * workers_, [&](int) { return sum_.view(); });
   }
   void through_owners() {
     std::vector<Bytes> parts;
@@ -80,7 +83,7 @@ class Compressed final : public Strategy {
     group_->compress(p_.size(), [&] { unpack(*there_, messages, [&](int) { return owned; }); });
     scale(1.0f / float(workers_), owned);
     back_->accumulate(owned, q_);
-    gather(*back_, q_, [&](int k) { return part_of(sum_, k); });
+    gather(*back_, q_, p_.size(), [&](int k) { return part_of(sum_, k); });
   }
   Bytes packed(Compressor& compressor, Vec p) {
     Bytes message;
@@ -96,29 +99,39 @@ class Compressed final : public Strategy {
     fill(0, sum_);
     for (int k = 0; k < workers_; ++k) compressor.add(messages[k], to(k));
   }
+  // `unpacked`: elements of all messages.
   template <typename To>
-  void gather(Compressor& compressor, Vec p, To to) {
+  void gather(Compressor& compressor, Vec p, std::size_t unpacked, To to) {
     const Bytes own = packed(compressor, p);
-    group_->all_gather_into(sum_, own, workers_ * to(0).size,
+    group_->all_gather_into(sum_, own, unpacked,
                             [&](const auto& messages) { unpack(compressor, messages, to); });
   }
-  Vec part_of(const Vector& v, int k) const { return v.view().part(k * slice_, slice_); }
+  Vec part_of(const Vector& v, int k) const {
+    const ShardRange part = slice(v.size(), workers_, k);
+    return v.view().part(part.first, part.count);
+  }
 
   Group* group_;
   Optimizer optimizer_;
   Made there_, back_;
   int workers_;
-  std::size_t slice_;
   Vector p_, sum_, q_;
 };
 
-// Of messages of so many bytes: to every other worker, and of the slices' both ways.
+// Of messages of so many bytes: to every other worker, and of the slices' both ways, bytes(n) for n elements.
 inline Cost to_everyone_cost(const Context& c, std::size_t bytes) {
   if (c.workers == 1) return {};
   return {double(bytes) * (c.workers - 1), 1};
 }
-inline Cost through_owners_cost(const Context& c, std::size_t there, std::size_t back) {
-  return to_everyone_cost(c, there) + to_everyone_cost(c, back);
+template <typename Bytes>
+Cost through_owners_cost(const Context& c, Bytes bytes) {
+  const auto of = [&](int k) { return bytes(Compressed::slice(c.parameters, c.workers, k).count); };
+  Cost cost = to_everyone_cost(c, of(c.rank));
+  if (c.workers == 1) return cost;
+  ++cost.messages;
+  for (int k = 0; k < c.workers; ++k)
+    if (k != c.rank) cost.bytes_sent += double(of(k));
+  return cost;
 }
 inline Facts every_step(const Settings&, const Context& c) {
   return {{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};

@@ -65,8 +65,7 @@ extern const StrategyEntry onebit_entry{
     },
     .cost =
         [](const Settings& s, const Context& c, std::int64_t steps) {
-          const std::size_t bytes = OneBit::bytes(s, Compressed::slice(c));
-          return double(steps) * through_owners_cost(c, bytes, bytes);
+          return double(steps) * through_owners_cost(c, [&](std::size_t n) { return OneBit::bytes(s, n); });
         },
     .effective = every_step,
     .conformance = {{"bucket", std::int64_t(3)}},

@@ -7,6 +7,8 @@
 // and ties, which the paper leaves open: they count as - and + in turn, step by step, so that they move
 // nothing in the long run.
 
+#include <stdexcept>
+
 #include "strategies/compressed.h"
 
 namespace dsgd {
@@ -49,12 +51,15 @@ extern const StrategyEntry signsgd_entry{
       return std::make_unique<Compressed>(c, std::make_unique<Vote>(s.number("beta")),
                                           std::make_unique<Vote>(0));
     },
-    .cost =
-        [](const Settings&, const Context& c, std::int64_t steps) {
-          const std::size_t bytes = bytes_of(Compressed::slice(c));
-          return double(steps) * through_owners_cost(c, bytes, bytes);
+    .cost = [](const Settings&, const Context& c,
+               std::int64_t steps) { return double(steps) * through_owners_cost(c, bytes_of); },
+    .effective =
+        [](const Settings& s, const Context& c) {
+          if (c.optimizer.clip > 0)
+            throw std::invalid_argument(
+                "its steps are signs, of one length whatever the gradient (allowed: optimizer.clip = 0)");
+          return every_step(s, c);
         },
-    .effective = every_step,
     .conformance = {{"beta", 0.9}},
     .identities = {{.of = Identity::none, .why = "every weight moves by the rate, whatever its gradient"}},
     .collectives = 2,

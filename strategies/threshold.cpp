@@ -6,8 +6,9 @@
 // An element beyond 2*tau is sent once, and the rest stays. Indices travel as gaps in Golomb-Rice code, as
 // the paper suggests, with a bit for the sign: at most 2n bits, when all elements are sent. The paper adds
 // the workers' updates and overlaps their exchange with the next gradient; here they are averaged, in
-// lock-step.
+// lock-step. Where an r_i is not finite, the message says so and makes nothing but not-a-numbers.
 
+#include <algorithm>
 #include <cmath>
 
 #include "strategies/compressed.h"
@@ -23,11 +24,14 @@ class Threshold final : public Compressor {
   Bytes encode(ConstVec r) override {
     indices_.clear();
     for (std::size_t i = 0; i < r.size; ++i)
-      if (std::abs(r.data[i]) > tau_) indices_.push_back(std::uint32_t(i));
+      if (!(std::abs(r.data[i]) <= tau_)) indices_.push_back(std::uint32_t(i));
+    if (!std::all_of(indices_.begin(), indices_.end(), [&](auto i) { return std::isfinite(r.data[i]); }))
+      return {};
     return Sparse::encode(r.size, indices_,
                           [&](BitWriter& out, std::uint32_t i) { out.put(r.data[i] < 0, 1); });
   }
   void add(const Bytes& message, Vec y, float a) const override {
+    if (message.empty()) return fill(NAN, y);
     Sparse::decode(y.size, message,
                    [&](BitReader& in, std::uint32_t i) { y.data[i] += in.get(1) ? -a * tau_ : a * tau_; });
   }

@@ -250,12 +250,29 @@ TEST(Compressor, SendsZerosAsAMessage) {
 // A run that diverges has to show it.
 TEST(Compressor, ShowsWhatIsNotANumber) {
   for (const auto& [name, given] : std::map<std::string, Given>{
-           {"topk", {{"density", 0.1}}}, {"qsgd", {}}, {"ef_signsgd", {}}, {"onebit", {}}}) {
-    Made made(name, given, {.parameters = 20});
-    Doubles p = random_vector(20, 1);
-    p[7] = NAN;
-    EXPECT_TRUE(std::isnan(made.decoded(made->encode(floats(p)))[7])) << name;
+           {"topk", {{"density", 0.1}}}, {"qsgd", {}}, {"ef_signsgd", {}}, {"onebit", {}}, {"threshold", {}}})
+    for (const double broken : {double(NAN), double(INFINITY), -double(INFINITY)}) {
+      Made made(name, given, {.parameters = 20});
+      Doubles p = random_vector(20, 1);
+      p[7] = broken;
+      EXPECT_FALSE(std::isfinite(made.decoded(made->encode(floats(p)))[7])) << name << ", " << broken;
+    }
+}
+
+// A vote has no room for what is not a number: it counts as zero, as - and + in turn.
+TEST(Compressor, SignsgdAbstainsWhereTheGradientIsNotANumber) {
+  Made made("signsgd", {}, {.parameters = 20});
+  Vector m(host_space(), 20);
+  Doubles g(20);
+  g[7] = NAN;
+  double votes = 0;
+  for (int t = 0; t < 4; ++t) {
+    made->accumulate(floats(g), m);
+    const Doubles signs = made.decoded(made->encode(m));
+    EXPECT_EQ(signs[7], signs[6]) << "step " << t << ", beside a zero";
+    votes += signs[7];
   }
+  EXPECT_EQ(votes, 0);
 }
 
 Doubles qsgd_of(const Doubles& p, const Given& given, std::uint64_t seed) {

@@ -342,7 +342,7 @@ TEST(Twin, EfSignSgd) {
 }
 
 TEST(Twin, OneBit) {
-  for (const int bucket : {1, 2, 3})
+  for (const int bucket : {1, 2, 3, 512})
     EXPECT_LE(against_twin(compressed_job("onebit", {{"bucket", integer(bucket)}}),
                            [&](PlainWorkers& twin) {
                              twin.compressed_twice(

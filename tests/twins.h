@@ -374,12 +374,13 @@ struct PlainWorkers {
   template <typename C>
   void compressed_twice(C c) {
     const std::size_t slice = (problem.n + size() - 1) / size();
-    e.resize(size(), Doubles(slice * size()));
-    W.resize(slice * size());
+    e.resize(size(), Doubles(problem.n));
+    W.resize(problem.n);
     const auto in_slices = [&](Doubles& p) {
       Doubles sent;
       for (std::size_t first = 0; first < p.size(); first += slice) {
-        Doubles part(p.begin() + std::ptrdiff_t(first), p.begin() + std::ptrdiff_t(first + slice));
+        const std::size_t end = std::min(first + slice, p.size());
+        Doubles part(p.begin() + std::ptrdiff_t(first), p.begin() + std::ptrdiff_t(end));
         const Doubles of_part = send(part, c);
         std::copy(part.begin(), part.end(), p.begin() + std::ptrdiff_t(first));
         sent.insert(sent.end(), of_part.begin(), of_part.end());
@@ -388,15 +389,11 @@ struct PlainWorkers {
     };
     Doubles sum(W.size());
     for (std::size_t k = 0; k < size(); ++k) {
-      Doubles g = gradient(k, mean_count());
-      g.resize(W.size());
-      e[k] += g;
+      e[k] += gradient(k, mean_count());
       sum += in_slices(e[k]);
     }
     W += (1 / double(size())) * sum;
-    Doubles back = in_slices(W);
-    back.resize(problem.n);
-    synchronous_step(back);
+    synchronous_step(in_slices(W));
   }
 
   // Bernstein et al. 2018: everybody has a vote of one bit, zeros and ties count as -, +, -, ...; `v` is the
