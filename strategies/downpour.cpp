@@ -101,7 +101,7 @@ class DownpourRule final : public Rule {
     optimizer_.step(w, a.g, a.scale, used, a.number);  // of so many gradients
   }
   bool admit(int worker, std::int64_t used) const override { return worker == 0 || used >= warm_start_; }
-  void left(int worker) override {
+  void finished(int worker) override {
     if (worker == 0) warm_start_ = 0;
   }
   void visit(State& state) override {

@@ -17,7 +17,7 @@ class Easgd final : public Elastic {
     if (r.t == 0) server_.pull(r.w, int(tau_));
     if (due) server_.pull(d_, int(tau_));
     const Batch batch = r.next();
-    if (!batch && samples_ && !due) server_.pull(d_);
+    if (!batch && samples_ && !due) server_.pull(d_, 0);  // no work: this is the end
     const bool exchange = due || (!batch && samples_);
     if (exchange) {
       scale(-alpha_, d_);  // d <- alpha * (x - c)

@@ -16,7 +16,7 @@ Lbfgs::Lbfgs(const Space& space, std::size_t n, std::int64_t most, Shards* shard
 }
 
 bool Lbfgs::rejects(Vec w, double f) {
-  if (!searching_ || f <= f_ + c1 * a_ * slope_) return false;
+  if (!searching_ || a_ == 0 || f <= f_ + c1 * a_ * slope_) return false;
   a_ /= 2;
   if (a_ < shortest) {  // back to x
     a_ = 0;
@@ -57,7 +57,7 @@ void Lbfgs::search(Vec w, double rate) {
 
 void Lbfgs::look(Vec w) const {  // w <- x + a * d
   copy(x_.view(), w);
-  axpy(float(a_), d_.view(), w);
+  if (a_ != 0) axpy(float(a_), d_.view(), w);  // d may be infinite
 }
 
 // d <- -H g, two loops over the pairs.

@@ -17,7 +17,8 @@ class Lbfgs {
   Lbfgs(const Space& space, std::size_t n, std::int64_t most, Shards* shards);
 
   bool searching() const { return searching_; }
-  // f > f_0 + c1 * a * d.g_0 while searching, also where f is not a number: then w <- x + a/2 * d.
+  // f > f_0 + c1 * a * d.g_0 while searching, also where f is not a number: then w <- x + a/2 * d, or x
+  // itself after a search in vain, where nothing is rejected: f is a sum in another order than f_0.
   bool rejects(Vec w, double f);
   // x <- w; returns where g at x is to be put next.
   Vec accept(ConstVec w, double f);

@@ -70,8 +70,11 @@ void Service::serve(const Header& header) {
     case Kind::leave:
       record(Request::leave, shard_.version(), shard_.leave(header.worker), 0);
       answer_held();
-      [[fallthrough]];
+      --present_;
+      break;
     case Kind::done:
+      shard_.finish(header.worker);
+      answer_held();
       --present_;
       break;
   }

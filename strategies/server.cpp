@@ -28,7 +28,8 @@ std::optional<Shard::Reply> Shard::pull(int worker, std::int64_t want, What what
 
 std::optional<Shard::Portion> Shard::grant(int worker, std::int64_t want) {
   const std::int64_t count = spent_ ? 0 : std::min(want, settings_.budget - granted_);
-  if (count > 0 && !rule_.admit(worker, used_)) return std::nullopt;
+  // The first shard's grants count; what is left by another one's own order says nothing about the worker.
+  if ((count > 0 || !settings_.first) && !rule_.admit(worker, used_)) return std::nullopt;
   spent_ = count == 0;
   const Portion portion{position_, count, {}};
   granted_ += count;
@@ -137,6 +138,7 @@ std::int64_t Shard::leave(int worker) {
   outstanding_[worker] = 0;
   release(worker);
   rule_.left(worker);
+  finish(worker);
   return back;
 }
 

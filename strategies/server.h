@@ -41,11 +41,12 @@ class Rule {
   virtual int backups() const { return 0; }    // copies of a portion that idle workers get, first one wins
   virtual double number() const { return 0; }  // for the workers: the mean over this shard's elements
   virtual Vec master(Vec w) { return w; }      // the model that the paper reports
-  virtual bool admit(int, std::int64_t) const {
-    return true;
-  }                                    // (worker, used): false holds its pull back for now
+  // (worker, used): false holds its pull back for now. Shards other than the first ask where the budget is
+  // spent, too: whoever finishes must hold nobody back.
+  virtual bool admit(int, std::int64_t) const { return true; }
   virtual void sent(int, ConstVec) {}  // (worker, w): its pull is answered with this w
-  virtual void left(int) {}            // (worker): it stopped with the budget unspent; no more comes from it
+  virtual void left(int) {}            // (worker): it stopped with the budget unspent
+  virtual void finished(int) {}        // (worker): no more comes from it, whatever the budget
   virtual void visit(State&) {}
 };
 
@@ -102,6 +103,7 @@ class Shard {
   // The worker stops early. What it was granted and has not pushed goes back to the budget, as long as nobody
   // was told that it is spent; returns how many samples.
   std::int64_t leave(int worker);
+  void finish(int worker) { rule_.finished(worker); }  // the worker stops
 
   Vec w() const { return w_; }
   std::int64_t version() const { return version_; }              // updates made

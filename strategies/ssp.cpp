@@ -27,7 +27,7 @@ class SspRule final : public Rule {
   bool admit(int worker, std::int64_t) const override {
     return clock_[worker] <= *std::min_element(clock_.begin(), clock_.end()) + s_;
   }
-  void left(int worker) override { clock_[worker] = std::numeric_limits<std::int64_t>::max() / 2; }
+  void finished(int worker) override { clock_[worker] = std::numeric_limits<std::int64_t>::max() / 2; }
   void visit(State& state) override {
     state.optimizer(optimizer_);
     for (std::size_t k = 0; k < clock_.size(); ++k) state.number("clock " + std::to_string(k), clock_[k]);

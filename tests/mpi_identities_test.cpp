@@ -24,11 +24,14 @@ class InTurn final : public dsgd::Rule {
   double weight(std::int64_t tau) const override { return rule_->weight(tau); }
   int arrivals() const override { return rule_->arrivals(); }
   bool admit(int worker, std::int64_t used) const override {
-    return used / world_minibatch % world().workers() == worker;
+    const int next = int(used / world_minibatch % world().workers());
+    return next == worker || finished_.contains(next);
   }
   void sent(int worker, ConstVec w) override { rule_->sent(worker, w); }
+  void finished(int worker) override { finished_.insert(worker); }
 
  private:
+  std::set<int> finished_;
   std::unique_ptr<dsgd::Rule> rule_;
 };
 

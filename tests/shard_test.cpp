@@ -20,7 +20,8 @@ namespace {
 // A shard of two floats and the rule of a strategy, in this process.
 struct Script {
   Script(const std::string& strategy, const std::map<std::string, Value>& given, int workers,
-         std::int64_t budget = 1 << 20, const OptimizerSettings& optimizer = {.learning_rate = 0.5})
+         std::int64_t budget = 1 << 20, const OptimizerSettings& optimizer = {.learning_rate = 0.5},
+         bool first = true)
       : linear(optimizer.rule == OptimizerSettings::Rule::sgd), w(host_space(), 2), g(host_space(), 2) {
     const StrategyEntry& entry = *find_strategy(strategy);
     rule = entry.make_rule(Settings(entry.parameters, given), {.space = &host_space(),
@@ -29,7 +30,8 @@ struct Script {
                                                                .servers = 1,
                                                                .minibatch = 4,
                                                                .optimizer = optimizer});
-    shard.emplace(Shard::Settings{workers, 4, budget}, *rule, w);
+    shard.emplace(Shard::Settings{.workers = workers, .minibatch = 4, .budget = budget, .first = first},
+                  *rule, w);
     held.resize(workers);
   }
   void pull(int worker) { held[worker] = shard->pull(worker, 4).value().version; }
@@ -290,6 +292,27 @@ TEST(Ssp, LetsEverybodyGoWhenTheBudgetIsSpent) {
   const auto reply = s.shard->pull(0, 4);  // worker 1 never came
   ASSERT_TRUE(reply);
   EXPECT_EQ(reply->granted, 0);
+}
+
+// Requests come to another shard than the first in another order: what it takes for a spent budget may be
+// work at the first one.
+TEST(Ssp, KeepsItsBoundAtOtherShardsToTheEnd) {
+  Script s("ssp", {{"s", integer(0)}}, 3, 12, {.learning_rate = 0.5}, false);
+  for (const int worker : {0, 1, 2}) s.pull(worker);
+  s.push(0, 1);
+  EXPECT_FALSE(s.shard->pull(0, 4));  // clocks 1 0 0
+  s.push(1, 1);
+  EXPECT_FALSE(s.shard->pull(0, 4));  // clocks 1 1 0
+  s.shard->finish(2);
+  EXPECT_TRUE(s.shard->pull(0, 4));
+}
+
+TEST(WarmStart, HoldsBackAtOtherShardsUntilTheFirstReplicaHasFinished) {
+  Script s("downpour", {{"warm_start", integer(100)}}, 2, 8, {.learning_rate = 0.5}, false);
+  for (int step = 0; step < 3; ++step) s.pull(0);
+  EXPECT_FALSE(s.shard->pull(1, 4));
+  s.shard->finish(0);
+  EXPECT_TRUE(s.shard->pull(1, 4));
 }
 
 // Between worker 0's pull and its push, worker 1 goes from s behind to s + 1 ahead.

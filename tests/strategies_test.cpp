@@ -14,6 +14,7 @@
 #include <set>
 #include <tuple>
 
+#include "strategies/lbfgs.h"
 #include "strategies/random.h"
 #include "strategies/strategy.h"
 #include "tests/checkpoint.h"
@@ -192,6 +193,13 @@ TEST(Effective, EamsgdHasAMomentumOfItsOwn) {
     }
 }
 
+TEST(Effective, SignsgdTakesNoClip) {
+  const StrategyEntry& entry = *find_strategy("signsgd");
+  EXPECT_THROW(entry.effective(Settings(entry.parameters), {.workers = 4, .optimizer = {.clip = 0.5}}),
+               std::invalid_argument);
+  EXPECT_NO_THROW(entry.effective(Settings(entry.parameters), {.workers = 4}));
+}
+
 // Of ring (Lian et al. 2017) and exponential graph (Ying et al. 2021, even P) in closed form.
 TEST(Dpsgd, SaysItsSpectralGap) {
   const StrategyEntry& entry = *find_strategy("dpsgd");
@@ -295,7 +303,10 @@ class LocalServer final : public ParameterServer {
   }
   void leave(bool early) override {
     for (Shard& shard : shards_)
-      if (early) shard.leave(worker_);
+      if (early)
+        shard.leave(worker_);
+      else
+        shard.finish(worker_);
   }
 
  private:
@@ -356,6 +367,7 @@ struct ReplaceableRule final : Rule {
   bool admit(int worker, std::int64_t used) const override { return rule->admit(worker, used); }
   void sent(int worker, ConstVec w) override { rule->sent(worker, w); }
   void left(int worker) override { rule->left(worker); }
+  void finished(int worker) override { rule->finished(worker); }
   std::int64_t batch() const override { return rule->batch(); }
   bool same_batch() const override { return rule->same_batch(); }
   int backups() const override { return rule->backups(); }
@@ -973,6 +985,39 @@ TEST(Twin, Sandblaster) {
         const auto tau = shard.staleness();
         EXPECT_EQ(tau[0], shard.arrivals()) << "a gradient of another batch counted";
       }
+}
+
+// No step along d is better, and x again is a little worse: a sum in another order of arrival.
+TEST(Lbfgs, GoesOnAfterASearchInVain) {
+  for (const float slope : {1.0f, INFINITY}) {  // w + 1 * d is infinite with the second
+    Lbfgs lbfgs(host_space(), 2, 3, nullptr);
+    Vector w(host_space(), 2);
+    fill(1, w);
+    const auto at_x = [&] { return w.data()[0] == 1 && w.data()[1] == 1; };
+    EXPECT_FALSE(lbfgs.rejects(w, 1));
+    fill(slope, lbfgs.accept(w, 1));
+    EXPECT_FALSE(lbfgs.learn());
+    lbfgs.search(w, 1);
+    EXPECT_FALSE(at_x());
+    int rejected = 0;
+    while (rejected < 100 && lbfgs.rejects(w, at_x() ? std::nextafter(1, 2) : 2)) ++rejected;
+    EXPECT_EQ(rejected, 20);  // 2^-20 is below the shortest step
+    EXPECT_TRUE(at_x()) << w.data()[0];
+    fill(slope, lbfgs.accept(w, 1));
+    EXPECT_TRUE(lbfgs.learn()) << "the search is over";
+  }
+}
+
+// What a leaver gave back is for who still works, not for one that makes its last exchange.
+TEST(Easgd, AsksForNoWorkAtItsEnd) {
+  for (const char* strategy : {"easgd", "eamsgd"}) {
+    Cluster cluster(strategy, {{"tau", integer(3)}}, {.learning_rate = 1.0 / 16}, 2, 2, 16);
+    EXPECT_TRUE(cluster.step(1));  // is granted 12 samples
+    EXPECT_TRUE(cluster.step(0));  // what is left
+    cluster.local[1]->leave(true);
+    EXPECT_FALSE(cluster.step(0));
+    EXPECT_EQ(cluster.shards[0].pull(1, 100)->granted, 12) << strategy;
+  }
 }
 
 // Bulk-synchronous: nobody pulls before all have pushed, and the updates of a round add up to one of sync at
