@@ -36,6 +36,7 @@ DatasetEntry mnist_like(std::string name, std::string summary, const std::vector
                      .summary = std::move(summary),
                      .shape = {1, 28, 28},
                      .classes = 10,
+                     .train = 60000,
                      .mirrors = std::move(mirrors),
                      .npm = std::move(npm),
                      .hint = std::move(hint)};
@@ -55,6 +56,7 @@ DatasetEntry mnist_like(std::string name, std::string summary, const std::vector
 DatasetEntry cifar10_like(DatasetEntry entry, const std::vector<std::string>& sums) {
   entry.shape = {3, 32, 32};
   entry.classes = 10;
+  entry.train = 50000;
   entry.normalise = true;
   for (int i = 1; i <= 5; ++i) entry.files.push_back({fmt::format("data_batch_{}.bin", i), ""});
   entry.files.push_back({"test_batch.bin", ""});

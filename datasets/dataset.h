@@ -66,6 +66,7 @@ struct DatasetEntry {
   std::string name, summary;
   Shape shape;
   int classes;
+  std::size_t train = 0;          // training samples, where they are not made
   std::vector<RemoteFile> files;  // empty: made, not read
   std::vector<Mirror> mirrors;    // tried in this order
   Archive archive;                // what mirrors hold instead of single files; no name: none

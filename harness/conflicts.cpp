@@ -33,7 +33,40 @@ const Fit& fit(const ModelEntry& model, const Shape& shape, int classes) {
   return at->second;
 }
 
+// Strategies without servers share out what is left of a budget, and make a step of it.
+Least least_budget(const RunConfig& run) {
+  const Context context = context_of(run, 0);
+  if (run.strategy->least) return run.strategy->least(run.strategy_settings, context);
+  if (run.strategy->make_rule || run.strategy->pairs) return least_for_all(context);
+  if (run.settings.number("sample_fraction") > 0) return {};
+  return {std::int64_t(run.workers()) * run.minibatch(),
+          fmt::format("a step of {} workers takes {} minibatches of {}", run.workers(), run.workers(),
+                      run.minibatch())};
+}
+
 }  // namespace
+
+// No step is larger than an epoch. Of a queue every worker takes minibatches for itself.
+std::optional<Conflict> training_conflict(const RunConfig& run, std::size_t train) {
+  if (const double fraction = run.settings.number("sample_fraction"); fraction > 0) {
+    if (fraction * double(train) >= 1) return std::nullopt;
+    return Conflict{
+        {"sample_fraction"},
+        fmt::format("{:g} of {} training samples is less than one in a step (allowed: 0, or numbers "
+                    "from {:g} up)",
+                    fraction, train, 1 / double(train))};
+  }
+  const auto sharing = std::size_t(run.data_order() == "queue" ? 1 : run.workers());
+  const std::size_t step = sharing * std::size_t(run.minibatch());
+  if (step <= train || train < sharing) return std::nullopt;
+  const std::size_t most = train / std::size_t(run.minibatch());
+  return Conflict{
+      {"minibatch", "workers", "synthetic.train", "dataset"},
+      fmt::format("{} worker{} would take {} samples in a step, more than the {} of the training set "
+                  "(allowed: minibatch up to {}{})",
+                  sharing, sharing == 1 ? "" : "s", step, train, train / sharing,
+                  sharing > 1 && most > 0 ? fmt::format(", or workers up to {}", most) : "")};
+}
 
 std::vector<Conflict> conflicts(const RunConfig& run) {
   std::vector<Conflict> found;
@@ -57,6 +90,10 @@ std::vector<Conflict> conflicts(const RunConfig& run) {
         {"samples", "minibatch"},
         fmt::format("a budget of {} samples is less than one minibatch of {} (allowed: samples from {} up)",
                     run.samples(), run.minibatch(), run.minibatch()));
+  else if (const Least least = least_budget(run); run.samples() < least.samples)
+    conflict({"samples", "workers", "minibatch"},
+             fmt::format("a budget of {} samples is too small: {} (allowed: samples from {} up)",
+                         run.samples(), least.why, least.samples));
 
   const bool served = run.strategy->make_rule;
   if ((served || run.strategy->pairs) && run.data_order() == "global")
@@ -124,6 +161,9 @@ std::vector<Conflict> conflicts(const RunConfig& run) {
         {"synthetic.train", "workers", "dataset"},
         fmt::format("{} training samples are too few for {} workers (allowed: synthetic.train from {} up)",
                     made.train, run.workers(), run.workers()));
+
+  if (const auto misfit = training_conflict(run, synthetic ? made.train : dataset.train))
+    found.push_back(*misfit);
 
   const DeviceEntry& device = run.device();
   if (const std::string reason = device.unavailable(run.precision());

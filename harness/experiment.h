@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -60,6 +61,7 @@ struct Conflict {
   std::string what;
 };
 std::vector<Conflict> conflicts(const RunConfig& run);
+std::optional<Conflict> training_conflict(const RunConfig& run, std::size_t train);  // with so many samples
 
 struct Experiment {
   std::string title;

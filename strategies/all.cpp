@@ -52,6 +52,16 @@ std::string needs_whole_vector(const StrategyEntry& entry, const OptimizerSettin
   return optimizer.clip > 0 && !entry.clips_on_workers ? "optimizer.clip" : "";
 }
 
+Least least_for_all(const Context& c, std::int64_t minibatches, const std::string& key) {
+  const std::int64_t each = minibatches * c.minibatch;
+  return {
+      (c.workers - 1) * each + 1,
+      "workers take " +
+          (key.empty() ? "a minibatch of " : key + " = " + std::to_string(minibatches) + " minibatches of ") +
+          std::to_string(c.minibatch) + " at a time, and not all of " + std::to_string(c.workers) +
+          " would get some"};
+}
+
 Cost all_reduce_cost(const Context& c, int vectors) {
   if (c.workers == 1) return {};
   return {double(8 * c.parameters * std::size_t(vectors) * (c.workers - 1) / c.workers), 1};

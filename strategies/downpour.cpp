@@ -148,6 +148,14 @@ extern const StrategyEntry downpour_entry{
           return Facts{{"global_minibatch", double(c.minibatch * s.integer("n_push"))},
                        {"period", double(s.integer("n_fetch"))}};
         },
+    .least =
+        [](const Settings& s, const Context& c) {
+          const Least all = least_for_all(c, s.integer("n_fetch"), "n_fetch");
+          const Least alone{s.integer("warm_start") + 1, "the first replica works on warm_start = " +
+                                                             std::to_string(s.integer("warm_start")) +
+                                                             " samples alone, and the others would get none"};
+          return c.workers > 1 && alone.samples > all.samples ? alone : all;
+        },
     .tolerates_loss = true,
     .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
     .identities = {{.of = Identity::one_worker},

@@ -52,6 +52,7 @@ StrategyEntry asynchronous(const char* name, const char* summary, bool momentum)
   e.make_rule = [](const Settings&, const Context&) -> std::unique_ptr<Rule> {
     return std::make_unique<Centre>();
   };
+  e.least = [](const Settings& s, const Context& c) { return least_for_all(c, s.integer("tau"), "tau"); };
   e.cost = [](const Settings& s, const Context& c, std::int64_t steps) {
     const auto exchanges = double(periods(steps, s.integer("tau")));
     return (exchanges + 1) * pull_cost(c) + exchanges * push_cost(c);

@@ -15,6 +15,7 @@
 // the learning rate; a search in vain, or a direction that does not descend, ends the history.
 
 #include <stdexcept>
+#include <string>
 
 #include "strategies/lbfgs.h"
 #include "strategies/strategy.h"
@@ -126,6 +127,13 @@ extern const StrategyEntry sandblaster_entry{
                 "its steps are those of L-BFGS (allowed: optimizer.rule = \"sgd\", optimizer.clip = 0)");
           return Facts{{"global_minibatch", double(s.integer("batch"))},
                        {"period", double(s.integer("portion"))}};
+        },
+    .least =
+        [](const Settings& s, const Context& c) {
+          const Least all = least_for_all(c, s.integer("portion"), "portion");
+          const Least update{s.integer("batch"), "an update is made of batch = " +
+                                                     std::to_string(s.integer("batch")) + " samples"};
+          return update.samples > all.samples ? update : all;
         },
     .tolerates_loss = true,
     .conformance = {{"batch", std::int64_t(24)},

@@ -130,6 +130,14 @@ struct Identity {
   std::string why = {};  // there are none
 };
 
+// Samples that a budget must have for every worker to have some work and for one update, and why.
+struct Least {
+  std::int64_t samples = 1;
+  std::string why;
+};
+// Of workers that ask a server for so many minibatches at a time; `key`: what says so.
+Least least_for_all(const Context& c, std::int64_t minibatches = 1, const std::string& key = {});
+
 // One line of the table of strategies.
 struct StrategyEntry {
   std::string name, summary, paper;
@@ -139,13 +147,14 @@ struct StrategyEntry {
   std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // null: workers as equals, no servers
   Cost (*cost)(const Settings&, const Context&, std::int64_t steps);
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
-  bool tolerates_loss = false;                          // goes on where a push never arrives
-  std::map<std::string, Value> conformance;             // non-degenerate settings for the conformance tests
-  std::vector<Identity> identities;                     // at least one
-  bool pairs = false;                                   // workers at their own pace, who average two by two
-  bool own_models = false;                              // workers end apart; master() is the common model
-  int collectives = 1;                                  // over all workers at the end of a period
-  bool clips_on_workers = false;                        // optimizer.clip; not the servers
+  Least (*least)(const Settings&, const Context&) = nullptr;  // null: a minibatch of every worker will do
+  bool tolerates_loss = false;                                // goes on where a push never arrives
+  std::map<std::string, Value> conformance;  // non-degenerate settings for the conformance tests
+  std::vector<Identity> identities;          // at least one
+  bool pairs = false;                        // workers at their own pace, who average two by two
+  bool own_models = false;                   // workers end apart; master() is the common model
+  int collectives = 1;                       // over all workers at the end of a period
+  bool clips_on_workers = false;             // optimizer.clip; not the servers
   bool elements = false;  // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound =
       false;                // messages depend on the data or on who is idle: `cost` is the most that is sent

@@ -253,6 +253,53 @@ INSTANTIATE_TEST_SUITE_P(
                 "samples "
                 "from 101 up)"},
         Mistake{
+            "samples = 5000\n[strategy.sandblaster]",
+            "x.toml:1:11: samples: a budget of 5000 samples is too small: an update is made of batch = 6000 "
+            "samples (allowed: samples from 6000 up)"},
+        Mistake{
+            "samples = 5000\nworkers = 8\n[strategy.sandblaster]\nbatch = 500\nportion = 40",
+            "x.toml:1:11: samples: a budget of 5000 samples is too small: workers take portion = 40 "
+            "minibatches of 32 at a time, and not all of 8 would get some (allowed: samples from 8961 up)"},
+        Mistake{
+            "samples = 96\nworkers = 4\n[strategy.staleness_aware]",
+            "x.toml:1:11: samples: a budget of 96 samples is too small: workers take a minibatch of 32 at a "
+            "time, and not all of 4 would get some (allowed: samples from 97 up)"},
+        Mistake{
+            "samples = 96\nworkers = 4\n[strategy.adpsgd]",
+            "x.toml:1:11: samples: a budget of 96 samples is too small: workers take a minibatch of 32 at a "
+            "time, and not all of 4 would get some (allowed: samples from 97 up)"},
+        Mistake{
+            "workers = 4\n[strategy.downpour]\nn_fetch = 1000",
+            "x.toml:1:11: workers: a budget of 60000 samples is too small: workers take "
+            "n_fetch = 1000 "
+            "minibatches of 32 at a time, and not all of 4 would get some (allowed: samples from 96001 up)"},
+        Mistake{
+            "samples = 6400\nworkers = 2\n[strategy.easgd]\ntau = 200",
+            "x.toml:1:11: samples: a budget of 6400 samples is too small: workers take tau = 200 minibatches "
+            "of 32 at a time, and not all of 2 would get some (allowed: samples from 6401 up)"},
+        Mistake{
+            "samples = 64000\nworkers = 2\n[strategy.downpour]\nwarm_start = 64000",
+            "x.toml:1:11: samples: a budget of 64000 samples is too small: the first replica works on "
+            "warm_start = 64000 samples alone, and the others would get none (allowed: samples from 64001 "
+            "up)"},
+        Mistake{"samples = 100\nworkers = 4\n[strategy.sync]",
+                "x.toml:1:11: samples: a budget of 100 samples is too small: a step of 4 workers takes 4 "
+                "minibatches of 32 (allowed: samples from 128 up)"},
+        Mistake{
+            "dataset = 'synthetic'\nworkers = [2, 512]\n[strategy.sync]",
+            "x.toml:2:15: workers: 512 workers would take 16384 samples in a step, more than the 10000 of "
+            "the training set (allowed: minibatch up to 19, or workers up to 312)"},
+        Mistake{
+            "minibatch = 40000\nsamples = 120000\nworkers = 2\n[strategy.downpour]",
+            "x.toml:1:13: minibatch: 2 workers would take 80000 samples in a step, more than the 60000 of "
+            "the training set (allowed: minibatch up to 30000, or workers up to 1)"},
+        Mistake{"minibatch = 60001\nsamples = 600000\n[strategy.staleness_aware]",
+                "x.toml:1:13: minibatch: 1 worker would take 60001 samples in a step, more than the 60000 of "
+                "the training set (allowed: minibatch up to 60000)"},
+        Mistake{"sample_fraction = [0.01, 0.00001]\n[strategy.sync]",
+                "x.toml:1:26: sample_fraction: 1e-05 of 60000 training samples is less than one in a step "
+                "(allowed: 0, or numbers from 1.66667e-05 up)"},
+        Mistake{
             "dataset = 'synthetic'\nsynthetic.shape = '1x4x4'\n[strategy.sync]",
             "x.toml:2:19: synthetic.shape: lenet does not fit: layer 1, conv 5x5x20, cannot take 1x4x4 (the "
             "network's input is 1x4x4) (allowed: softmax, mlp, dnn, resnet20)"},
@@ -308,9 +355,10 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"[strategy.eamsgd]\noptimizer.rule = 'momentum'",
                 "x.toml:1:11: strategy.eamsgd: delta is the momentum of its local steps (allowed: "
                 "optimizer.rule = \"sgd\")"},
-        Mistake{"dataset = 'synthetic'\nsynthetic.train = 3\nworkers = [2, 4]\n[strategy.sync]",
-                "x.toml:2:19: synthetic.train: 3 training samples are too few for 4 workers (allowed: "
-                "synthetic.train from 4 up)"},
+        Mistake{
+            "dataset = 'synthetic'\nsynthetic.train = 3\nworkers = [2, 4]\n[strategy.sync]\nminibatch = 1",
+            "x.toml:2:19: synthetic.train: 3 training samples are too few for 4 workers (allowed: "
+            "synthetic.train from 4 up)"},
         Mistake{
             "servers = [1, 2]\n[strategy.downpour]\n[strategy.sync]",
             "x.toml:1:15: servers: duplicate run: 1 and 2 make no difference to sync with its other settings "
@@ -337,7 +385,8 @@ TEST(Experiment, RefusesAnOptimizerWhereItMeansNothing) {
           const std::string& name = strategy->name;
           const bool elastic = name == "easgd" || name == "eamsgd";
           const bool own_rule = name == "eamsgd" || name == "eamsgd_sync" || name == "sandblaster";
-          const bool refused = (own_rule && rule != "sgd") || (name == "sandblaster" && clip) ||
+          const bool refused = (own_rule && rule != "sgd") ||
+                               ((name == "sandblaster" || name == "signsgd") && clip) ||
                                (strategy->make_rule && servers > 1 && !elastic &&
                                 (rule == "lars" || (clip && name != "downpour")));
           const std::string text =
@@ -345,6 +394,21 @@ TEST(Experiment, RefusesAnOptimizerWhereItMeansNothing) {
                           rule, clip, name);
           EXPECT_EQ(problems(text) != Lines{"no problem"}, refused) << text;
         }
+}
+
+// One sample less is a mistake above.
+TEST(Experiment, TakesTheSmallestBudgets) {
+  for (const char* text :
+       {"samples = 6000\n[strategy.sandblaster]",
+        "samples = 8961\nworkers = 8\n[strategy.sandblaster]\nbatch = 500\nportion = 40",
+        "samples = 97\nworkers = 4\n[strategy.staleness_aware]\n[strategy.adpsgd]\n[strategy.ssp]",
+        "samples = 96001\nworkers = 4\n[strategy.downpour]\nn_fetch = 1000",
+        "samples = 6401\nworkers = 2\n[strategy.easgd]\ntau = 200\n[strategy.eamsgd]\ntau = 200",
+        "samples = 32\n[strategy.downpour]\nwarm_start = 64\nn_fetch = 1000",
+        "samples = 128\nworkers = 4\n[strategy.sync]\n[strategy.averaging]\ntau = 1000",
+        "dataset = 'synthetic'\nworkers = 312\n[strategy.sync]",
+        "minibatch = 60000\n[strategy.staleness_aware]", "sample_fraction = 0.0001\n[strategy.sync]"})
+    EXPECT_NO_THROW(parse_experiment(text, "x.toml")) << text;
 }
 
 TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
