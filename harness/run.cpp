@@ -216,6 +216,8 @@ class Run {
       snapshots_->finish({done[0], last_seconds_, r.t}, r.w);
       average_snapshots(r.g);
       answered(context.pairs->answered());
+      own_samples_.resize(snapshots_->planned(), r.samples);
+      world_->sum(own_samples_);
     } else if (!context.server) {
       const Traffic trained = traffic;
       snapshots_->finish({r.used, last_seconds_, r.t}, strategy->master(r));
@@ -316,6 +318,7 @@ class Run {
     else
       snapshots_->take({r.used, begun, r.t}, master.part(0, 0));
     totals_.snapshot_s += seconds() - begun;
+      own_samples_.resize(snapshots_->taken(), r.samples);
   }
 
   void serve(const ShardRange& own) {
@@ -444,7 +447,7 @@ class Run {
       if (!holder) low.fill(std::numeric_limits<double>::infinity());
       world_->min(low);
       world_->max(high);
-      scored_.back().used = std::int64_t(high[0]);
+      scored_.back().used = pairs() ? own_samples_[i] : std::int64_t(high[0]);
       scored_.back().seconds = high[1];
       scored_.back().version_min = std::int64_t(low[2]);
       scored_.back().version_max = std::int64_t(high[2]);
@@ -640,7 +643,8 @@ class Run {
   std::vector<RequestRow> requests_;
   std::vector<DepartureRow> departures_;                              // of this rank
   std::size_t own_copies_ = std::numeric_limits<std::size_t>::max();  // later ones are of who has left
-  std::array<std::vector<Span>, 3> spans_;                            // by SpanRow::Kind
+  std::vector<std::int64_t> own_samples_;   // of workers in pairs, in each copy; in the end of all of them
+  std::array<std::vector<Span>, 3> spans_;  // by SpanRow::Kind
   RankRow totals_;
 };
 

@@ -1,6 +1,7 @@
 #include "strategies/mpi_pairs.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace dsgd {
 
@@ -14,12 +15,13 @@ MpiPairs::MpiPairs(const Ranks& ranks, int workers, int minibatch, Vec x, std::i
       traffic_(traffic),
       at_work_(workers),
       out_(ranks, x.size),
-      in_(ranks, x.size) {
+      in_(ranks, ranks.rank % 2 ? 0 : x.size) {
   const auto up_to = [&](int k) { return std::min(budget, minibatches(budget) * k / workers * minibatch); };
   rest_ = up_to(ranks.rank + 1) - up_to(ranks.rank);
   if (answers()) {
     present_ = (workers + 1) / 2;
-    open();
+    for (int k = 0; k < present_; ++k) asks_.emplace_back(ranks, x.size);
+    for (int k = 0; k < present_; ++k) open(k);
   } else {
     for (int j = 1; j < workers; j += 2) neighbours_.push_back(j);
   }
@@ -38,12 +40,13 @@ void MpiPairs::end_average() {
   if (asked_) {
     {
       const Stopwatch waiting(traffic_.waited);
-      await();
+      in_.await(false);
     }
+    arrived(in_);
     if (in_.header().kind == Kind::leave)
       std::erase(neighbours_, in_.header().worker);
     else
-      average();
+      average(in_);
     rest_ = in_.header().samples;
     asked_ = false;
   }
@@ -55,50 +58,58 @@ bool MpiPairs::due() {
     const std::size_t done = answered_.size();
     return done < replayed_->size() && (*replayed_)[done].version == calls_;
   }
-  return present_ > 0 && in_.arrived();
+  if (come_ < 0) come_ = any_arrived(asks_);
+  return come_ >= 0;
+}
+
+// A replay waits for the worker that was next.
+int MpiPairs::next() {
+  const std::size_t done = answered_.size();
+  if (replayed_ && done < replayed_->size()) {
+    const int k = (*replayed_)[done].worker / 2;
+    asks_[k].await(false);
+    return k;
+  }
+  const int k = std::exchange(come_, -1);
+  return k < 0 ? await_any(ranks_, asks_) : k;
 }
 
 // The pair shares what is left to do as evenly as whole minibatches allow. Whoever leaves early gives all
 // that it has to the other one, and no model.
 void MpiPairs::answer() {
-  await();
-  const Header asked = in_.header();
+  const int k = next();
+  Message& ask = asks_[k];
+  arrived(ask);
+  const Header asked = ask.header();
   if (asked.kind == Kind::leave) {
     rest_ += asked.samples;
     if (asked.samples > 0) answered_.push_back({asked.worker, Request::leave, calls_, asked.samples, 0});
     --present_;
-  } else {
+    return;
+  }
+  {
     const std::int64_t both = rest_ + asked.samples;
     const std::int64_t theirs = left_ ? both : std::min(both, (minibatches(both) + 1) / 2 * minibatch_);
     rest_ = both - theirs;
     send(asked.worker, answer_tag, left_ ? Kind::leave : Kind::push, theirs);
-    if (left_)
-      --present_;
-    else
-      average();
+    if (!left_) average(ask);
     answered_.push_back({asked.worker, left_ ? Request::leave : Request::push, calls_, theirs, 0});
   }
-  if (present_ > 0) open();
+  left_ ? void(--present_) : open(k);
 }
 
-// A replay waits for the worker that was next.
-void MpiPairs::open() {
-  const std::size_t done = answered_.size();
-  const bool known = replayed_ && done < replayed_->size();
-  in_.receive(known ? (*replayed_)[done].worker : MPI_ANY_SOURCE, ask_tag);
-}
+void MpiPairs::open(int k) { asks_[k].receive(2 * k, ask_tag); }
 
-void MpiPairs::await() {
-  in_.await(false);
-  const Header& header = in_.header();
+void MpiPairs::arrived(Message& message) {
+  const Header& header = message.header();
   // The others are not recorded; a replay may take them at another time.
   if (header.kind == Kind::push || header.samples > 0) at_work_ = std::min(at_work_, int(header.position));
   if (header.kind == Kind::push)
     traffic_.bytes_received += std::int64_t(sizeof(Header) + x_.size * sizeof(float));
 }
 
-void MpiPairs::average() {
-  const Vec theirs = in_.payload();
+void MpiPairs::average(Message& message) {
+  const Vec theirs = message.payload();
   x_.space->through_host(x_.data, x_.size, Space::Way::both, [&](std::size_t at, float* own, std::size_t n) {
     const Vec x{own, n, &host_space()};
     axpy(1, theirs.part(at, n), x);

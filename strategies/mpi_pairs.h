@@ -8,7 +8,8 @@
 
 namespace dsgd {
 
-// A worker that answers keeps a receive open for whoever asks next, and looks at it in its verbs.
+// A worker that answers keeps a receive open for each that may ask, so that their messages travel side by
+// side, and looks at them in its verbs.
 class MpiPairs final : public Pairs {
  public:
   // replayed: null, requests are taken as they come.
@@ -26,9 +27,10 @@ class MpiPairs final : public Pairs {
   bool answers() const { return ranks_.rank % 2; }
   bool due();  // whether a request is to be answered in this call
   void answer();
-  void open();   // for the next request
-  void await();  // for the other one's message
-  void average();
+  int next();  // of asks_: what is to be answered now; waits for it
+  void open(int k);
+  void arrived(Message& message);  // the other one's
+  void average(Message& message);
   void send(int to, int tag, Kind kind, std::int64_t rest);
   std::int64_t minibatches(std::int64_t samples) const { return (samples + minibatch_ - 1) / minibatch_; }
 
@@ -43,7 +45,9 @@ class MpiPairs final : public Pairs {
   int at_work_;      // workers that have not left early, as far as this one knows
   bool asked_ = false, left_ = false;
   std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
-  Message out_, in_;
+  Message out_, in_;           // in_: an answer
+  std::vector<Message> asks_;  // the k-th is open for worker 2k
+  int come_ = -1;              // of asks_: there, and not answered yet
   std::vector<Request> answered_;
 };
 

@@ -79,4 +79,36 @@ void Ranks::wait(MPI_Request& request, bool rings) const {
   }
 }
 
+namespace {
+
+// `find` has MPI_Testany's or MPI_Waitany's words: (count, requests, index, status).
+template <typename Find>
+int any_of(std::vector<Message>& messages, Find find) {
+  std::vector<MPI_Request> requests;
+  for (Message& message : messages) requests.push_back(message.request());
+  int at = MPI_UNDEFINED;
+  MPI_Status status;
+  find(int(requests.size()), requests.data(), &at, &status);
+  if (at == MPI_UNDEFINED) return -1;
+  messages[at].request() = requests[at];
+  messages[at].collect(status);
+  return at;
+}
+
+}  // namespace
+
+int any_arrived(std::vector<Message>& messages) {
+  return any_of(messages, [](int n, MPI_Request* requests, int* at, MPI_Status* status) {
+    int arrived = 0;
+    MPI_Testany(n, requests, at, &arrived, status);
+    if (!arrived) *at = MPI_UNDEFINED;
+  });
+}
+
+int await_any(const Ranks& ranks, std::vector<Message>& messages) {
+  if (!ranks.patience.crowded) return any_of(messages, MPI_Waitany);
+  for (;; std::this_thread::sleep_for(std::chrono::microseconds(50)))
+    if (const int k = any_arrived(messages); k >= 0) return k;
+}
+
 }  // namespace dsgd

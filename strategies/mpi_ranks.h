@@ -222,8 +222,8 @@ class Message {
   }
   void await(bool) { wait(); }
 
- private:
-  void collect(const MPI_Status& status) {
+  MPI_Request& request() { return request_; }
+  void collect(const MPI_Status& status) {  // what has come by the request
     if (!std::exchange(receiving_, false)) return;
     auto& letters = ranks_->office().post[ranks_->rank][{status.MPI_SOURCE, status.MPI_TAG}];
     parcel_ = std::move(letters.front());
@@ -233,6 +233,8 @@ class Message {
     if (arrived != count(parcel_.count))
       throw std::logic_error("messages of simulated ranks arrived out of order");
   }
+
+ private:
   static int count(std::size_t floats) {
     if (floats > at_most * 7)
       throw std::length_error("a server's part of the vector exceeds 7 GB: use more servers");
@@ -271,6 +273,8 @@ class Message {
     return done;
   }
   void await(bool rings) { ranks_->wait(request_, rings); }  // see Ranks::wait
+  MPI_Request& request() { return request_; }
+  void collect(const MPI_Status&) {}
 
  private:
   const Ranks* ranks_;
@@ -280,6 +284,10 @@ class Message {
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 #endif
+
+// Which of the messages that are being received is there, one that was not found so before; -1: none.
+int any_arrived(std::vector<Message>& messages);
+int await_any(const Ranks& ranks, std::vector<Message>& messages);  // waits for it, as Ranks::wait does
 
 // Adds the time of its life to a timer.
 class Stopwatch {

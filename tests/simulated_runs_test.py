@@ -473,6 +473,31 @@ seconds.softmax.10 = 1
                 self.assertAlmostEqual(file["result"].attrs["seconds"], 40 / tau * (tau + 3), delta=0.01)
 
 
+    def test_long_messages_to_one_neighbour_travel_side_by_side(self):
+        """A message of mlp takes a third of a gradient's time. Of 3 workers two ask the third: they need not take turns."""
+        text = self.FAST.replace("softmax", "mlp").replace("workers = 3", "workers = [2, 3]").replace("mlp.10 = 1", "mlp.10 = 4e-3")
+        text = text.replace("samples = 1200", "samples = 6000").replace("1x8x8", "1x28x28").replace("= 1e15", "= 2e10")
+        self.sweep('gradient = "skipped"\n' + text + "[strategy.adpsgd]\n")
+        seconds = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                seconds[file["config"].attrs["workers"]] = file["result"].attrs["seconds"]
+        self.assertGreater(seconds[2] / seconds[3], 1.25)
+
+    def test_snapshots_of_pairs_say_what_is_in_them(self):
+        """Every worker copies its model after the step in which its own estimate comes to the point."""
+        results, _ = self.sweep(TINY + "[strategy.adpsgd]\n")
+        with h5py.File(results["adpsgd-3w-seed1"]) as file:
+            steps, snapshots = file["steps"][()], file["snapshots"][()]
+        for k, snapshot in enumerate(snapshots[:-1]):
+            inside = 0
+            for rank in range(3):
+                own = steps[steps["rank"] == rank]
+                there = np.flatnonzero(own["used"] >= 1205 * k // 4)
+                inside += own["samples"][:there[0] + 1 if len(there) else None].sum() if k else 0
+            self.assertEqual(snapshot["used"], inside)
+        self.assertEqual(snapshots["used"][-1], 1205)
+
     def test_one_server_saturates_and_four_do_not(self):
         text = self.FAST.replace("workers = 3", "workers = [2, 16]").replace("servers = 2", "servers = [1, 4]").replace("count = 8", "count = 20")
         text = text.replace("[cluster.hosts.a]", "jitter = [0, 0.3]\nserver.rate = 5200\n[cluster.hosts.a]")  # 650 parameters: 1/8 s an update
