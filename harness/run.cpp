@@ -60,6 +60,8 @@ class Run {
       throw std::runtime_error(
           fmt::format("the run needs {} MPI ranks ({} workers, {} servers) but was started with {}",
                       config.ranks(), config.workers(), config.servers(), world_->size()));
+    if (const auto misfit = training_conflict(config, process.data.train.count))
+      throw std::runtime_error(fmt::format("{}: {}", misfit->keys.front(), misfit->what));
     if (cluster) charges_.emplace(config, *cluster, process.network, world.rank());
     if (!world.simulated() && config.slowed()) slowness_.emplace(config, world.rank());
   }
@@ -168,7 +170,7 @@ class Run {
     const Traffic& traffic = world_->traffic();
     const bool leaver = config_.leaver() == world_->rank();
     const std::int64_t leave_step = config_.settings.integer("faults.leave_step");
-    for (;;) {
+    for (double communicated = traffic.seconds;;) {  // what a snapshot waits for is the next step's
       if (leaver && r.t == leave_step) {
         if (!work)
           throw std::runtime_error(
@@ -178,7 +180,6 @@ class Run {
         own_copies_ = snapshots_->taken();
         break;
       }
-      const double communicated = traffic.seconds;
       const std::int64_t worked = r.samples, used = r.used;
       r.compute_s = 0;
       r.losses.clear();
@@ -197,6 +198,7 @@ class Run {
                         .seconds = seconds(),
                         .compute_s = float(r.compute_s),
                         .communication_s = float(traffic.seconds - communicated)};
+      communicated = traffic.seconds;
       totals_.compute_s += r.compute_s;
       ++r.t;
       for (const PendingLoss& loss : r.losses) losses_.emplace_back(rows_.size(), loss);
@@ -214,14 +216,12 @@ class Run {
       std::array<std::int64_t, 1> done{r.samples};
       world_->sum(done);
       snapshots_->finish({done[0], last_seconds_, r.t}, r.w);
-      average_snapshots(r.g);
-      answered(context.pairs->answered());
       own_samples_.resize(snapshots_->planned(), r.samples);
       world_->sum(own_samples_);
+      average_snapshots(r.g);
+      answered(context.pairs->answered());
     } else if (!context.server) {
-      const Traffic trained = traffic;
-      snapshots_->finish({r.used, last_seconds_, r.t}, strategy->master(r));
-      world_->traffic() = trained;
+      snapshots_->finish({r.used, last_seconds_, r.t}, without_traffic([&] { return strategy->master(r); }));
       used_ = r.used;
     }
     totals_.steps = r.t;
@@ -303,22 +303,31 @@ class Run {
       requests_.push_back({world_->rank(), r.worker, r.kind, r.version, r.samples, r.position});
   }
 
+  // Forming a copy is no part of the strategy's traffic; sums on GPUs that are on their way before are.
+  template <typename Form>
+  Vec without_traffic(Form form) {
+    if (between_gpus_) between_gpus_->settle();
+    const Traffic trained = world_->traffic();
+    const Vec formed = form();
+    if (between_gpus_) between_gpus_->settle();
+    world_->traffic() = trained;
+    return formed;
+  }
+
   void snapshot(Strategy& strategy, ModelReplica& r) {
     const double begun = seconds();
     if (pairs()) {
       snapshots_->take({r.used, begun, r.t}, r.w);
+      own_samples_.resize(snapshots_->taken(), r.samples);
       totals_.snapshot_s += seconds() - begun;
       return;
     }
-    const Traffic trained = world_->traffic();
-    const Vec master = strategy.master(r);
-    world_->traffic() = trained;  // forming the copy is no part of the strategy's traffic
+    const Vec master = without_traffic([&] { return strategy.master(r); });
     if (world_->rank() == 0)
       snapshots_->take({r.used, begun, r.t}, master);
     else
       snapshots_->take({r.used, begun, r.t}, master.part(0, 0));
     totals_.snapshot_s += seconds() - begun;
-      own_samples_.resize(snapshots_->taken(), r.samples);
   }
 
   void serve(const ShardRange& own) {
@@ -623,7 +632,7 @@ class Run {
   Process& process_;
   double setup_start_;
   std::size_t n_;
-  std::unique_ptr<Group> between_gpus_;
+  std::unique_ptr<GpuGroup> between_gpus_;
   std::string collectives_;  // what carries them
   std::optional<Charges> charges_;
   std::optional<Slowness> slowness_;

@@ -69,6 +69,8 @@ void NcclCommunicator::hold(cudaStream_t compute) {
   DSGD_CHECK(cudaStreamWaitEvent(compute, summed_, 0));
 }
 
+void NcclCommunicator::await() { DSGD_CHECK(cudaStreamSynchronize(stream_)); }
+
 double NcclCommunicator::ended() {
   const std::lock_guard lock(mutex_);
   double seconds = 0;

@@ -30,6 +30,7 @@ class NcclCommunicator {
   void wait(cudaStream_t compute);
   void sum(float* v, std::size_t n);  // queues v <- sum over the workers of v
   void hold(cudaStream_t compute);    // what `compute` will hold waits for the sums
+  void await();                       // on the host, for the sums
   double ended();                     // seconds of the sums that have ended since this was asked last
 
  private:

@@ -15,7 +15,7 @@
 namespace dsgd {
 namespace {
 
-class NcclGroup final : public Group {
+class NcclGroup final : public GpuGroup {
  public:
   NcclGroup(World& world, const Space& space, const ncclUniqueId& id, double seconds)
       : group_(world.group()),
@@ -54,6 +54,10 @@ class NcclGroup final : public Group {
     communicator_.hold(place_.stream);
     bucket_ = 0;
     return v;
+  }
+  void settle() override {
+    communicator_.await();
+    traffic_.seconds += communicator_.ended();
   }
   std::string library() const override {
     int version = 0;
@@ -111,7 +115,7 @@ Bytes bytes_of(const T& value) {
 
 }  // namespace
 
-std::unique_ptr<Group> nccl_group(World& world, const Space& space, double seconds, std::string& why) {
+std::unique_ptr<GpuGroup> nccl_group(World& world, const Space& space, double seconds, std::string& why) {
   Group& group = world.group();
   const auto place = cuda::place(space);
   const auto cards = group.all_gather(place ? bytes_of(place->uuid) : Bytes());

@@ -28,7 +28,7 @@ struct Twin {
   bool aborts = true;
   ncclResult_t status = ncclSuccess;
   int left = 0;  // of in_progress
-  int sums = 0, finalized = 0, destroyed = 0, aborted = 0;
+  int sums = 0, finalized = 0, destroyed = 0, aborted = 0, awaited = 0;
   std::int64_t recorded = 0;  // events
   cudaEvent_t waited = nullptr;
   struct Sum {
@@ -47,7 +47,7 @@ ncclResult_t begin() {
 
 bool fits(const Shape& shape) { return shape.servers == 0; }
 
-std::unique_ptr<Group> open(std::string& why, double seconds = 20) {
+std::unique_ptr<GpuGroup> open(std::string& why, double seconds = 20) {
   return nccl_group(world(), host_space(), seconds, why);
 }
 
@@ -90,6 +90,11 @@ TEST(NcclTwin, SumsAndAverages) {
   EXPECT_EQ(traffic.bytes_received, bytes);
   EXPECT_NEAR(traffic.seconds, 5 * 0.25,
               1e-9);  // the twin's sums take a quarter of a second; the last is not over
+  group->settle();
+  EXPECT_NEAR(traffic.seconds, 6 * 0.25, 1e-9);
+  group->settle();  // counts none twice
+  EXPECT_NEAR(traffic.seconds, 6 * 0.25, 1e-9);
+  EXPECT_EQ(twin.awaited, 2);
   group.reset();
   EXPECT_EQ(twin.finalized, 1);
   EXPECT_EQ(twin.destroyed, 1);
@@ -301,6 +306,7 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return *stream = reinterpret_cast<cudaStream_t>(&twin), cudaSuccess;
 }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++twin.awaited, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return *event = reinterpret_cast<cudaEvent_t>(new std::int64_t(0)), cudaSuccess;
