@@ -170,15 +170,25 @@ class Calibration {
     const int longer = kind.strategy == round_trips && kind.workers == 2 ? 10 : 1;
     const int count = longer * std::clamp(int(gradients_s / double(passes) * guess / flops(kind.minibatch)),
                                           least_steps, most_steps);
+    const std::int64_t step = std::int64_t(kind.minibatch) * kind.workers;
+    std::int64_t samples = count * step;
+    if (const StrategyEntry& entry = *find_strategy(kind.strategy); entry.least && kind.settings.empty()) {
+      const std::int64_t least =
+          entry
+              .least(Settings(entry.parameters),
+                     {.workers = kind.workers, .servers = kind.servers, .minibatch = kind.minibatch})
+              .samples;
+      samples = std::max(samples, (least + step - 1) / step * step);
+    }
     RunConfig config = parse_run(fmt::format(
         "device = \"{}\"\nmodel = \"{}\"\nminibatch = {}\nworkers = {}\nservers = {}\nsamples = {}\nseed = "
         "{}\n"
         "dataset = \"synthetic\"\nsynthetic.shape = \"{}\"\nsynthetic.train = {}\nsynthetic.test = 1\n"
         "statistics_samples = 1\nsnapshots = 0\noptimizer.learning_rate = 1e-4\ntime_limit = 3600\n"
         "stall_limit = 300\n[strategy.{}]\n{}\n",
-        kind.device, kind.model, kind.minibatch, kind.workers, kind.servers,
-        count * kind.minibatch * kind.workers, pass, to_string(find_model(kind.model)->images),
-        std::max(1024, kind.minibatch * kind.workers), kind.strategy, kind.settings));
+        kind.device, kind.model, kind.minibatch, kind.workers, kind.servers, samples, pass,
+        to_string(find_model(kind.model)->images), std::max(1024, kind.minibatch * kind.workers),
+        kind.strategy, kind.settings));
     auto& planned = jobs_[config.ranks()];
     for (const auto& [other, same] : planned)
       if (same.canonical() == config.canonical()) return;
