@@ -130,5 +130,10 @@ class Calibrate(unittest.TestCase):
         self.assertRegex(self.dsgd("list", "experiments").stdout, "validate-simulation +not usable here: .*dsgd calibrate")
 
 
+def setUpModule():
+    if not os.path.exists(f"{DSGD}-sim"):
+        raise unittest.SkipTest("built without SimGrid (Debian: libsimgrid-dev)")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -51,5 +51,10 @@ class Convergence(unittest.TestCase):
                 self.assertGreaterEqual(self.reached.get(strategy, 0), least)
 
 
+def setUpModule():
+    if not os.path.exists(f"{BUILD}/dsgd-sim"):
+        raise unittest.SkipTest("built without SimGrid (Debian: libsimgrid-dev)")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -6,7 +6,6 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 night=${DSGD_NIGHT:-${XDG_CACHE_HOME:-$HOME/.cache}/dsgd/night}
-export CXX=${CXX:-g++}
 
 declare -A about=(
   [without-libraries]="a build without oneDNN and SimGrid, and its tests"
@@ -19,19 +18,20 @@ declare -A about=(
 )
 steps=(without-libraries clang odr asan tsan mutations suites)
 
-build_and_test() {  # FOLDER CMAKE_OPTION...
+build_in() {  # FOLDER CMAKE_OPTION...
   local build=$1
   shift
-  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDSGD_WERROR=ON "$@" && cmake --build "$build" &&
-    /usr/bin/python3 tests/run.py "$build"
+  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DDSGD_WERROR=ON "$@" && cmake --build "$build"
 }
+test_in() { /usr/bin/python3 tests/run.py "$@"; }  # FOLDER OPTION...
 step() {
   case $1 in
-    without-libraries) build_and_test build-without -DDSGD_ONEDNN=OFF -DDSGD_SIMGRID=OFF -DDSGD_CUDA=OFF ;;
-    clang) build_and_test build-clang -DCMAKE_CXX_COMPILER=clang++ -DDSGD_CUDA=OFF ;;
+    without-libraries) build_in build-without -DDSGD_ONEDNN=OFF -DDSGD_SIMGRID=OFF -DDSGD_CUDA=OFF &&
+      test_in build-without --excuse="built without SimGrid" --excuse="bfloat16 products are oneDNN's" ;;
+    clang) build_in build-clang -DCMAKE_CXX_COMPILER=clang++ -DDSGD_CUDA=OFF && test_in build-clang ;;
     odr) bash tests/odr.sh ;;
-    asan) cmake --preset asan+ubsan && cmake --build --preset asan+ubsan && /usr/bin/python3 tests/run.py build-asan ;;
-    tsan) cmake --preset tsan && cmake --build --preset tsan && /usr/bin/python3 tests/run.py build-tsan ;;
+    asan) cmake --preset asan+ubsan && cmake --build --preset asan+ubsan && test_in build-asan ;;
+    tsan) cmake --preset tsan && cmake --build --preset tsan && test_in build-tsan ;;
     mutations) bash tests/mutation.sh --all ;;
     suites) bash tests/fresh_machine.sh ;;
   esac
