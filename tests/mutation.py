@@ -3,6 +3,7 @@ import argparse
 import concurrent.futures
 import os
 import queue
+import random
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ PROGRAMS = ["shard_test", "optimizer_test", "sampler_test", "compression_test", 
 REAL_RANKS, RANKS = "mpi_communicator_test", "simulated_test"
 SLOW = "*ReachesTheOptimum*"  # Table/Conformance.ReachesTheOptimum/topk
 ENVIRONMENT = dict(os.environ, **variables(), GTEST_FAIL_FAST="1")
+SAMPLE = 100  # bugs, within 30 minutes on two cores
 COMPILING, TESTING = 900, 600  # seconds at most; a bug may make a program wait for ever
 
 
@@ -123,9 +125,16 @@ def main():
     parser = argparse.ArgumentParser(prog="mutation.sh", description=__doc__)
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="bugs tried at the same time; default: one for each core")
     parser.add_argument("--list", action="store_true", help="print the bugs and try none")
-    parser.add_argument("part", nargs="*", help="only bugs whose file or text holds it")
+    parser.add_argument("--all", action="store_true", help="try all bugs, not a sample: an hour on two cores, or longer")
+    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"so many, drawn by --seed (default {SAMPLE})")
+    parser.add_argument("--seed", help="any text; default: today's date")
+    parser.add_argument("part", nargs="*", help="all bugs whose file or text holds it, no sample")
     args = parser.parse_args()
     bugs = read_bugs(args.part)
+    if not (args.part or args.list or args.all) and len(bugs) > args.sample:
+        seed = args.seed or time.strftime("%Y-%m-%d")
+        print(f"a sample of {args.sample} of {len(bugs)} bugs, drawn by --seed {seed}; --all tries every one")
+        bugs = random.Random(seed).sample(bugs, args.sample)
     if args.list or not bugs:
         print("\n".join(b["name"] for b in bugs) or "no such bug")
         return 0 if bugs else 2
