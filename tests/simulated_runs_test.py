@@ -557,7 +557,7 @@ name = "ethernet-10g"
         self.assert_same_seconds(TINY + '[strategy.averaging]\naggregation = "tree"\n', 1)
 
     def test_up_to_64_ranks(self):
-        text = self.LENET.replace("workers = 3", "workers = [2, 5, 16, 64]").replace("samples = 1205", "samples = 1280")
+        text = "stall_limit = 60\n" + self.LENET.replace("workers = 3", "workers = [2, 5, 16, 64]").replace("samples = 1205", "samples = 1280")
         self.assert_same_seconds(text.replace("train = 500", "train = 640") + "[strategy.sync]\n", 4)
 
     def test_what_it_cannot_do(self):
