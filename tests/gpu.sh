@@ -27,6 +27,7 @@ make_bundle() {
   if "$build/dsgd" list devices | grep -q 'cudnn.*built without'; then
     stop "$build/dsgd was built without CUDA, so that it can use no GPU: install the CUDA toolkit and cuDNN 9, and configure again"
   fi
+  command -v orted >/dev/null || stop "this Open MPI's launcher is of many parts (PRRTE), which cannot be packed yet: make the bundle with Open MPI 4.1 (Debian 12)"
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   mkdir -p "$work"/{tests,bin,programs/tests,programs/bin,lib/openmpi,lib/spare,share}
