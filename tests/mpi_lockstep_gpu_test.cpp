@@ -78,7 +78,7 @@ TEST(Gpu, GroupsAddUpWhatIsThere) {
       const auto v = values(n, k);
       for (std::size_t j = 0; j < n; ++j) exact[j] += v[j];
     }
-    for (Group* group : {&world().group(), nccl.get()}) {
+    for (Group* group : std::initializer_list<Group*>{&world().group(), nccl.get()}) {
       if (!group) continue;
       for (const bool own : {true, false}) {  // a vector of the group's or any other
         Vector other(*space, own ? 0 : n);
