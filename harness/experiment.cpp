@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <compare>
 #include <cstring>
 #include <fstream>
@@ -13,6 +14,7 @@
 
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
+#include "harness/expression.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -46,12 +48,19 @@ struct Place {
   auto operator<=>(const Place&) const = default;
 };
 
-// The values that a key is given in one table.
+// The values that a key is given in one table. An expression is the text of a key that has numbers.
 struct Axis {
   std::string key;  // in full
+  const Parameter* parameter = nullptr;
   Place place;
   std::vector<Value> values;  // none: all were mistaken
   std::vector<Place> places;  // one per value
+};
+
+// Keys whose values go in step.
+struct Together {
+  Place place;
+  std::vector<Names> groups;
 };
 
 struct Scope {
@@ -59,6 +68,7 @@ struct Scope {
   Place place;
   std::map<std::string, Axis> axes;
   bool cluster = false;  // a cluster's file
+  std::optional<Together> together = {};
 
   std::string prefix() const { return strategy ? "strategy." + strategy->name + "." : ""; }
   std::string run_key(const std::string& key) const { return cluster ? "cluster." + key : key; }
@@ -100,9 +110,33 @@ struct Choice {
   std::string key;
   const Axis* axis;
   std::size_t at = 0;
+  std::size_t wheel = 0;  // those of one turn together
   const Value& value() const { return axis->values[at]; }
   const Place& place() const { return axis->places[at]; }
 };
+
+bool is_expression(const Choice& choice) {
+  return std::holds_alternative<std::string>(choice.value()) &&
+         !std::holds_alternative<std::string>(choice.axis->parameter->fallback);
+}
+
+std::string list_of(const Axis& axis) {
+  Names values;
+  for (const Value& value : axis.values)
+    values.push_back(std::holds_alternative<std::string>(value) ? std::get<std::string>(value)
+                                                                : to_string(value));
+  return fmt::to_string(fmt::join(values, ","));
+}
+
+// What an expression of this key may use. The number of workers depends on nothing.
+Names usable_names(const std::string& key) {
+  if (key == "minibatch") return {"workers"};
+  return {"workers", "minibatch"};
+}
+bool takes_expressions(const Parameter& p) {
+  return p.name != "workers" && p.name != "seed" &&
+         (std::holds_alternative<std::int64_t>(p.fallback) || std::holds_alternative<double>(p.fallback));
+}
 
 // What is wrong with a value that has the right type and range.
 std::string objection(const std::string& key, const Value& value) {
@@ -152,8 +186,10 @@ toml::table parse_override(const std::string& key, const std::string& value) {
     quoted = to_string(Value(value));
   else
     for (std::size_t i = 0; i < value.size();) {
-      const std::size_t end = std::min(value.find_first_of("[], ", i), value.size());
-      const std::string item = value.substr(i, end - i);
+      const std::size_t end = std::min(value.find_first_of("[],", i), value.size());
+      std::string item = value.substr(i, end - i);
+      item.erase(0, item.find_first_not_of(' '));
+      item.erase(item.find_last_not_of(' ') + 1);
       quoted += item.empty() || is_toml(item) ? item : to_string(Value(item));
       if (end < value.size()) quoted += value[end];
       i = end + 1;
@@ -244,10 +280,17 @@ class Reader {
   void read_strategy(const std::string& name, const toml::node& node, const Place& at);
   void read_values(const Parameter& parameter, const toml::node& node, Axis& axis);
   void read_value(const Parameter& parameter, const toml::node& node, Axis& axis);
+  void read_together(const toml::node& node, const Place& at, Scope& scope);
   void unknown(const std::string& table, const std::string& name, const Place& at, const Scope& scope);
 
   std::vector<Choice> choices(const Scope& scope) const;
   void check_overrides();
+  const std::optional<Together>& together(const Scope& scope) const {
+    return scope.together ? scope.together : top_.together;
+  }
+  void check_together(const Scope& scope);
+  void check_repeats(Scope& scope);
+  bool evaluate_expressions(RunConfig& run, const std::vector<Choice>& choices);
   bool check_count();
   void expand(const Scope& scope, std::vector<RunConfig>& runs);
   const ClusterFile& cluster_file(const std::string& name, const Choice* cause);
@@ -352,13 +395,15 @@ void Reader::read_table(const toml::table& table, const std::string& prefix, Sco
     if (key == "base" && &scope == &top_) {
       if (source_ >= files_)
         problem(at, key, "can be said by an experiment's file alone (allowed: other keys)");
+    } else if (key == "together" && !scope.cluster) {
+      read_together(node, at, scope);
     } else if (key == "strategy" && !scope.strategy) {
       read_strategies(node, at);
     } else if (const Parameter* parameter = scope.find(key)) {
       if (const auto old = scope.axes.find(key);
           old != scope.axes.end() && old->second.place.source == source_)
         problem(at, full, "is set twice (allowed: once)");
-      Axis axis{full, at, {}, {}};
+      Axis axis{full, parameter, at, {}, {}};
       read_values(*parameter, node, axis);
       if (key == "cluster.name" && source_ < files_)  // what bases say of another cluster does not hold
         std::erase_if(scope.axes, [&](const auto& said) {
@@ -385,7 +430,7 @@ void Reader::unknown(const std::string& table, const std::string& name, const Pl
     for (std::size_t dot = k.find('.', table.size()); dot != k.npos; dot = k.find('.', dot + 1))
       candidates.push_back(k.substr(0, dot));
   if (table.empty() && !scope.strategy && !scope.cluster) {
-    candidates.insert(candidates.end(), {"strategy", "base"});
+    candidates.insert(candidates.end(), {"strategy", "base", "together"});
     for (const StrategyEntry* strategy : all_strategies())
       for (const Parameter& p : strategy->parameters)
         candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
@@ -467,13 +512,62 @@ void Reader::read_value(const Parameter& parameter, const toml::node& node, Axis
                                                  : "a date",
                                allowed(parameter)));
   std::string wrong;
-  value = checked(parameter, value, wrong);
+  const bool in_cluster = source_ >= files_ + overrides_;  // which knows no workers
+  if (auto* text = std::get_if<std::string>(&value); text && takes_expressions(parameter) && !in_cluster)
+    try {
+      const Expression expression = parse_expression(*text, usable_names(parameter.name));
+      if (expression.names.empty())
+        wrong = fmt::format("expected {}, got {} (allowed: {}, or in terms of {})", kind(parameter),
+                            to_string(value), allowed(parameter), listed(usable_names(parameter.name)));
+      *text = expression.text;
+    } catch (const ExpressionError& e) {
+      Place mistake = at;
+      mistake.column += std::uint32_t(1 + e.at);
+      return problem(mistake, axis.key, fmt::format("in {}: {}", to_string(value), e.what()));
+    }
+  else
+    value = checked(parameter, value, wrong);
   if (wrong.empty()) wrong = objection(parameter.name, value);
-  if (wrong.empty() && std::find(axis.values.begin(), axis.values.end(), value) != axis.values.end())
-    wrong = fmt::format("duplicate run: {} is repeated (allowed: each value once)", to_string(value));
   if (!wrong.empty()) return problem(at, axis.key, wrong);
   axis.values.push_back(value);
   axis.places.push_back(at);
+}
+
+void Reader::read_together(const toml::node& node, const Place& at, Scope& scope) {
+  const std::string key = scope.prefix() + "together";
+  const auto refuse = [&](const toml::node& where) {
+    problem(place(where.source()), key,
+            "expected lists of keys (allowed: such as [\"workers\", \"minibatch\"], or several in a list)");
+  };
+  Together together{at, {}};
+  Names seen;
+  const auto read_group = [&](const toml::array& names) {
+    Names group;
+    for (const toml::node& name : names) {
+      if (!name.is_string()) return refuse(name);
+      const std::string named = name.ref<std::string>();
+      if (!scope.find(named))
+        return problem(place(name.source()), key,
+                       fmt::format("unknown key {}{} (allowed: keys of this table)", named,
+                                   did_you_mean(named, scope.keys())));
+      if (std::find(seen.begin(), seen.end(), named) != seen.end())
+        return problem(place(name.source()), key, fmt::format("{} is named twice (allowed: once)", named));
+      seen.push_back(named);
+      group.push_back(named);
+    }
+    if (group.size() < 2) return refuse(names);
+    together.groups.push_back(group);
+  };
+  const toml::array* const array = node.as_array();
+  if (!array) return refuse(node);
+  const bool one = !array->empty() && !array->front().is_array();
+  if (one) read_group(*array);
+  for (const toml::node& group : *array)
+    if (!one) {
+      if (!group.is_array()) return refuse(group);
+      read_group(*group.as_array());
+    }
+  scope.together = together;
 }
 
 // What is said for this strategy, in the files' order: its own table takes the place of the top level.
@@ -485,7 +579,113 @@ std::vector<Choice> Reader::choices(const Scope& scope) const {
   for (const auto& [key, axis] : said) all.push_back({key, axis});
   std::sort(all.begin(), all.end(),
             [](const Choice& a, const Choice& b) { return a.axis->place < b.axis->place; });
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].wheel = i;
+  if (const auto& lists = together(scope))
+    for (const Names& group : lists->groups) {
+      Choice* first = nullptr;
+      for (Choice& c : all)
+        if (std::find(group.begin(), group.end(), c.key) != group.end()) {
+          if (!first) first = &c;
+          if (c.axis->values.size() == first->axis->values.size()) c.wheel = first->wheel;
+        }
+    }
   return all;
+}
+
+// What goes together has as many values each.
+void Reader::check_together(const Scope& scope) {
+  const auto& lists = together(scope);
+  if (!lists) return;
+  const std::vector<Choice> said = choices(scope);
+  for (const Names& group : lists->groups) {
+    const Choice* first = nullptr;
+    for (const std::string& key : group) {
+      const auto c = std::find_if(said.begin(), said.end(), [&](const Choice& x) { return x.key == key; });
+      if (c == said.end())
+        problem(
+            lists->place, scope.together ? scope.prefix() + "together" : "together",
+            fmt::format("{} has no values for {} (allowed: keys with arrays)", key, scope.strategy->name));
+      else if (!first)
+        first = &*c;
+      else if (c->axis->values.size() != first->axis->values.size())
+        problem(c->axis->place, c->axis->key,
+                fmt::format("has {} values and {} has {}, but they go together (allowed: as many)",
+                            c->axis->values.size(), first->axis->key, first->axis->values.size()));
+    }
+  }
+}
+
+void Reader::check_repeats(Scope& scope) {
+  for (auto& [key, axis] : scope.axes) {
+    const auto in_step = [&key = key](const std::optional<Together>& lists) {
+      return lists && std::any_of(lists->groups.begin(), lists->groups.end(), [&](const Names& group) {
+               return std::find(group.begin(), group.end(), key) != group.end();
+             });
+    };
+    if (in_step(scope.together) || in_step(top_.together) ||
+        (!scope.strategy && std::any_of(strategies_.begin(), strategies_.end(),
+                                        [&](const Scope& s) { return in_step(s.together); })))
+      continue;
+    for (std::size_t i = 0; i < axis.values.size();)
+      if (std::find(axis.values.begin(), axis.values.begin() + std::ptrdiff_t(i), axis.values[i]) ==
+          axis.values.begin() + std::ptrdiff_t(i)) {
+        ++i;
+      } else {
+        problem(axis.places[i], axis.key,
+                fmt::format("duplicate run: {} is repeated (allowed: each value once)",
+                            to_string(axis.values[i])));
+        axis.values.erase(axis.values.begin() + std::ptrdiff_t(i));
+        axis.places.erase(axis.places.begin() + std::ptrdiff_t(i));
+      }
+  }
+}
+
+// Puts the values of expressions into a run whose other settings are known, the minibatch's first.
+bool Reader::evaluate_expressions(RunConfig& run, const std::vector<Choice>& said) {
+  std::vector<const Choice*> expressions;
+  for (const Choice& c : said)
+    if (!c.axis->values.empty() && is_expression(c))
+      expressions.insert(c.key == "minibatch" ? expressions.begin() : expressions.end(), &c);
+  bool good = true;
+  for (const Choice* c : expressions) {
+    const Parameter& parameter = *c->axis->parameter;
+    const bool own = run.strategy_settings.values().contains(c->key);
+    const std::map<std::string, double> values{{"workers", run.workers()}, {"minibatch", run.minibatch()}};
+    const Expression expression =
+        parse_expression(std::get<std::string>(c->value()), usable_names(parameter.name));
+    const std::optional<double> result = evaluate(expression, values);
+    const bool whole = std::holds_alternative<std::int64_t>(parameter.fallback);
+    std::string wrong;
+    if (result && (!whole || (std::trunc(*result) == *result && std::abs(*result) < 1e15))) {
+      const Value value = checked(parameter, whole ? Value(std::int64_t(*result)) : Value(*result), wrong);
+      if (wrong.empty()) (own ? run.strategy_settings : run.settings).set(c->key, value);
+    } else {
+      wrong = "not whole";
+    }
+    run.expressions[own ? "strategy." + c->key : c->key] = expression.text;
+    if (wrong.empty()) continue;
+    good = false;
+    if (mistaken(said)) break;
+    Names of;
+    for (const std::string& name : expression.names)
+      of.push_back(fmt::format("{} = {:g}", name, values.at(name)));
+    const std::string outcome = !result               ? "divides by zero"
+                                : std::isnan(*result) ? "has no value"
+                                                      : fmt::format("is {:.15g}", *result);
+    problem(c->place(), c->axis->key,
+            fmt::format("{} {} with {} (allowed: {})", to_string(Value(expression.text)), outcome, listed(of),
+                        allowed(parameter)));
+    if (c->key == "minibatch") break;  // others may depend on it
+  }
+  // A list that goes together with the workers' is such a function, too.
+  const auto workers =
+      std::find_if(said.begin(), said.end(), [](const Choice& c) { return c.key == "workers"; });
+  if (workers == said.end() || workers->axis->values.size() < 2) return good;
+  for (const Choice& c : said)
+    if (c.wheel == workers->wheel && c.key != "workers")
+      run.expressions[run.strategy_settings.values().contains(c.key) ? "strategy." + c.key : c.key] =
+          fmt::format("{} for workers={}", list_of(*c.axis), list_of(*workers->axis));
+  return good;
 }
 
 void Reader::check_overrides() {
@@ -505,8 +705,9 @@ bool Reader::check_count() {
   const Axis* longest = nullptr;
   for (const Scope& scope : strategies_) {
     double product = 1;
+    std::set<std::size_t> wheels;
     for (const Choice& c : choices(scope)) {
-      product *= double(std::max<std::size_t>(c.axis->values.size(), 1));
+      if (wheels.insert(c.wheel).second) product *= double(std::max<std::size_t>(c.axis->values.size(), 1));
       if (!longest || c.axis->values.size() > longest->values.size()) longest = c.axis;
     }
     total += product;
@@ -524,13 +725,14 @@ void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
     RunConfig run{scope.strategy, Settings({run_keys().begin(), run_keys().end()}),
                   Settings(scope.strategy->parameters)};
     for (const Choice& c : said) {
-      if (c.axis->values.empty()) continue;
+      if (c.axis->values.empty() || is_expression(c)) continue;
       const bool own = run.strategy_settings.values().contains(c.key);
       (own ? run.strategy_settings : run.settings).set(c.key, c.value());
     }
-    if (!run.simulated() || complete_cluster(run, said)) check(run, scope, said);
+    const bool good = evaluate_expressions(run, said);
+    if ((!run.simulated() || complete_cluster(run, said)) && good) check(run, scope, said);
     run.normalise();
-    if (const auto [twin, fresh] = seen.insert({run.canonical(), said}); !fresh && !mistaken(said)) {
+    if (const auto [twin, fresh] = seen.insert({run.canonical(), said}); !fresh && good && !mistaken(said)) {
       const auto [a, b] = std::mismatch(said.begin(), said.end(), twin->second.begin(),
                                         [](const Choice& x, const Choice& y) { return x.at == y.at; });
       const bool of_cluster = !run.simulated() && a->key.starts_with("cluster.") && !slows_ranks(a->key);
@@ -547,8 +749,11 @@ void Reader::expand(const Scope& scope, std::vector<RunConfig>& runs) {
 
     more = false;
     for (auto c = said.rbegin(); c != said.rend() && !more; ++c) {
-      more = ++c->at < c->axis->values.size();
-      if (!more) c->at = 0;
+      if (c->wheel != std::size_t(said.rend() - c) - 1) continue;  // turns with an earlier one
+      more = c->at + 1 < c->axis->values.size();
+      const std::size_t next = more ? c->at + 1 : 0;
+      for (Choice& other : said)
+        if (other.wheel == c->wheel) other.at = next;
     }
   }
 }
@@ -681,6 +886,10 @@ Experiment Reader::read(const std::string& text) {
   for (source_ = files_; source_ < sources_.size(); ++source_) read_override(sources_[source_]);
   if (strategies_.empty() && problems_.empty()) none();  // all are left out
   if (!strategies_.empty()) check_overrides();
+  check_repeats(top_);
+  for (Scope& scope : strategies_) check_repeats(scope);
+  if (problems_.empty())
+    for (const Scope& scope : strategies_) check_together(scope);
   if (!check_count()) raise();
 
   Experiment experiment;

@@ -20,15 +20,20 @@ struct RunKey : Parameter {
   bool policy = false;
 };
 const std::vector<RunKey>& run_keys();
-const Parameter& base_key();  // of an experiment's file alone: no run has it
+// Of an experiment alone: no run has them.
+const Parameter& base_key();
+const Parameter& together_key();
 
 // One run, complete and checked. Settings are in their effective form: "auto" is resolved, and a key that
 // cannot matter (servers without a parameter server, momentum for plain SGD) has its default. A simulated run
 // has all keys of its cluster, those of the named file included; others have none but those that slow ranks.
 struct RunConfig {
   const StrategyEntry* strategy = nullptr;
-  Settings settings;                  // run_keys()
-  Settings strategy_settings;         // the strategy's own parameters
+  Settings settings;           // run_keys()
+  Settings strategy_settings;  // the strategy's own parameters
+  // What was said of settings that depend on the number of workers, by their keys in a result file. No part
+  // of the run: its settings have the values.
+  std::map<std::string, std::string> expressions;
   bool simulated() const;             // in virtual time, on a modelled cluster
   bool skips_gradients() const;       // finds its virtual time alone
   const DeviceEntry& device() const;  // auto: the fastest usable here
@@ -81,7 +86,8 @@ class ConfigError : public std::runtime_error {
 };
 
 // Reads a TOML experiment, expands arrays into the product of runs (a strategy's own table multiplies only
-// that strategy's runs) and checks all of it. An override "key=value" or "strategy.NAME.key=value" takes the
+// that strategy's runs; the lists of `together` go in step, an expression is evaluated for every run) and
+// checks all of it. An override "key=value" or "strategy.NAME.key=value" takes the
 // place of that line of the file; values are in TOML syntax, a bare word is text. Throws ConfigError.
 Experiment load_experiment(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 // The same from memory; `source` stands for the file in messages.

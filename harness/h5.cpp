@@ -131,6 +131,10 @@ Handle group(hid_t file, const std::string& name) {
 
 bool exists(hid_t file, const std::string& name) { return H5Lexists(file, name.c_str(), H5P_DEFAULT) > 0; }
 
+void erase(hid_t file, const std::string& name) {
+  if (exists(file, name)) check(H5Ldelete(file, name.c_str(), H5P_DEFAULT), file, name);
+}
+
 void set(hid_t object, const std::string& name, const Value& value) {
   if (has(object, name)) H5Adelete(object, name.c_str());
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);

@@ -45,6 +45,7 @@ void seal(const std::filesystem::path& file, const std::string& format);
 void verify(const std::filesystem::path& file, const std::string& format);
 Handle group(hid_t file, const std::string& name);  // opened, or created where the file is writable
 bool exists(hid_t file, const std::string& name);
+void erase(hid_t file, const std::string& name);  // where it exists
 
 void set(hid_t object, const std::string& name, const Value& value);  // attribute; replaces an older one
 bool has(hid_t object, const std::string& name);

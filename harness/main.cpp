@@ -80,11 +80,17 @@ int list(const std::string& what) {
       });
   if (what == "keys") {
     print_parameter(base_key());
+    print_parameter(together_key());
     for (const RunKey& key : run_keys()) print_parameter(key);
     for (Parameter key : host_keys()) {
       key.name = "cluster.hosts.NAME." + key.name;
       print_parameter(key, find_host_key(key.name));  // not of what stands for many keys
     }
+    fmt::print(
+        "\n  A number, but for workers and seed, may be an expression of the number of workers, in quotes: "
+        "minibatch = \"256 / workers\",\n  optimizer.learning_rate = \"0.1 * workers\", strategy.NAME.n = "
+        "\"workers\". It has numbers, workers, minibatch (the\n  run's), + - * /, parentheses and sqrt(...). "
+        "A run has the value, to 15 digits: its id is that of one that says so.\n");
   }
   return 0;
 }

@@ -38,6 +38,12 @@ void wait_until_closed(const std::filesystem::path& part) {
   ::close(fd);
 }
 
+void write_expressions(hid_t file, const RunConfig& config) {
+  if (config.expressions.empty()) return;
+  const h5::Handle group = h5::group(file, "expressions");
+  for (const auto& [key, expression] : config.expressions) h5::set(group, key, expression);
+}
+
 }  // namespace
 
 std::filesystem::path part_of(const std::filesystem::path& result) { return result.string() + ".part"; }
@@ -102,6 +108,8 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
   h5::set(keys, "text", config.text());
   for (const auto& [key, value] : config_of(config)) h5::set(keys, key, value);
 
+  write_expressions(file, config);
+
   const h5::Handle provenance = h5::group(file, "provenance");
   for (const auto& [key, value] : provenance_here()) h5::set(provenance, key, value);
   h5::set(provenance, "ranks", std::int64_t(config.ranks()));
@@ -135,7 +143,10 @@ bool finish_record(const std::filesystem::path& result, const std::string& outco
 void retitle_record(const std::filesystem::path& result, const RunConfig& config) {
   const auto& wanted = config.settings.values();
   const RunResult old = read_result(result);
-  if (old.title == config.settings.text("title") && old.config.at("target") == wanted.at("target")) return;
+  const std::map<std::string, Value> expressions(config.expressions.begin(), config.expressions.end());
+  if (old.title == config.settings.text("title") && old.config.at("target") == wanted.at("target") &&
+      old.expressions == expressions)
+    return;
   const std::filesystem::path fresh = result.string() + ".new";
   std::filesystem::copy_file(result, fresh, std::filesystem::copy_options::overwrite_existing);
   std::string text = std::get<std::string>(old.config.at("text"));
@@ -149,6 +160,8 @@ void retitle_record(const std::filesystem::path& result, const RunConfig& config
   h5::set(file, "title", wanted.at("title"));
   for (const char* key : {"title", "target"}) h5::set(h5::group(file, "config"), key, wanted.at(key));
   h5::set(h5::group(file, "config"), "text", text);
+  h5::erase(file, "expressions");
+  write_expressions(file, config);
   h5::close(std::move(file));
   h5::seal(fresh, result_format);
   read_result(fresh);  // throws where that went wrong

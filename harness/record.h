@@ -22,7 +22,7 @@ void create_record(const std::filesystem::path& part, const RunConfig& config, c
 bool finish_record(const std::filesystem::path& result, const std::string& outcome,
                    const std::string& detail);
 
-// Gives a complete result the title and target that its experiment has now.
+// Gives a complete result the title, target and expressions that its experiment has now.
 void retitle_record(const std::filesystem::path& result, const RunConfig& config);
 
 // Each once, in their order.

@@ -77,7 +77,7 @@ std::vector<Labels::Config> marks_of(const std::vector<RunResult>& runs, std::op
 
 std::string signature(const RunResult& run, const Labels::Config& marks, bool with_minibatch) {
   std::string result = run.strategy();
-  Labels::Config settings = settings_of(run.config);
+  Labels::Config settings = settings_of(said(run.config, run.expressions));
   settings.insert(marks.begin(), marks.end());
   for (const auto& [key, value] : settings)
     if (with_minibatch || key != "minibatch") result += fmt::format("; {}={}", key, plain(value));
@@ -253,6 +253,7 @@ RunResult read_result(const std::filesystem::path& path) {
   run.history = text(own, "history");
   run.config = attributes(file, "config");
   run.effective = attributes(file, "effective");
+  run.expressions = attributes(file, "expressions");
   run.provenance = attributes(file, "provenance");
   run.result = attributes(file, "result");
   for (const auto& [group, key] :
@@ -303,6 +304,13 @@ ResultFolder read_folder(const std::filesystem::path& folder) {
       result.unreadable.emplace_back(e.what());
     }
   return result;
+}
+
+std::map<std::string, Value> said(std::map<std::string, Value> config,
+                                  const std::map<std::string, Value>& expressions) {
+  for (const auto& [key, expression] : expressions)
+    if (const auto value = config.find(key); value != config.end()) value->second = expression;
+  return config;
 }
 
 void Labels::add(const Config& config, const Config& marks) {
@@ -362,7 +370,8 @@ std::string table(const std::vector<RunResult>& runs, std::optional<double> targ
   std::map<std::string, std::size_t> index;
   const std::vector<Labels::Config> marks = marks_of(runs, target);
   Labels labels;
-  for (std::size_t i = 0; i < runs.size(); ++i) labels.add(runs[i].config, marks[i]);
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    labels.add(said(runs[i].config, runs[i].expressions), marks[i]);
   std::set<double> targets;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const RunResult& run = runs[i];
@@ -372,7 +381,7 @@ std::string table(const std::vector<RunResult>& runs, std::optional<double> targ
     if (added)
       rows.push_back({run.strategy(), signature(run, marks[i], false), workers, run.integer("minibatch"),
                       target.value_or(std::get<double>(run.config.at("target"))),
-                      labels.of(run.config, marks[i])});
+                      labels.of(said(run.config, run.expressions), marks[i])});
     Row& row = rows[at->second];
     for (const RunResult* other : row.runs)
       if (other->integer("seed") == run.integer("seed"))
@@ -467,6 +476,7 @@ std::string show(const RunResult& run) {
       if (key != "text" && key != "plan") out += fmt::format("  {:<32} {}\n", key, plain(value));
   };
   section("configuration", run.config);
+  section("expressions", run.expressions);
   section("effective", run.effective);
   section("result", run.result);
   section("provenance", run.provenance);

@@ -19,6 +19,7 @@ struct RunResult {
   std::filesystem::path file;
   std::string name, id, title, engine, outcome, detail, history;
   std::map<std::string, Value> config, effective, provenance, result;
+  std::map<std::string, Value> expressions;  // of the settings that depend on the number of workers
   std::vector<SnapshotRow> snapshots;
   std::vector<RankRow> ranks;
   std::vector<StalenessRow> staleness;
@@ -50,6 +51,10 @@ struct ResultFolder {
   std::vector<std::string> unreadable;  // one message per file
 };
 ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
+
+// A configuration with expressions in place of their values: what runs with several numbers of workers share.
+std::map<std::string, Value> said(std::map<std::string, Value> config,
+                                  const std::map<std::string, Value>& expressions);
 
 // Tells apart the runs of a strategy by the engine and by the settings that differ, those of several
 // experiments (by their titles) also by what one has no run of; of clusters, by the name. Configurations are

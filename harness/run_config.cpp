@@ -161,6 +161,14 @@ const Parameter& base_key() {
   return key;
 }
 
+const Parameter& together_key() {
+  static const Parameter key{"together", "",
+                             "arrays that go in step, in place of every combination: together = "
+                             "[\"workers\", \"minibatch\"], several "
+                             "such lists in a list; at the top, or in a strategy's table for its runs"};
+  return key;
+}
+
 bool RunConfig::skips_gradients() const { return settings.text("gradient") == "skipped"; }
 bool RunConfig::simulated() const { return settings.text("engine") == "simulated"; }
 int RunConfig::workers() const { return int(settings.integer("workers")); }

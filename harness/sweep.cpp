@@ -64,7 +64,7 @@ class Display {
  public:
   Display(const Experiment& experiment, std::size_t runs, std::int64_t samples)
       : runs_(runs), samples_(samples), terminal_(isatty(STDERR_FILENO)) {
-    for (const RunConfig& config : experiment.runs) labels_.add(config_of(config));
+    for (const RunConfig& config : experiment.runs) labels_.add(said_of(config));
   }
 
   void start(std::size_t number, const RunConfig& config) {
@@ -107,11 +107,14 @@ class Display {
     const RunConfig* config = nullptr;
     std::int64_t used = 0;
   };
+  static std::map<std::string, Value> said_of(const RunConfig& config) {
+    return said(config_of(config), {config.expressions.begin(), config.expressions.end()});
+  }
   std::string head(std::size_t number) const {
     const RunConfig& config = *active_.at(number).config;
     return fmt::format("[{:{}}/{}] {:<16} {} worker{} seed {}{}", number, std::to_string(runs_).size(), runs_,
                        config.strategy->name, config.workers(), config.workers() == 1 ? " " : "s",
-                       config.seed(), labels_.of(config_of(config)));
+                       config.seed(), labels_.of(said_of(config)));
   }
   std::string left() const {
     std::int64_t used = 0;

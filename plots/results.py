@@ -85,7 +85,8 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
 
 
 class Variant(NamedTuple):
-    """A strategy with all its settings, whatever the number of workers and the seed."""
+    """A strategy with all its settings, whatever the number of workers and the seed; those that depend on the workers are
+    the expressions that say how."""
 
     strategy: str
     settings: tuple[tuple[str, object], ...]
@@ -107,6 +108,7 @@ class Run:
     ranks: np.ndarray
     staleness: np.ndarray
     target: float | None = None
+    expressions: dict = field(default_factory=dict)  # of the settings that depend on the number of workers
     apart: tuple[tuple[str, object], ...] = ()  # what keeps it from runs of the folder with the same settings
 
     strategy = property(lambda self: self.config["strategy"])
@@ -124,7 +126,8 @@ class Run:
 
     @cached_property
     def variant(self) -> Variant:
-        settings = [(k, v) for k, v in (NOT_SLOWED | self.config).items() if k not in NOT_A_SETTING]
+        said = {k: self.expressions.get(k, v) for k, v in self.config.items()}
+        settings = [(k, v) for k, v in (NOT_SLOWED | said).items() if k not in NOT_A_SETTING]
         return Variant(self.strategy, tuple(sorted(settings + list(self.apart))))
 
     @property
@@ -236,7 +239,8 @@ class Scaling:
         if self is WEAK:
             return run.variant
         settings = dict(run.variant.settings)
-        settings["workers × minibatch"] = run.workers * settings.pop("minibatch")
+        del settings["minibatch"]
+        settings["workers × minibatch"] = run.workers * run.config["minibatch"]
         return Variant(run.strategy, tuple(sorted(settings.items())))
 
 
@@ -304,7 +308,8 @@ class Results:
         bases = {(scaling.line(run), run.seed): run for run in runs if run.workers == 1}
         found: dict[Variant, dict[int, list[float | None]]] = {}
         for run in sorted(runs, key=lambda run: run.workers):
-            if base := bases.get((scaling.line(run), run.seed)):
+            base = bases.get((scaling.line(run), run.seed))
+            if base and (scaling is STRONG or base.config.get("minibatch") == run.config.get("minibatch")):
                 found.setdefault(scaling.line(run), {}).setdefault(run.workers, []).append(gain(run, base))
         # Where a seed failed or missed the target, the mean of the others would flatter.
         means = {line: {p: estimate(values) for p, values in found[line].items() if None not in values}
@@ -449,7 +454,8 @@ def read(path: Path, target: float | None = None) -> Run:
                 target = float(config["target"])
             return Run(path, root.get("outcome", "running"), root.get("title", ""), root.get("engine", ""), config,
                        *(_attributes(file.get(name)) for name in ("effective", "provenance", "result")),
-                       *(_table(file, name) for name in ("snapshots", "ranks", "staleness")), target)
+                       *(_table(file, name) for name in ("snapshots", "ranks", "staleness")), target,
+                       _attributes(file.get("expressions")))
     except ResultError:
         raise
     # What h5py makes of damage depends on where it is.

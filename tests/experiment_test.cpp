@@ -11,6 +11,7 @@
 
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
+#include "harness/expression.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -432,8 +433,8 @@ TEST(Experiment, ReportsAllMistakesAtOnceInTheFilesOrder) {
           "x.toml:2:1: minibach: unknown key, did you mean minibatch?",
           "x.toml:3:18: optimizer.rule: unknown value \"fast\" (allowed: sgd, momentum, nesterov, adagrad, "
           "adam, adamw, lars)",
-          "x.toml:4:11: samples: expected an integer, got \"many\" (allowed: integers from 1 to "
-          "1000000000000)",
+          "x.toml:4:12: samples: in \"many\": unknown name \"many\" (allowed: a number, minibatch, workers, "
+          "sqrt(...), parentheses)",
           "x.toml:7:8: strategy.bmuf.zeta: -1 is out of range (allowed: numbers from 0 to 100)",
           "x.toml:8:1: strategy.bmuf.blok: unknown key, did you mean block?",
           fmt::format("x.toml:9:11: strategy.hogwild: unknown strategy (allowed: {})", strategy_list()),
@@ -619,6 +620,189 @@ TEST(Experiment, AStrategysTableTakesThePlaceOfTheTopLevelForItsRunsOnly) {
   EXPECT_EQ(e.runs[1].settings.number("target"), 0.8);
   EXPECT_EQ(e.runs[2].settings.number("target"), 0.9);
 }
+
+// Settings that depend on the number of workers.
+
+double value_of(const std::string& text, double workers = 4, double minibatch = 32) {
+  const Expression expression = parse_expression(text, {"workers", "minibatch"});
+  return evaluate(expression, {{"workers", workers}, {"minibatch", minibatch}}).value();
+}
+
+TEST(Expressions, FollowTheRulesOfArithmetic) {
+  EXPECT_EQ(value_of("workers"), 4);
+  EXPECT_EQ(value_of("2 + 3 * workers"), 14);
+  EXPECT_EQ(value_of("(2 + 3) * workers"), 20);
+  EXPECT_EQ(value_of("20 - 4 - 3"), 13);
+  EXPECT_EQ(value_of("64 / 4 / 2"), 8);
+  EXPECT_EQ(value_of("256 / workers * 2"), 128);
+  EXPECT_EQ(value_of("-workers + 5"), 1);
+  EXPECT_EQ(value_of("2 * -workers"), -8);
+  EXPECT_EQ(value_of("--1"), 1);
+  EXPECT_EQ(value_of("sqrt(workers * 4) / minibatch"), 0.125);
+  EXPECT_EQ(value_of("  .5e1*workers "), 20);
+  EXPECT_EQ(parse_expression(" 0.1 *  workers", {"workers"}).text, "0.1*workers");
+  EXPECT_EQ(parse_expression("workers * 2", {"workers", "minibatch"}).names,
+            std::set<std::string>{"workers"});
+}
+
+TEST(Expressions, GiveTheNumberThatWouldBeWritten) {
+  EXPECT_NE(0.1 * 3, 0.3);
+  EXPECT_EQ(value_of("0.1 * workers", 3), 0.3);
+  EXPECT_EQ(value_of("0.1 * workers * 10", 3), 3);
+  EXPECT_EQ(value_of("1 / workers", 3), 0.333333333333333);
+}
+
+TEST(Expressions, DivisionByZeroHasNoValue) {
+  for (const char* text : {"1 / (workers - 4)", "1 / (1 / (workers - 4))", "0 / 0"})
+    EXPECT_EQ(evaluate(parse_expression(text, {"workers"}), {{"workers", 4}}), std::nullopt) << text;
+}
+
+TEST(Expressions, MistakesAreNamedWithPlaceAndRemedy) {
+  const auto mistake = [](const std::string& text) {
+    try {
+      parse_expression(text, {"workers", "minibatch"});
+    } catch (const ExpressionError& e) {
+      return fmt::format("{} {}", e.at, e.what());
+    }
+    return std::string("none");
+  };
+  const std::string allowed = " (allowed: a number, minibatch, workers, sqrt(...), parentheses)";
+  EXPECT_EQ(mistake("0.1 * worker"), "6 unknown name \"worker\", did you mean workers?" + allowed);
+  EXPECT_EQ(mistake("square(4)"), "0 unknown name \"square\"" + allowed);
+  EXPECT_EQ(mistake("256 /"), "5 expected a number or a name, got the end" + allowed);
+  EXPECT_EQ(mistake(""), "0 expected a number or a name, got the end" + allowed);
+  EXPECT_EQ(mistake("2 ^ workers"), "2 expected an operator, got \"^ workers\" (allowed: + - * /)");
+  EXPECT_EQ(mistake("2 workers"), "2 expected an operator, got \"workers\" (allowed: + - * /)");
+  EXPECT_EQ(mistake("(workers + 1"), "12 expected \")\", got the end (allowed: + - * / ))");
+  EXPECT_EQ(mistake("1e999"), "0 expected a number, got \"1e999\" (allowed: numbers such as 0.1 or 1e-3)");
+  EXPECT_EQ(mistake("."), "0 expected a number, got \".\" (allowed: numbers such as 0.1 or 1e-3)");
+  EXPECT_EQ(mistake(std::string(100000, '(')), "200 is too long (allowed: up to 200 letters)");
+}
+
+using ExpressionsOf = std::map<std::string, std::string>;
+
+TEST(Experiment, SettingsMayDependOnTheNumberOfWorkers) {
+  const Experiment e = parse_experiment(
+      "workers = [1, 4]\nminibatch = '64 / workers'\n[strategy.sync]\noptimizer.learning_rate = '0.1 * "
+      "workers * minibatch'\n[strategy.staleness_aware]\nn = 'workers'\n",
+      "x.toml");
+  EXPECT_EQ(described(e), (Lines{"1 sync 1w b64", "1 staleness_aware 1w b64", "1 sync 4w b16",
+                                 "1 staleness_aware 4w b16"}));
+  EXPECT_EQ(e.runs[0].optimizer().learning_rate, 6.4);
+  EXPECT_EQ(e.runs[3].strategy_settings.integer("n"), 4);
+  EXPECT_EQ(e.runs[2].expressions, (ExpressionsOf{{"minibatch", "64/workers"},
+                                                  {"optimizer.learning_rate", "0.1*workers*minibatch"}}));
+  EXPECT_EQ(e.runs[3].expressions, (ExpressionsOf{{"minibatch", "64/workers"}, {"strategy.n", "workers"}}));
+  EXPECT_EQ(run_of("optimizer.learning_rate = '0.1 * minibatch'\nworkers = 2\nminibatch = '64 / "
+                   "workers'\n[strategy.sync]")
+                .optimizer()
+                .learning_rate,
+            3.2);  // in whatever order
+  const RunConfig set =
+      run_of("workers = 3\n[strategy.staleness_aware]",
+             {"strategy.staleness_aware.n=workers", "optimizer.learning_rate=0.1 * workers"});
+  const RunConfig said =
+      run_of("workers = 3\noptimizer.learning_rate = 0.3\n[strategy.staleness_aware]\nn = 3");
+  EXPECT_EQ(set.id(), said.id());
+  EXPECT_EQ(set.text(), said.text());
+  EXPECT_EQ(said.expressions, ExpressionsOf());
+  EXPECT_EQ(parse_experiment("workers = [2, 4]\n[strategy.sync]", "x.toml",
+                             {"minibatch=[128 / workers, 8, (workers + 2)*5]"})
+                .runs.size(),
+            6u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Expressions, Mistakes,
+    testing::Values(
+        Mistake{"workers = 4\nminibatch = '256 / wokers'\n[strategy.sync]",
+                "x.toml:2:20: minibatch: in \"256 / wokers\": unknown name \"wokers\", did you mean workers? "
+                "(allowed: a number, workers, sqrt(...), parentheses)"},
+        Mistake{
+            "[strategy.sync]\noptimizer.learning_rate = [0.1, '0.1 * (workers']",
+            "x.toml:2:48: strategy.sync.optimizer.learning_rate: in \"0.1 * (workers\": expected \")\", got "
+            "the end (allowed: + - * / ))"},
+        Mistake{
+            "workers = [1, 3]\nminibatch = '256 / workers'\n[strategy.sync]",
+            "x.toml:2:13: minibatch: \"256/workers\" is 85.3333333333333 with workers = 3 (allowed: integers "
+            "from 1 to 65536)"},
+        Mistake{
+            "workers = [1, 32]\nminibatch = '4000 * workers'\noptimizer.learning_rate = '0.1 * minibatch'\n"
+            "[strategy.sync]\n[strategy.averaging]",
+            "x.toml:2:13: minibatch: \"4000*workers\" is 128000 with workers = 32 (allowed: integers from 1 "
+            "to 65536)"},
+        Mistake{"workers = [1, 2]\noptimizer.learning_rate = '1 / (workers - 1)'\n[strategy.sync]",
+                "x.toml:2:27: optimizer.learning_rate: \"1/(workers-1)\" divides by zero with workers = 1 "
+                "(allowed: numbers from 0 to 1000000)"},
+        Mistake{"optimizer.learning_rate = 'sqrt(workers - minibatch)'\n[strategy.sync]",
+                "x.toml:1:27: optimizer.learning_rate: \"sqrt(workers-minibatch)\" has no value with "
+                "minibatch = 32, "
+                "workers = 1 (allowed: numbers from 0 to 1000000)"},
+        Mistake{
+            "samples = '1e20 * workers'\n[strategy.sync]",
+            "x.toml:1:11: samples: \"1e20*workers\" is 1e+20 with workers = 1 (allowed: integers from 1 to "
+            "1000000000000)"},
+        Mistake{"minibatch = '32'\n[strategy.sync]",
+                "x.toml:1:13: minibatch: expected an integer, got \"32\" (allowed: integers from 1 to 65536, "
+                "or in "
+                "terms of workers)"},
+        Mistake{"minibatch = 'minibatch'\n[strategy.sync]",
+                "x.toml:1:14: minibatch: in \"minibatch\": unknown name \"minibatch\" (allowed: a number, "
+                "workers, "
+                "sqrt(...), parentheses)"},
+        Mistake{"seed = 'workers'\n[strategy.sync]",
+                "x.toml:1:8: seed: expected an integer, got \"workers\" (allowed: integers from 0 up)"},
+        Mistake{"workers = 0\nminibatch = '3 / workers'\n[strategy.sync]",
+                "x.toml:1:11: workers: 0 is out of range (allowed: integers from 1 to 4096)"}));
+
+TEST(Experiment, ListsMayGoTogether) {
+  const std::string text =
+      "workers = [1, 2, 4]\nminibatch = [64, 32, 16]\nseed = [1, 2]\n[strategy.averaging]\ntau = [1, 5]\n";
+  EXPECT_EQ(parse_experiment(text, "x.toml").runs.size(), 36u);
+  for (const char* together :
+       {"together = ['workers', 'minibatch']\n", "together = [['minibatch', 'workers']]\n"})
+    EXPECT_EQ(described(parse_experiment(together + text, "x.toml")),
+              (Lines{"1 averaging 1w b64 tau1", "1 averaging 1w b64 tau5", "1 averaging 2w b32 tau1",
+                     "1 averaging 2w b32 tau5", "1 averaging 4w b16 tau1", "1 averaging 4w b16 tau5",
+                     "2 averaging 1w b64 tau1", "2 averaging 1w b64 tau5", "2 averaging 2w b32 tau1",
+                     "2 averaging 2w b32 tau5", "2 averaging 4w b16 tau1", "2 averaging 4w b16 tau5"}));
+  EXPECT_EQ(described(parse_experiment(
+                text, "x.toml", {"together=[workers, minibatch]", "seed=3", "strategy.averaging.tau=5"})),
+            (Lines{"3 averaging 1w b64 tau5", "3 averaging 2w b32 tau5", "3 averaging 4w b16 tau5"}));
+  // In a strategy's table, values repeated.
+  const Experiment e = parse_experiment(
+      "workers = [1, 2, 4]\n[strategy.sync]\n[strategy.averaging]\ntau = [1, 5, 5]\ntogether = ['workers', "
+      "'tau']\n",
+      "x.toml");
+  EXPECT_EQ(described(e), (Lines{"1 sync 1w b32", "1 averaging 1w b32 tau1", "1 sync 2w b32",
+                                 "1 averaging 2w b32 tau5", "1 sync 4w b32", "1 averaging 4w b32 tau5"}));
+  EXPECT_EQ(e.runs[1].expressions, (ExpressionsOf{{"strategy.tau", "1,5,5 for workers=1,2,4"}}));
+  EXPECT_EQ(e.runs[0].expressions, ExpressionsOf());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Together, Mistakes,
+    testing::Values(
+        Mistake{
+            "together = ['workers', 'minibatch']\nworkers = [1, 2]\nminibatch = [3, 4, 5]\n[strategy.sync]",
+            "x.toml:3:1: minibatch: has 3 values and workers has 2, but they go together (allowed: as many)"},
+        Mistake{"together = ['workers', 'minibatch']\nworkers = [1, 2]\n[strategy.sync]",
+                "x.toml:1:1: together: minibatch has no values for sync (allowed: keys with arrays)"},
+        Mistake{"together = ['workers', 'minibach']\nworkers = [1, 2]\n[strategy.sync]",
+                "x.toml:1:24: together: unknown key minibach, did you mean minibatch? (allowed: keys of this "
+                "table)"},
+        Mistake{"together = [['workers', 'minibatch'], ['seed', 'workers']]\n[strategy.sync]",
+                "x.toml:1:48: together: workers is named twice (allowed: once)"},
+        Mistake{"together = 'workers'\n[strategy.sync]",
+                "x.toml:1:12: together: expected lists of keys (allowed: such as [\"workers\", "
+                "\"minibatch\"], or "
+                "several in a list)"},
+        Mistake{"together = ['workers']\n[strategy.sync]",
+                "x.toml:1:12: together: expected lists of keys (allowed: such as [\"workers\", "
+                "\"minibatch\"], or "
+                "several in a list)"},
+        Mistake{"togethr = ['workers', 'seed']\n[strategy.sync]",
+                "x.toml:1:1: togethr: unknown key, did you mean together?"}));
 
 // Overrides.
 
@@ -1083,6 +1267,35 @@ TEST(Shipped, QuickstartSweepsFiveStrategies) {
     EXPECT_EQ(runs[name], 2 * 3) << name;  // workers x seeds
   EXPECT_EQ(e.runs.size(), 5u * 2 * 3);
   EXPECT_FALSE(e.title.empty());
+}
+
+// What depends on the number of workers is one experiment each.
+TEST(Shipped, ScalingRulesExpandAsMeant) {
+  if (no_simulator()) GTEST_SKIP() << without_simgrid;
+  std::set<int> workers;
+  for (const RunConfig& run : load_experiment(find_experiment("strong-scaling")).runs) {
+    workers.insert(run.workers());
+    EXPECT_EQ(run.workers() * run.minibatch(), 256);
+    EXPECT_EQ(run.expressions, (ExpressionsOf{{"minibatch", "256/workers"}}));
+  }
+  EXPECT_EQ(workers, (std::set<int>{1, 2, 4, 8, 16}));
+  workers.clear();
+  for (const RunConfig& run : load_experiment(find_experiment("goyal")).runs) {
+    workers.insert(run.workers());
+    EXPECT_EQ(run.minibatch(), 32);
+    EXPECT_DOUBLE_EQ(run.optimizer().learning_rate, 0.01 * run.workers());
+    EXPECT_EQ(run.optimizer().schedule.kind, Schedule::Kind::warmup);
+    EXPECT_DOUBLE_EQ(run.optimizer().schedule.factor * run.optimizer().learning_rate, 0.01);
+  }
+  EXPECT_EQ(workers, (std::set<int>{1, 2, 4, 8, 16}));
+  std::map<std::string, int> runs;
+  for (const RunConfig& run : load_experiment(find_experiment("sasgd")).runs) {
+    ++runs[run.strategy->name];
+    EXPECT_EQ(run.workers() * run.minibatch(), 128);
+    if (run.strategy->name == "fasgd") continue;
+    EXPECT_EQ(run.strategy_settings.integer("n"), run.workers());
+  }
+  EXPECT_EQ(runs, (std::map<std::string, int>{{"fasgd", 4}, {"staleness_aware", 4}}));
 }
 
 TEST(Shipped, EveryStrategyHasAnExperiment) {

@@ -248,6 +248,29 @@ TEST(Record, TitleAndTargetAreTheExperiments) {
   EXPECT_EQ(std::get<double>(read_result(result).config.at("target")), 0.5);
 }
 
+TEST(Record, ExpressionsAreTheExperiments) {
+  const TemporaryFolder folder;
+  RunConfig config = small_run();
+  const fs::path result = folder.path() / (config.name() + ".h5");
+  const auto said = [&] { return read_result(result).expressions; };
+  create_record(part_of(result), config, "");
+  finish_record(result, "error", "because");
+  EXPECT_TRUE(said().empty());
+  config.expressions = {{"minibatch", "64/workers"}, {"strategy.tau", "workers"}};
+  retitle_record(result, config);
+  EXPECT_EQ(said(), (std::map<std::string, Value>{{"minibatch", std::string("64/workers")},
+                                                  {"strategy.tau", std::string("workers")}}));
+  config.expressions = {{"minibatch", "32*workers"}};
+  retitle_record(result, config);
+  EXPECT_EQ(said(), (std::map<std::string, Value>{{"minibatch", std::string("32*workers")}}));
+  config.expressions.clear();
+  retitle_record(result, config);
+  EXPECT_TRUE(said().empty());
+  create_record(part_of(result), (config.expressions["minibatch"] = "8*workers", config), "");
+  finish_record(result, "error", "because");
+  EXPECT_EQ(said().size(), 1u);
+}
+
 TEST(Record, DamagedPartIsSetAside) {
   const TemporaryFolder folder;
   const fs::path result = folder.path() / "broken.h5";
@@ -490,6 +513,27 @@ TEST(Results, TableNamesTheBaseOfEverySpeedUp) {
   const std::string text = table(runs, 0.8, false);
   EXPECT_NE(text.find("2.00 weak, 1.50 strong"), std::string::npos) << text;
   EXPECT_NE(text.find("no base"), std::string::npos) << text;
+}
+
+// Rows of one expression belong together, whatever its values are.
+TEST(Results, SpeedUpsFollowAnExpression) {
+  std::vector<RunResult> runs;
+  for (const std::int64_t workers : {1, 2, 4}) {
+    runs.push_back(invented("sync", workers, 64 / workers, 1, 8.0 / double(workers), 80));
+    runs.back().config["optimizer.learning_rate"] = 0.1 * double(workers);
+    runs.back().expressions = {{"optimizer.learning_rate", std::string("0.1*workers")},
+                               {"minibatch", std::string("64/workers")}};
+    runs.push_back(invented("sync", workers, 64, 1, 6.0, 80));
+    runs.back().config["optimizer.learning_rate"] = 0.7;
+  }
+  const std::string text = table(runs, std::nullopt, false);
+  EXPECT_NE(text.find("sync minibatch=64/workers optimizer.learning_rate=0.1*workers"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find(" 4.00 strong"), std::string::npos) << text;
+  EXPECT_NE(text.find(" 1.00 weak"), std::string::npos) << text;
+  EXPECT_EQ(text.find("no base"), std::string::npos) << text;
+  runs[0].result["scoring_s"] = 1.0;
+  EXPECT_NE(show(runs[0]).find("64/workers"), std::string::npos);
 }
 
 TEST(Results, UnreachedTargetIsNeverATime) {

@@ -603,15 +603,17 @@ class Mixing(Folder):
 
 
 class Speedups(Folder):
-    def run_at(self, workers, seed, seconds, minibatch=32, outcome="ok", reached=None):
+    def run_at(self, workers, seed, seconds, minibatch=32, outcome="ok", reached=None, config=None, expressions=None):
         """A run of 1000 samples that takes so many seconds, and reaches the target after `reached` of them."""
         path = write_run(self.folder, "sync", workers, seed, samples=1000, outcome=outcome, target=0.5,
-                         config={"minibatch": minibatch},
+                         config={"minibatch": minibatch} | (config or {}),
                          tables={"snapshots": [(0, 0, 0, 0, 0, 1, 10)]
                                  + [(500, reached, 0, 0, 0, 5, 10)] * (reached is not None)
                                  + [(1000, seconds, 0, 0, 0, 4, 10)]})
         with changed(path) as file:
             file["result"].attrs["seconds"] = float(seconds)
+            if expressions:
+                file.require_group("expressions").attrs.update(expressions)
 
     def means(self, scaling, gain=results.throughput_gain):
         found = results.load(self.folder).speedups(scaling, gain)
@@ -642,6 +644,23 @@ class Speedups(Folder):
         self.run_at(4, 1, seconds=2, minibatch=16)
         self.assertEqual(self.means(results.STRONG), [{1: 1.0, 2: 3.0, 4: 6.0}])
         self.assertEqual(self.means(results.WEAK), [])
+
+    def test_an_expression_of_the_workers_is_one_line(self):
+        for workers in (1, 2, 4):
+            said = {"optimizer.learning_rate": "0.1*workers"}
+            self.run_at(workers, 1, 12 / workers, config={"optimizer.learning_rate": 0.1 * workers}, expressions=said)
+            self.run_at(workers, 1, 12, config={"optimizer.learning_rate": 0.7})
+        self.assertEqual([{1: 1.0, 2: 2.0, 4: 4.0}, {1: 1.0, 2: 1.0, 4: 1.0}],
+                         sorted(self.means(results.WEAK), key=lambda line: -line[2]))
+        self.assertEqual({"sync, learning_rate 0.7", "sync, learning_rate 0.1*workers"},
+                         set(results.load(self.folder).labels.values()))
+
+    def test_minibatches_in_proportion_are_no_weak_scaling(self):
+        for workers in (1, 2, 4):
+            self.run_at(workers, 1, 12 / workers, 64 // workers, expressions={"minibatch": "64/workers"})
+        self.assertEqual(self.means(results.STRONG), [{1: 1.0, 2: 2.0, 4: 4.0}])
+        self.assertEqual(self.means(results.WEAK), [])
+        self.assertEqual(["sync"], list(results.load(self.folder).labels.values()))
 
     def test_to_target(self):
         self.run_at(1, 1, seconds=10, reached=6)
