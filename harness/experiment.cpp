@@ -15,6 +15,7 @@
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
 #include "harness/expression.h"
+#include "harness/papers.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -455,10 +456,14 @@ void Reader::read_strategy(const std::string& name, const toml::node& node, cons
   names_strategy_ = true;
   const std::string key = "strategy." + name;
   Scope scope{find_strategy(name), at, {}};
-  if (!scope.strategy)
+  if (!scope.strategy) {
+    const PaperName* elsewhere = find_paper_name(name);
     return problem(at, key,
-                   fmt::format("unknown strategy{} (allowed: {})", did_you_mean(name, strategy_names()),
+                   fmt::format("unknown strategy{} (allowed: {})",
+                               elsewhere ? ", did you mean " + elsewhere->says() + "?"
+                                         : did_you_mean(name, strategy_names()),
                                listed(strategy_names())));
+  }
   const bool left_out = source_ > 0 && node.value_exact<bool>() == false;
   if (!node.is_table() && !left_out)
     return problem(place(node.source()), key,

@@ -17,6 +17,7 @@
 #include "harness/doctor.h"
 #include "harness/experiment.h"
 #include "harness/launch.h"
+#include "harness/papers.h"
 #include "harness/probe.h"
 #include "harness/record.h"
 #include "harness/results.h"
@@ -46,13 +47,38 @@ void print_file(const std::filesystem::path& file, Describe describe) {
   fmt::print("  {:<20} {}\n", file.stem().string(), text);
 }
 
-int list(const std::string& what) {
-  if (what == "strategies")
-    for (const StrategyEntry* s : all_strategies()) {
-      fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper, s->data_order,
-                 s->make_rule ? "; needs parameter servers" : "");
-      for (const Parameter& p : s->parameters) print_parameter(p);
-    }
+// Of all strategies, or of those that have to do with a word.
+int list_strategies(const std::string& word) {
+  int found = 0;
+  for (const PaperName& p : paper_names())
+    if (!word.empty() && mentions(p, word)) fmt::print("  {}: {}\n", p.name, p.says());
+  for (const StrategyEntry* s : all_strategies()) {
+    if (!word.empty() && !mentions(*s, word)) continue;
+    ++found;
+    std::vector<std::string> also;
+    for (const PaperName& p : paper_names())
+      if (p.strategy == s->name && p.settings.empty()) also.push_back(p.name);
+    fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper, s->data_order,
+               s->make_rule ? "; needs parameter servers" : "");
+    if (!also.empty()) fmt::print("      also {}\n", fmt::join(also, ", "));
+    for (const PaperName& p : paper_names())
+      if (p.strategy == s->name && !p.settings.empty()) fmt::print("      {}: {}\n", p.name, p.settings);
+    for (const Parameter& p : s->parameters) print_parameter(p);
+  }
+  if (found) return 0;
+  std::vector<std::string> known;
+  for (const StrategyEntry* s : all_strategies()) known.push_back(s->name);
+  for (const PaperName& p : paper_names()) known.push_back(p.name);
+  throw std::runtime_error(
+      fmt::format("list strategies {}: no strategy has this name or paper{} (allowed: {})", word,
+                  did_you_mean(word, known), fmt::join(known, ", ")));
+}
+
+int list(const std::string& what, const std::string& word) {
+  if (what == "strategies") return list_strategies(word);
+  if (!word.empty())
+    throw std::runtime_error(
+        fmt::format("list {} {}: one word too many (allowed: a word after strategies)", what, word));
   if (what == "models")
     for (const ModelEntry& m : all_models()) fmt::print("  {:<16} {}\n", m.name, m.summary);
   if (what == "datasets")
@@ -231,7 +257,7 @@ int main(int argc, char** argv) {
       "its "
       "options.");
 
-  std::string folder, file, json, topic, name, url, plan, part, data_dir;
+  std::string folder, file, json, topic, word, name, url, plan, part, data_dir;
   double target = -1;
   bool mixed = false, plan_only = false, anyway = false;
   CLI::App* table_command = app.add_subcommand("table", "print the table of a folder of results");
@@ -250,6 +276,7 @@ int main(int argc, char** argv) {
       ->required()
       ->check(
           CLI::IsMember({"strategies", "models", "datasets", "devices", "clusters", "experiments", "keys"}));
+  list_command->add_option("word", word, "of strategies: a part of a name or paper, e.g. sasgd");
   CLI::App* show_command = app.add_subcommand("show", "show one result file");
   show_command->add_option("file", file)->required();
   show_command->add_flag("--plan", plan_only, "only which implementation each layer got");
@@ -347,7 +374,7 @@ int main(int argc, char** argv) {
         return sweep(options);
       }
       if (*table_command) return print_table(folder, target, mixed);
-      if (*list_command) return list(topic);
+      if (*list_command) return list(topic, word);
       if (*show_command) return show_file(file, plan_only);
       if (*trace_command) {
         write_trace(file, json.empty() ? std::filesystem::path(file).replace_extension(".json")

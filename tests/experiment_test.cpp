@@ -12,6 +12,7 @@
 #include "datasets/fetch.h"
 #include "harness/cluster.h"
 #include "harness/expression.h"
+#include "harness/papers.h"
 #include "models/device.h"
 
 namespace dsgd {
@@ -1267,6 +1268,31 @@ TEST(Shipped, QuickstartSweepsFiveStrategies) {
     EXPECT_EQ(runs[name], 2 * 3) << name;  // workers x seeds
   EXPECT_EQ(e.runs.size(), 5u * 2 * 3);
   EXPECT_FALSE(e.title.empty());
+}
+
+TEST(Papers, NamesAreOfSettingsThatThereAre) {
+  for (const PaperName& name : paper_names()) {
+    EXPECT_EQ(find_strategy(name.name), nullptr) << name.name;
+    ASSERT_NE(find_strategy(name.strategy), nullptr) << name.name;
+    EXPECT_EQ(find_paper_name(name.name), &name) << "is there twice";
+    run_of(fmt::format("samples = 600000\nstrategy.{} = {{ {} }}", name.strategy, name.settings));
+  }
+}
+
+TEST(Papers, AreFoundWhateverTheirSpelling) {
+  EXPECT_EQ(find_paper_name("sasgd")->says(), "staleness_aware with n = \"workers\"");
+  EXPECT_EQ(find_paper_name("post_local_sgd"), find_paper_name("Post-local SGD"));
+  EXPECT_EQ(find_paper_name("hogwild"), nullptr);
+  EXPECT_TRUE(mentions(*find_strategy("staleness_aware"), "sasgd"));
+  EXPECT_TRUE(mentions(*find_strategy("adpsgd"), "AD-PSGD"));
+  EXPECT_TRUE(mentions(*find_strategy("averaging"), "moritz"));
+  EXPECT_FALSE(mentions(*find_strategy("sync"), "sasgd"));
+  EXPECT_FALSE(mentions(*find_strategy("sync"), "-"));
+  EXPECT_EQ(problems("[strategy.sasgd]"),
+            Lines{fmt::format(
+                "x.toml:1:11: strategy.sasgd: unknown strategy, did you mean staleness_aware with n = "
+                "\"workers\"? (allowed: {})",
+                strategy_list())});
 }
 
 // What depends on the number of workers is one experiment each.
