@@ -66,12 +66,13 @@ int list_strategies(const std::string& word) {
     for (const Parameter& p : s->parameters) print_parameter(p);
   }
   if (found) return 0;
-  std::vector<std::string> known;
+  std::vector<std::string> known, small;
   for (const StrategyEntry* s : all_strategies()) known.push_back(s->name);
   for (const PaperName& p : paper_names()) known.push_back(p.name);
+  for (const std::string& name : known) small.push_back(CLI::detail::to_lower(name));
   throw std::runtime_error(
       fmt::format("list strategies {}: no strategy has this name or paper{} (allowed: {})", word,
-                  did_you_mean(word, known), fmt::join(known, ", ")));
+                  did_you_mean(CLI::detail::to_lower(word), small), fmt::join(known, ", ")));
 }
 
 int list(const std::string& what, const std::string& word) {

@@ -1245,6 +1245,16 @@ class Mistakes(Case):
         self.refused("table", self.folder + "/none", expect="no result files")
         self.refused("sweep", "quickstart", "-o", syntax + "/out", expect=syntax + "/out: Not a directory")
 
+    def test_lists_strategies_by_papers_names(self):
+        found = dsgd("list", "strategies", "sasgd").stdout
+        self.assertTrue(found.startswith('  SASGD: staleness_aware with n = "workers"\n'), found)
+        self.assertEqual(["staleness_aware"], re.findall(r"(?m)^  (\w+)  ", found))
+        self.assertEqual(["easgd", "eamsgd", "easgd_sync", "eamsgd_sync"],
+                         re.findall(r"(?m)^  (\w+)  ", dsgd("list", "strategies", "lecun").stdout))
+        self.refused("list", "strategies", "sasdg", expect="list strategies sasdg: no strategy has this name or paper, did you mean sasgd?")
+        self.refused("list", "models", "lenet", expect="list models lenet: one word too many")
+        self.assertIn('minibatch = "256 / workers"', dsgd("list", "keys").stdout)
+
     def test_options(self):
         commands = "(allowed: run, sweep, table, list, show, replay, trace, calibrate, data, doctor; dsgd --help explains them)"
         for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),

@@ -694,11 +694,11 @@ TEST(Experiment, SettingsMayDependOnTheNumberOfWorkers) {
   EXPECT_EQ(e.runs[2].expressions, (ExpressionsOf{{"minibatch", "64/workers"},
                                                   {"optimizer.learning_rate", "0.1*workers*minibatch"}}));
   EXPECT_EQ(e.runs[3].expressions, (ExpressionsOf{{"minibatch", "64/workers"}, {"strategy.n", "workers"}}));
-  EXPECT_EQ(run_of("optimizer.learning_rate = '0.1 * minibatch'\nworkers = 2\nminibatch = '64 / "
+  EXPECT_EQ(run_of("optimizer.learning_rate = '0.1 * minibatch'\nworkers = 2\nminibatch = '128 / "
                    "workers'\n[strategy.sync]")
                 .optimizer()
                 .learning_rate,
-            3.2);  // in whatever order
+            6.4);  // in whatever order
   const RunConfig set =
       run_of("workers = 3\n[strategy.staleness_aware]",
              {"strategy.staleness_aware.n=workers", "optimizer.learning_rate=0.1 * workers"});
