@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import style
-from results import Results, Run, count, estimate
+from results import NOT_SLOWED, Results, Run, count, estimate
 from softsync import arrivals, beyond, n_of
 from staleness import shares
 
@@ -52,11 +52,11 @@ def draw(results: Results) -> Figure:
 
 
 def jitter_of(run: Run) -> float:
-    return dict(run.variant.settings)["cluster.jitter"]
+    return (NOT_SLOWED | run.config)["cluster.jitter"]
 
 
 def slowdown_of(run: Run) -> float:
-    return dict(run.variant.settings)["cluster.straggler.slowdown"]
+    return (NOT_SLOWED | run.config)["cluster.straggler.slowdown"]
 
 
 def expected(run: Run) -> float:

@@ -33,7 +33,7 @@ def synchronisation(run: results.Run) -> float:
 def slowness(run: results.Run, jittered: bool) -> tuple:
     """What slows real ranks, too: a straggler where there is one, and jitter. Where no real run has any, its twin's is the
     machine's own, as calibrated."""
-    settings = dict(run.variant.settings)
+    settings = results.NOT_SLOWED | run.config
     keys = ["cluster.straggler.slowdown", *(results.STRAGGLER if settings["cluster.straggler.slowdown"] > 1 else ())]
     return tuple((key, settings.get(key)) for key in keys + ["cluster.jitter"] * jittered)
 
@@ -47,7 +47,7 @@ def name(strategy: str, settings: tuple) -> str:
 def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
     """Runs by what twins have in common, then by engine; only where there are both, and all have a throughput."""
     found: dict[tuple, dict[str, list[results.Run]]] = {}
-    jittered = any(run.engine == "mpi" and dict(run.variant.settings)["cluster.jitter"] > 0 for run in runs)
+    jittered = any(run.engine == "mpi" and (results.NOT_SLOWED | run.config)["cluster.jitter"] > 0 for run in runs)
     for run in runs:
         settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
         settings += slowness(run, jittered)
