@@ -533,7 +533,7 @@ TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
 
 // Debian's package; the tests' and the quickstart's real data.
 TEST_F(Lookup, ContentIsPartOfTheIdentityUnlessItIsThePublishedOne) {
-  const DatasetEntry& entry = known_dataset("mnist");
+  const DatasetEntry& entry = *find_dataset("mnist");
   write_set("plain");
   write_set("packed", Bytes(1, 7), ".gz");
   write_set("other", Bytes(1, 8));
@@ -552,7 +552,7 @@ TEST_F(Lookup, ContentIsPartOfTheIdentityUnlessItIsThePublishedOne) {
 
 // Sums of large files are kept, and are those of the very file.
 TEST_F(Lookup, SumsOfLargeFilesAreKept) {
-  const DatasetEntry& entry = known_dataset("mnist");
+  const DatasetEntry& entry = *find_dataset("mnist");
   write_set("set");
   EXPECT_NE(dataset_sums(entry, folder_ / "set"), "");
   EXPECT_FALSE(fs::exists(folder_ / "cache/dsgd/sums"));
@@ -574,7 +574,7 @@ TEST_F(Lookup, FashionMnistIsCompleteAndNotTakenForMnist) {
   const fs::path installed = "/usr/share/datasets/fashion-mnist";
   if (!fs::exists(installed)) GTEST_SKIP() << "package dataset-fashion-mnist is not installed";
   EXPECT_TRUE(check_dataset("fashion-mnist", "").complete());
-  const DatasetEntry& entry = known_dataset("fashion-mnist");
+  const DatasetEntry& entry = *find_dataset("fashion-mnist");
   EXPECT_EQ(content_id(entry, dataset_sums(entry, installed)), "");
   const Dataset set = load_dataset("fashion-mnist", "");
   for (const auto& [samples, each] : {std::pair{&set.train, 6000}, std::pair{&set.test, 1000}}) {
