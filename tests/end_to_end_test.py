@@ -324,7 +324,10 @@ class RecordChecks:
             own, row = steps[steps["rank"] == rank], rows[rank]
             self.assertEqual(list(range(row["steps"])), list(own["step"]))
             self.assertEqual(row["samples"], own["samples"].sum())
-            self.assertTrue((np.diff(own["seconds"]) >= 0).all() and (np.diff(own["used"]) >= 0).all())
+            self.assertTrue((np.diff(own["seconds"]) >= 0).all())
+            # Between pulls a worker takes the others for as fast as itself; then it hears what they did.
+            periods = [int(r.config.get(f"strategy.{key}", 1)) for key in ("tau", "n_fetch")] if served else [0]
+            self.assertGreaterEqual(np.diff(own["used"]).min(initial=0), -(workers - 1) * max(periods) * minibatch)
             self.assertLessEqual(own["seconds"][-1], result["seconds"])
             self.assertAlmostEqual(row["compute_s"], own["compute_s"].sum(dtype=float), delta=1e-3 + 0.01 * row["compute_s"])
             parts = row["compute_s"] + row["communication_s"] + row["wait_s"] + row["snapshot_s"]

@@ -36,6 +36,11 @@ std::string error_of(auto&& call) {
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
+// Of a transfer that ends too early: fewer bytes than were announced, or for newer curls a broken connection.
+bool tells_of_the_cut(const std::string& text) {
+  return contains(text, "/cut: curl ended with 18: ") || contains(text, "/cut: curl ended with 56: ");
+}
+
 class Fetch : public testing::Test {
  protected:
   Fetch() {
@@ -98,7 +103,7 @@ TEST_F(Https, FollowsRedirectionsButNotToHttp) {
   EXPECT_TRUE(complete());
   fs::remove(folder_ / "first.gz");
   const std::string text = error_of([&] { fetch(server_ + "/to-http"); });
-  EXPECT_TRUE(contains(text, "Protocol \"http\" not supported or disabled")) << text;
+  EXPECT_TRUE(contains(text, "Protocol \"http\"") && contains(text, "disabled")) << text;
 }
 
 TEST_F(Https, RefusesWrongContent) {
@@ -121,7 +126,7 @@ TEST_F(Https, SaysWhatIsMissing) {
 
 TEST_F(Https, RefusesAnInterruptedTransfer) {
   const std::string text = error_of([&] { fetch(server_ + "/cut"); });
-  EXPECT_TRUE(contains(text, server_ + "/cut: curl ended with 18: ")) << text;
+  EXPECT_TRUE(tells_of_the_cut(text)) << text;
   EXPECT_TRUE(names().empty());
 }
 
@@ -211,7 +216,7 @@ TEST_F(HttpsArchive, LeavesNothingOfOneThatIsWrongCutOrMissing) {
   EXPECT_TRUE(contains(wrong, fmt::format("{}/wrong: tiny.tar.gz: expected a file with SHA-256 {}, got ",
                                           server_, entry_.archive.sha256)))
       << wrong;
-  EXPECT_TRUE(contains(error_of([&] { fetch(server_ + "/cut"); }), "curl ended with 18: "));
+  EXPECT_TRUE(tells_of_the_cut(error_of([&] { fetch(server_ + "/cut"); })));
   EXPECT_TRUE(contains(error_of([&] { fetch(server_ + "/missing"); }), "curl ended with 22: "));
   EXPECT_TRUE(names().empty());
 }

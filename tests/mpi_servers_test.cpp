@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "tests/mpi_job.h"
@@ -152,6 +153,18 @@ TEST(AnyOrder, SspBoundsTheStaleness) {
   }
 }
 
+// What a replay repeats of a shard's requests. A worker's end is none of them: on shards other than the
+// first, another one's last pull may have waited for it, and which version it saw by then is the machine's.
+// Nothing is made of what that pull brings.
+std::vector<Request> repeated(std::vector<Request> requests) {
+  if (world().rank() <= world().workers()) return requests;
+  std::set<int> seen;
+  for (auto r = requests.rbegin(); r != requests.rend(); ++r)
+    if ((r->kind == Request::pull || r->kind == Request::pull_work) && seen.insert(r->worker).second)
+      r->version = 0;
+  return requests;
+}
+
 // The others go on without a worker that leaves, and do its work. Not even what it left undone is missing,
 // unless they were told by then that there is no more.
 TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
@@ -181,7 +194,7 @@ TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
         job.replayed = outcome.requests;
         const Outcome again = run(job);
         EXPECT_EQ(again.master, outcome.master) << where;
-        EXPECT_TRUE(again.requests == outcome.requests) << where;
+        EXPECT_TRUE(repeated(again.requests) == repeated(outcome.requests)) << where;
       }
   }
 }
@@ -277,7 +290,7 @@ TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
     job.replayed = first.requests;
     const Outcome second = with_slow(world().workers() - 1);
     EXPECT_EQ(second.master, first.master) << entry->name;
-    EXPECT_TRUE(second.requests == first.requests) << entry->name;
+    EXPECT_TRUE(repeated(second.requests) == repeated(first.requests)) << entry->name;
     EXPECT_EQ(first.requests.empty(), world().is_worker()) << entry->name;
     EXPECT_EQ(second.steps, first.steps) << entry->name;
   }
