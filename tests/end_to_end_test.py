@@ -284,7 +284,7 @@ class RecordChecks:
                              {field: table.dtype[field] for field in table.dtype.names}, name)
         own = {"strategy." + key for key in strategy_parameters()[r.config["strategy"]]}
         run_keys = {key for key in re.findall(r"^ +(\S+) .*\(default ", dsgd("list", "keys").stdout, re.M)
-                    if key != "base" and not key.startswith("cluster.")}  # of experiments, of simulated runs
+                    if key not in ("base", "together") and not key.startswith("cluster.")}  # of experiments, of simulated runs
         self.assertGreater(len(run_keys), 20)
         self.assertEqual(run_keys | own | {"strategy", "text"}, set(r.config))
         self.assertLessEqual({kind(t) for t in r.types["config"].values()}, {TEXT, FLOAT, INTEGER, "u1"})

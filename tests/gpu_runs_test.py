@@ -101,7 +101,7 @@ class Runs:
     """Whole runs, against the host's."""
 
     DSGD, MODEL, SAMPLES = f"{BUILD}/dsgd", "mlp", 2048
-    SETTINGS = {"threshold": {"tau": 0.05}, "topk": {"density": 0.1}, "diloco": {"H": 10}}
+    SETTINGS = {"threshold": {"tau": 0.05}, "topk": {"density": 0.1}, "diloco": {"H": 10}, "sandblaster": {"batch": 64, "portion": 1}}
 
     def train(self, strategy, device, own={}, **settings):
         settings = {"dataset": "synthetic", "model": self.MODEL, "synthetic.train": 1024, "synthetic.test": 256, "minibatch": 32,

@@ -572,6 +572,7 @@ name = "ethernet-10g"
     def test_a_large_model_needs_no_memory(self):
         """64 workers of 102 MB each, in a process that may have no more than 1 GB of data."""
         text = self.LENET.replace('"lenet"', '"mlp"').replace("1x28x28", "12x1997x1").replace("workers = 3", "workers = 64")
+        text = text.replace("train = 500", "train = 640")  # one step of all workers
         limit = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, limit[1]))
         self.addCleanup(resource.setrlimit, resource.RLIMIT_DATA, limit)
