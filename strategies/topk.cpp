@@ -135,9 +135,10 @@ extern const StrategyEntry topk_entry{
         },
     .effective = every_step,
     .conformance = {{"density", 0.2}, {"warmup_steps", std::int64_t(3)}},
-    .identities = {{.of = Identity::sync, .settings = {{"density", 1.0}, {"momentum_correction", false}}},
-                   {.of = Identity::one_worker, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1},
-                   {.of = Identity::linear, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1}},
+    .identities =
+        {{.of = Identity::sync, .settings = {{"density", 1.0}, {"momentum_correction", false}}},
+         {.of = Identity::one_worker, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1},
+         {.of = Identity::linear, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1}},
     .elements = true,
     .cost_is_bound = true};
 
