@@ -3,7 +3,7 @@
 # Not one of the tests: needs root, the network, 4 GB and about 30 minutes for each suite.
 # usage: tests/fresh_machine.sh [SUITE ...]     default: bookworm trixie (Debian 12 and 13), one after the other
 # FOLDER: where the systems are made and stay (FOLDER/SUITE); default: a temporary folder that is removed afterwards
-# MIRROR: where packages come from; default: apt's first one here, else deb.debian.org
+# MIRROR: where packages come from; default: the first that apt has here for Debian
 # COMMANDS: what is run there, a line each; default: the README's two
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ debian_mirror() {
   apt-get indextargets --format '$(SITE) $(ORIGIN)' 2>/dev/null | awk '$2 == "Debian" { print $1; exit }'
 }
 mirror=${MIRROR:-$(debian_mirror)}
-mirror=${mirror:-http://deb.debian.org/debian}
+[ -n "$mirror" ] || { echo "apt knows no mirror of Debian here: apt-get update first, or MIRROR=ADDRESS bash tests/fresh_machine.sh" >&2; exit 1; }
 
 # Own mount and process namespaces: what is mounted and started ends with the command.
 in_fresh() {
