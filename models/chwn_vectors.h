@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -35,8 +36,6 @@ template <int width>
 struct Vectors {
   typedef float Floats __attribute__((vector_size(4 * width), may_alias));
   typedef std::int32_t Ints __attribute__((vector_size(4 * width), may_alias));
-  typedef std::uint8_t Bytes __attribute__((vector_size(width), may_alias));
-  typedef std::uint16_t Shorts __attribute__((vector_size(2 * width), may_alias));
 };
 template <int width>
 using FloatsOf = typename Vectors<width>::Floats;
@@ -53,25 +52,16 @@ template <int width = vector_width>
 DSGD_INLINE inline void store(float* to, FloatsOf<width> v) {
   *reinterpret_cast<FloatsOf<width>*>(to) = v;
 }
-template <int width = vector_width>
-DSGD_INLINE inline IntsOf<width> load(const std::uint8_t* from) {
-  return __builtin_convertvector(*reinterpret_cast<const typename Vectors<width>::Bytes*>(from),
-                                 IntsOf<width>);
+// Small unsigned numbers in memory, as Ints in registers.
+template <int width = vector_width, std::unsigned_integral Small>
+DSGD_INLINE inline IntsOf<width> load(const Small* from) {
+  typedef Small Smalls __attribute__((vector_size(sizeof(Small) * width), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Smalls*>(from), IntsOf<width>);
 }
-template <int width = vector_width>
-DSGD_INLINE inline void store(std::uint8_t* to, IntsOf<width> v) {
-  using Bytes = typename Vectors<width>::Bytes;
-  *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(v, Bytes);
-}
-template <int width = vector_width>
-DSGD_INLINE inline IntsOf<width> load(const std::uint16_t* from) {
-  return __builtin_convertvector(*reinterpret_cast<const typename Vectors<width>::Shorts*>(from),
-                                 IntsOf<width>);
-}
-template <int width = vector_width>
-DSGD_INLINE inline void store(std::uint16_t* to, IntsOf<width> v) {
-  using Shorts = typename Vectors<width>::Shorts;
-  *reinterpret_cast<Shorts*>(to) = __builtin_convertvector(v, Shorts);
+template <int width = vector_width, std::unsigned_integral Small>
+DSGD_INLINE inline void store(Small* to, IntsOf<width> v) {
+  typedef Small Smalls __attribute__((vector_size(sizeof(Small) * width), may_alias));
+  *reinterpret_cast<Smalls*>(to) = __builtin_convertvector(v, Smalls);
 }
 template <int width>
 DSGD_INLINE inline float sum(FloatsOf<width> v) {
