@@ -163,6 +163,7 @@ class Folder(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
+        style.setup()
 
     def draw(self, *arguments) -> tuple[int, str, str]:
         """Exit code, output and error output of plots/all.py."""
@@ -718,7 +719,6 @@ class Look(Folder):
         write_sweep(self.folder, ("downpour", "averaging"), (2,), config={"strategy.n_push": 20}, samples=20000)
         write_run(self.folder, "bmuf", 2, 4, outcome="diverged", samples=20000)
         found = results.load(self.folder)
-        style.setup()
         for module in all_figures.FIGURES:
             self.assert_tidy(module.draw(found), module.__name__)
 
@@ -792,7 +792,6 @@ class OfExperiments(Folder):
         return families.draw(results.load(self.folder))
 
     def test_families(self):
-        style.setup()
         figure = self.families()
         shown = {panel.get_title("left"): panel for panel in figure.axes[::2]}
         self.assertEqual(list(shown), ["lock-step, compressed gradients", "lock-step, local steps and gossip",
@@ -869,7 +868,6 @@ class OfExperiments(Folder):
                 self.assertEqual(gain < 1, s > 1 - 1 / k)
 
     def test_scaling(self):
-        style.setup()
         figure = self.scaling()
         rate, _, sent, _, time, _, _, _ = figure.axes
         self.assertEqual([panel.get_title("left") for panel in (rate, sent)],
@@ -897,7 +895,6 @@ class OfExperiments(Folder):
             scaling.draw(results.load(self.folder))
 
     def test_nothing_covers_the_panels_or_leaves_the_figure(self):
-        style.setup()
         for draw in (self.families, self.softsync, self.jitter, self.straggler, self.periods, self.scaling):
             for path in self.folder.glob("*.h5"):
                 path.unlink()
@@ -999,7 +996,6 @@ class Command(Folder):
                         config={"optimizer.learning_rate": rate, "minibatch": 16})
         found = results.load(self.folder)
         self.assertEqual((len(found.runs), len(found.groups)), (300, 60))
-        style.setup()
         for module in all_figures.FIGURES:
             style.plt.close(module.draw(found))
 
