@@ -574,6 +574,16 @@ TEST(Place, LaysParametersOneAfterTheOther) {
   EXPECT_EQ(flops_per_sample(net), 2.0 * (2 * 20 * 108 + 3 * 96));
 }
 
+TEST(Place, GivesARestAWindowThatBeginsInside) {
+  const auto rows = [](int height, const LayerSpec& l) {
+    return place({"net", {1, height, 9}, {l}})[0].out.height;
+  };
+  EXPECT_EQ(rows(5, MaxPool{2, 3, true}), 2);
+  EXPECT_EQ(rows(6, MaxPool{2, 3, true}), 2);  // a third one would begin at the edge
+  EXPECT_EQ(rows(7, AvgPool{2, 3, true}), 3);
+  EXPECT_EQ(rows(7, AvgPool{2, 3}), 2);
+}
+
 TEST(Place, GivesBatchNormAScaleAndAShiftPerChannel) {
   const Network net{
       "net", {3, 8, 8}, {Conv2d{5, 3, 1, 1, false}, BatchNorm{}, Relu{}, Dense{2}, BatchNorm{}}};
@@ -741,6 +751,12 @@ TEST(Devices, AreListedAndFound) {
       EXPECT_EQ(d.make()->space().host(), d.name != "cudnn");
     EXPECT_FALSE(d.summary.empty());
   }
+}
+
+TEST(Devices, RefusePrecisionsThatTheyHaveNot) {
+  EXPECT_EQ(find_device("cpu")->unavailable(Precision::tf32), "TF32 is a format of GPUs");
+  for (const Precision p : {Precision::tf32, Precision::bf16})
+    EXPECT_NE(find_device("reference")->unavailable(p), "");
 }
 
 TEST(Plan, RefusesAnEmptyMinibatch) {
