@@ -3,12 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <fstream>
 #include <random>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "datasets/content.h"
 #include "harness/experiment.h"
@@ -93,6 +95,28 @@ TEST(Progress, LossNeedNotBeANumber) {
   EXPECT_TRUE(std::isnan(parse_progress(line)->loss));
 }
 
+// Of the second phase nothing is done yet. A sign of life comes within two seconds.
+TEST(Progress, APhaseBeginsWithNothingDone) {
+  Reporter reporter(3);
+  testing::internal::CaptureStdout();
+  reporter.phase("train", 0.125);
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  reporter.tell(64000, 1.5, 0.25);
+  reporter.phase("score");
+  std::istringstream lines(testing::internal::GetCapturedStdout());
+  std::vector<Progress> told;
+  for (std::string line; std::getline(lines, line);) told.push_back(parse_progress(line).value());
+  ASSERT_EQ(told.size(), 3u);
+  for (const Progress& p : told) EXPECT_EQ(p.rank, 3);
+  EXPECT_EQ(told[0].phase, "train");
+  EXPECT_EQ(told[1].used, 64000);
+  EXPECT_EQ(told[1].loss, 0.25);
+  EXPECT_EQ(told[1].gradient_s, 0.125);
+  EXPECT_EQ(told[2].phase, "score");
+  EXPECT_EQ(told[2].used, 0);
+  EXPECT_EQ(told[2].gradient_s, 0);
+}
+
 TEST(Snapshots, PointsAreSpreadEvenly) {
   EXPECT_EQ(snapshot_points(1000, 3), (std::vector<std::int64_t>{0, 250, 500, 750}));
   EXPECT_EQ(snapshot_points(1000, 0), (std::vector<std::int64_t>{0}));
@@ -122,6 +146,19 @@ TEST(Snapshots, MemoryAndSpoolHoldTheSame) {
     }
   }
   EXPECT_TRUE(fs::is_empty(folder.path()));  // the spool has no name
+}
+
+// So there are as many copies as planned, and all say when they were made.
+TEST(Snapshots, AStepOverSeveralPointsMakesACopyForEach) {
+  const TemporaryFolder folder;
+  Snapshots snapshots(snapshot_points(100, 3), 1, 1024, folder.path());
+  const Vector w(host_space(), 1);
+  for (const std::int64_t used : {0, 60, 70, 80})
+    if (snapshots.due(used)) snapshots.take({used, double(used), used}, w);
+  snapshots.finish({100, 100, 100}, w);
+  const std::vector<std::int64_t> expected{0, 60, 60, 80, 100};
+  ASSERT_EQ(snapshots.taken(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(snapshots.point(i).used, expected[i]) << i;
 }
 
 RunConfig small_run() {
@@ -157,6 +194,25 @@ TEST(Launch, KnowsSlowStepsByTheSecondsOfAGradient) {
       end_of_silence({0, getpid(), "train", 0, 0.1, 2.3, 0.01}).starts_with("no rank made progress for 1 s"));
 }
 
+// Whichever rank gives it, and however long the run takes; what a limit is for does not end others.
+TEST(Launch, EverySignOfLifeIsProgress) {
+  const TemporaryFolder folder;
+  const fs::path job = folder.path() / "job.sh";
+  std::ofstream(job) << "echo '" << to_line({0, getpid(), "train", 0, 0.1, 2.3, 0.01}) << "'\n"
+                     << "for i in 1 2 3 4 5 6 7 8; do echo '"
+                     << to_line({1, getpid(), "train", 32, 0.1, 2.3, 0.01}) << "'; sleep 0.5; done\n";
+  RunConfig config = small_run();
+  for (const char* limit : {"stall_limit", "setup_limit"}) config.settings.set(limit, 2.0);
+  int signs = 0;
+  Launch launch(config,
+                {.program = "dsgd", .part = folder.path() / "x.part", .launcher = "sh " + job.string()},
+                [&](const Progress&) { ++signs; });
+  std::optional<LaunchEnd> end;
+  for (int look = 0; !end; ++look) end = launch.watch(look == 600, 100);
+  EXPECT_EQ(end->kind, LaunchEnd::Kind::finished) << end->reason;
+  EXPECT_EQ(signs, 9);
+}
+
 TEST(Record, IsReadBack) {
   const TemporaryFolder folder;
   const RunConfig config = small_run();
@@ -190,6 +246,26 @@ TEST(Record, IsReadBack) {
   EXPECT_EQ(steps[999].step, 999);
   EXPECT_FLOAT_EQ(steps[999].loss, 0.001f);
   EXPECT_EQ(steps[1009].rank, 1);
+}
+
+TEST(Record, HasTheLastStepsOfASingleWorker) {
+  const TemporaryFolder folder;
+  const fs::path part = folder.path() / "x.h5.part";
+  create_record(part, small_run(), "");
+  Recorder recorder(part);
+  for (int i = 0; i < 10; ++i) recorder.step({.step = i});
+  recorder.close();
+  EXPECT_EQ(read_steps(part).size(), 10u);
+}
+
+TEST(Record, CountsServersAsRanks) {
+  const TemporaryFolder folder;
+  const RunConfig config =
+      parse_experiment("dataset = 'synthetic'\nworkers = 2\nservers = 3\n[strategy.downpour]\n", "test")
+          .runs.at(0);
+  const fs::path part = folder.path() / "x.h5.part";
+  create_record(part, config, "");
+  EXPECT_EQ(std::get<std::int64_t>(read_result(part).provenance.at("ranks")), 5);
 }
 
 // What is flushed survives a writer that is killed.
@@ -323,10 +399,12 @@ TEST(Outcome, IsDivergedWhereAnythingIsNotFinite) {
                                       .chance = 0.1});
   EXPECT_EQ(outcome.name, "diverged");
   EXPECT_EQ(outcome.why, "weights of rank 3 are not finite");
-  const std::vector<SnapshotRow> between{
-      good[0], {.used = 32, .test_loss = std::nan(""), .test_count = 100}, good[1]};
-  EXPECT_EQ(outcome_of({.last_loss = 0.1, .snapshots = between, .classes = 10, .chance = 0.1}).why,
-            "the test loss after 32 samples is not finite");
+  for (const double loss : {double(NAN), double(INFINITY)}) {
+    const std::vector<SnapshotRow> between{
+        good[0], {.used = 32, .test_loss = loss, .test_count = 100}, good[1]};
+    EXPECT_EQ(outcome_of({.last_loss = 0.1, .snapshots = between, .classes = 10, .chance = 0.1}).why,
+              "the test loss after 32 samples is not finite");
+  }
 }
 
 // Three deviations of a guesser: 0.1 + 3 * sqrt(0.1 * 0.9 / 10000) = 0.109.
@@ -496,8 +574,23 @@ RunResult invented(const std::string& strategy, std::int64_t workers, std::int64
   return run;
 }
 
+// The cells of a row of the table.
+std::vector<std::string> row_of(const std::string& text, const std::string& strategy,
+                                const std::string& workers) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::vector<std::string> cells;
+    for (std::size_t at = 0, end; at < line.size(); at = line.find_first_not_of(' ', end)) {
+      end = std::min(line.find("  ", at), line.size());
+      cells.push_back(line.substr(at, end - at));
+    }
+    if (cells.size() > 1 && cells[0] == strategy && cells[1] == workers) return cells;
+  }
+  return {};
+}
+
 TEST(Results, DerivedNumbers) {
-  const RunResult run = invented("sync", 1, 32, 1, 4.0, 80);
+  RunResult run = invented("sync", 1, 32, 1, 4.0, 80);
   EXPECT_DOUBLE_EQ(run.accuracy().value(), 0.8);
   EXPECT_DOUBLE_EQ(run.throughput().value(), 250);
   EXPECT_DOUBLE_EQ(run.time_to(0.79).value(), 2.0);  // the first snapshot that is good enough
@@ -505,14 +598,65 @@ TEST(Results, DerivedNumbers) {
   EXPECT_FALSE(run.time_to(0.81));
   EXPECT_FALSE(run.mean_staleness());
   EXPECT_DOUBLE_EQ(run.megabytes_per_worker().value(), 3);  // servers do not count
+  run.staleness = {{0, 0, 1}, {0, 1, 2}, {1, 3, 1}};
+  EXPECT_DOUBLE_EQ(run.mean_staleness().value(), (0 * 1 + 1 * 2 + 3 * 1) / 4.0);
+  run.ranks[0].snapshot_s = 0.01;
+  run.ranks[1].snapshot_s = 0.08;
+  EXPECT_DOUBLE_EQ(run.snapshot_share().value(), 0.08 / 4);
 }
 
 TEST(Results, TableNamesTheBaseOfEverySpeedUp) {
-  const std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 64, 1, 3.0, 80),
-                                    invented("sync", 2, 32, 1, 2.0, 80), invented("bmuf", 2, 32, 1, 2.0, 80)};
+  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 1, 64, 1, 3.0, 80),
+                              invented("sync", 2, 32, 1, 2.0, 80), invented("bmuf", 2, 32, 1, 2.0, 80)};
   const std::string text = table(runs, 0.8, false);
   EXPECT_NE(text.find("2.00 weak, 1.50 strong"), std::string::npos) << text;
   EXPECT_NE(text.find("no base"), std::string::npos) << text;
+  EXPECT_EQ(text.find("super-linear"), std::string::npos) << text;
+  EXPECT_EQ(text.find("k of n"), std::string::npos) << text;
+  runs[2] = invented("sync", 2, 32, 1, 1.6, 80);
+  EXPECT_EQ(row_of(table(runs, 0.8, false), "sync minibatch=32", "2").at(5),
+            "2.50 weak (super-linear), 1.88 strong");
+}
+
+// Not of the files, in which 16 workers come before 2.
+TEST(Results, TableIsInTheOrderOfStrategiesAndWorkers) {
+  const std::vector<RunResult> runs{invented("bmuf", 1, 32, 1, 4.0, 80), invented("sync", 16, 32, 1, 4.0, 80),
+                                    invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
+  std::istringstream words(table(runs, 0.8, false));
+  std::vector<std::string> rows;
+  for (std::string word, before; words >> word; before = word)
+    if (before == "sync" || before == "bmuf") rows.push_back(before + " " + word);
+  EXPECT_EQ(rows, (std::vector<std::string>{"sync 1", "sync 2", "sync 16", "bmuf 1"}));
+}
+
+TEST(Results, ShowHasNumbersUnderTheirHeadings) {
+  RunResult run = invented("sync", 1, 32, 1, 4.0, 80);
+  run.result["scoring_s"] = 1.0;
+  run.snapshots[1].version_min = 1;
+  run.snapshots[1].version_max = 3;
+  run.snapshots[1].test_loss = 0.5;
+  run.ranks = {{.rank = 0,
+                .steps = 3,
+                .samples = 96,
+                .total_s = 1.5,
+                .compute_s = 1.25,
+                .communication_s = 0.125,
+                .wait_s = 0.25,
+                .snapshot_s = 0.5,
+                .bytes_sent = 3000000,
+                .bytes_received = 4000000,
+                .messages = 7,
+                .synchronisations = 8}};
+  const std::string text = show(run);
+  using Cells = std::vector<std::string>;
+  EXPECT_EQ(row_of(text, "samples", "seconds"),
+            (Cells{"samples", "seconds", "version", "test loss", "test accuracy %"}));
+  EXPECT_EQ(row_of(text, "500", "2.000"), (Cells{"500", "2.000", "1-3", "0.5000", "79.00"}));
+  EXPECT_EQ(row_of(text, "rank", "role"),
+            (Cells{"rank", "role", "steps", "samples", "total s", "compute s", "communication s", "wait s",
+                   "snapshot s", "MB sent", "MB received", "messages", "synchronisations"}));
+  EXPECT_EQ(row_of(text, "0", "worker"), (Cells{"0", "worker", "3", "96", "1.500", "1.250", "0.125", "0.250",
+                                                "0.500", "3.00", "4.00", "7", "8"}));
 }
 
 // Rows of one expression belong together, whatever its values are.
@@ -542,21 +686,7 @@ TEST(Results, UnreachedTargetIsNeverATime) {
   const std::string text = table(runs, 0.8, false);
   EXPECT_NE(text.find("1 of 3 reached"), std::string::npos) << text;
   EXPECT_NE(text.find("1 diverged, 2 ok"), std::string::npos) << text;
-}
-
-// The cells of a row of the table.
-std::vector<std::string> row_of(const std::string& text, const std::string& strategy,
-                                const std::string& workers) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    std::vector<std::string> cells;
-    for (std::size_t at = 0, end; at < line.size(); at = line.find_first_not_of(' ', end)) {
-      end = std::min(line.find("  ", at), line.size());
-      cells.push_back(line.substr(at, end - at));
-    }
-    if (cells.size() > 1 && cells[0] == strategy && cells[1] == workers) return cells;
-  }
-  return {};
+  EXPECT_NE(text.find("k of n: "), std::string::npos) << text;
 }
 
 TEST(Results, NoMeanIsMadeOfSurvivors) {
@@ -642,15 +772,17 @@ TEST(Results, TableSaysWhatLearnedNothing) {
 }
 
 TEST(Results, TableRefusesToMix) {
-  std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
-  runs[1].provenance["commit"] = std::string("another");
-  EXPECT_THROW(table(runs, 0.8, false), std::runtime_error);
-  EXPECT_NE(table(runs, 0.8, true).find("sync"), std::string::npos);
+  for (const char* what : {"commit", "dirty", "compiler", "build_type", "flags", "cpu", "cores"}) {
+    std::vector<RunResult> runs{invented("sync", 1, 32, 1, 4.0, 80), invented("sync", 2, 32, 1, 4.0, 80)};
+    runs[1].provenance[what] = std::string("true");
+    EXPECT_THROW(table(runs, 0.8, false), std::runtime_error) << what;
+    EXPECT_NE(table(runs, 0.8, true).find("sync"), std::string::npos);
+  }
 }
 
 // Allowed to mix, each program and host has rows of its own.
 TEST(Results, NoMeanIsMadeOfCommits) {
-  for (const char* what : {"commit", "dirty", "compiler", "flags", "cpu"}) {
+  for (const char* what : {"commit", "dirty", "compiler", "flags", "cpu", "cores"}) {
     std::vector<RunResult> runs;
     for (const std::int64_t seed : {1, 2, 1, 2}) {
       const bool old = runs.size() < 2;
@@ -660,10 +792,9 @@ TEST(Results, NoMeanIsMadeOfCommits) {
       if (!old) runs.back().config["strategy.later"] = std::int64_t(1);  // a key that there was not
     }
     const std::string text = table(runs, 0.5, true);
-    const std::string mark = std::string(what) == "cpu"      ? "host="
-                             : std::string(what) == "dirty"  ? "commit="
-                             : std::string(what) != "commit" ? "build="
-                                                             : "commit=";
+    const std::map<std::string, std::string> marks{
+        {"commit", "commit="}, {"dirty", "commit="}, {"cpu", "host="}, {"cores", "host="}};
+    const std::string mark = marks.contains(what) ? marks.at(what) : "build=";
     std::istringstream lines(text);
     int rows = 0;
     for (std::string line; std::getline(lines, line);)
@@ -725,6 +856,10 @@ TEST(Results, LabelsNameWhatOneExperimentHasNotOfAnother) {
     EXPECT_EQ(one.of(runs[i].config), "");
     EXPECT_EQ(two.of(runs[i].config), i < 2 ? " minibatch=32" : " minibatch=64");
   }
+  Labels shared;  // a value of both
+  runs[1].config["minibatch"] = std::int64_t(64);
+  for (const RunResult& run : runs) shared.add(run.config);
+  for (const RunResult& run : runs) EXPECT_EQ(shared.of(run.config), "");
 }
 
 // Their keys are no settings in figures either.
