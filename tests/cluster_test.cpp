@@ -5,8 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <stdexcept>
+
+#include "harness/replica.h"
 
 namespace dsgd {
 namespace {
@@ -315,6 +319,50 @@ TEST(Charge, StragglersAreSlow) {
   EXPECT_NEAR(mean(charged(run_of("cluster.straggler.share = 0.25", file), 0, 20000)), 1.75, 0.05);
 }
 
+// A real rank's world, alone, whose clock goes on where somebody sleeps.
+class Sleeper final : public World {
+ public:
+  double seconds = 0;
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  int workers() const override { return 1; }
+  double now() const override { return seconds; }
+  void charge(double) override {}
+  void sleep(double more) override { seconds += more; }
+  bool simulated() const override { return false; }
+  Group& group() override { throw std::logic_error("group"); }
+  ParameterServer& server(std::size_t) override { throw std::logic_error("server"); }
+  Shards& shards() override { throw std::logic_error("shards"); }
+  void serve(Shard&) override {}
+  Pairs& pairs(Vec, std::int64_t, const std::vector<Request>*) override { throw std::logic_error("pairs"); }
+  Traffic& traffic() override { return traffic_; }
+  void barrier() override {}
+  void broadcast(void*, std::size_t, int) override {}
+  void sum(std::span<std::int64_t>) override {}
+  void sum(std::span<double>) override {}
+  void min(std::span<double>) override {}
+  void max(std::span<double>) override {}
+  std::vector<std::vector<std::byte>> gather(std::span<const std::byte>) override { return {}; }
+  [[noreturn]] void abort() override { std::abort(); }
+
+ private:
+  Traffic traffic_;
+};
+
+TEST(Charge, SlowRealRanksSleepForTheRest) {
+  const RunConfig run =
+      parse_experiment("dataset = 'synthetic'\ncluster.straggler.slowdown = 4\n[strategy.sync]", "x.toml")
+          .runs.at(0);
+  Sleeper world;
+  Slowness slowness(run, 0);
+  const Pace pace{world, nullptr, &slowness};
+  world.seconds = 12;
+  pace.slow_down(10, 32);  // 2 s of work
+  EXPECT_DOUBLE_EQ(world.seconds, 10 + 4 * 2);
+  pace.slow_down(10, 0);
+  EXPECT_DOUBLE_EQ(world.seconds, 18);
+}
+
 TEST(Charge, OfServersAndRounds) {
   const File file("round = 2\n[server]\nrate = 1e6\n[hosts.a]\ncount = 8\nspeed = 1e9");
   const RunConfig run = run_of("", file, {}, "downpour");
@@ -337,6 +385,13 @@ TEST(Charge, OfWhatAStepComputesBesides) {
   for (const int workers : {1, 8}) EXPECT_DOUBLE_EQ(work("topk", workers), 5e-6);
   EXPECT_EQ(work("qsgd", 2), 0);
   EXPECT_EQ(problems("cluster.hosts.a.work.sink.1 = 1e-9", file).size(), 1u);
+  const auto compression = [&](const std::string& strategy) {
+    const RunConfig run = run_of("cluster.compression = 7e-9", file, {}, strategy);
+    const Cluster cluster(run);
+    return Charges(run, cluster, find_model("lenet")->make({1, 28, 28}, 10), 0).compression();
+  };
+  EXPECT_EQ(compression("topk"), 0);  // contained in its work
+  EXPECT_EQ(compression("qsgd"), 7e-9);
 }
 
 }  // namespace

@@ -409,7 +409,9 @@ TEST(Experiment, TakesTheSmallestBudgets) {
         "samples = 32\n[strategy.downpour]\nwarm_start = 64\nn_fetch = 1000",
         "samples = 128\nworkers = 4\n[strategy.sync]\n[strategy.averaging]\ntau = 1000",
         "dataset = 'synthetic'\nworkers = 312\n[strategy.sync]",
-        "minibatch = 60000\n[strategy.staleness_aware]", "sample_fraction = 0.0001\n[strategy.sync]"})
+        "minibatch = 60000\n[strategy.staleness_aware]",
+        "samples = 60001\nworkers = 2\nminibatch = 60000\ndata_order = 'queue'\n[strategy.downpour]",
+        "sample_fraction = 0.0001\n[strategy.sync]"})
     EXPECT_NO_THROW(parse_experiment(text, "x.toml")) << text;
 }
 
@@ -779,6 +781,14 @@ TEST(Experiment, ListsMayGoTogether) {
                                  "1 averaging 2w b32 tau5", "1 sync 4w b32", "1 averaging 4w b32 tau5"}));
   EXPECT_EQ(e.runs[1].expressions, (ExpressionsOf{{"strategy.tau", "1,5,5 for workers=1,2,4"}}));
   EXPECT_EQ(e.runs[0].expressions, ExpressionsOf());
+  // In place of the top level's.
+  EXPECT_EQ(
+      described(parse_experiment(
+          "together = ['workers', 'minibatch']\nworkers = [1, 2]\nminibatch = [64, 32]\n[strategy.sync]\n"
+          "[strategy.averaging]\ntau = [1, 5]\ntogether = ['workers', 'tau']\n",
+          "x.toml")),
+      (Lines{"1 sync 1w b64", "1 averaging 1w b64 tau1", "1 averaging 1w b32 tau1", "1 sync 2w b32",
+             "1 averaging 2w b64 tau5", "1 averaging 2w b32 tau5"}));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -1028,6 +1038,41 @@ TEST(Run, IdentityChangesWithEveryKeyThatMatters) {
     EXPECT_TRUE(ids.insert(run_of("[strategy.sync]", {own}).id()).second) << own;
   EXPECT_NE(run_of(text).canonical().find("engine = \"mpi\"\n"), std::string::npos);
   EXPECT_NE(run_of(text).canonical().find("\ndevice = \""), std::string::npos);
+}
+
+// As their help says.
+TEST(Run, IdentityChangesWithWhatTheOptimizersRuleReads) {
+  using Names = std::set<std::string>;
+  const std::map<std::string, Names> rules{{"momentum", {"momentum", "nesterov", "lars", "adam", "adamw"}},
+                                           {"initial_accumulator", {"adagrad"}},
+                                           {"epsilon", {"adagrad", "adam", "adamw"}},
+                                           {"beta2", {"adam", "adamw"}},
+                                           {"trust", {"lars"}}};
+  const std::string text = "[strategy.sync]";
+  for (const auto& [key, readers] : rules)
+    for (const std::string& rule : optimizer_rules()) {
+      const std::string is = "optimizer.rule=" + rule;
+      EXPECT_EQ(run_of(text, {is}).id() != run_of(text, {is, "optimizer." + key + "=0.5"}).id(),
+                readers.contains(rule))
+          << rule << " " << key;
+    }
+  for (const char* kind : {"constant", "step", "warmup"}) {
+    const Lines schedule{std::string("optimizer.schedule=") + kind, "optimizer.schedule_samples=100"};
+    EXPECT_EQ(run_of(text, schedule).id() !=
+                  run_of(text, {schedule[0], schedule[1], "optimizer.schedule_factor=0.5"}).id(),
+              std::string(kind) != "constant");
+  }
+}
+
+TEST(Run, AnyWorkerMayLeave) {
+  const auto with = [](int worker) {
+    return run_of("[strategy.downpour]",
+                  {"workers=3", "faults.leave_step=1", fmt::format("faults.leave_worker={}", worker)});
+  };
+  for (const int worker : {0, 1, 2}) EXPECT_EQ(with(worker).leaver(), worker);
+  EXPECT_EQ(with(-1).leaver(), 2);
+  EXPECT_EQ(with(-1).id(), with(2).id());
+  EXPECT_EQ(run_of("[strategy.downpour]", {"workers=3", "faults.leave_worker=1"}).leaver(), -1);
 }
 
 // Keys that came after results had ids: dataset_sha256 here, a strategy's own likewise.
