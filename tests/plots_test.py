@@ -1104,8 +1104,8 @@ class Validation(Folder):
         self.assertIn("2 of 2 within 15 %", out)
 
     def test_runs_with_jitter_are_twins_of_those_with_the_same(self):
-        for jitter, engine in itertools.product((0.0, 0.3), ("mpi", "simulated")):
-            self.write(engine, 1 + jitter, slowness={"cluster.jitter": jitter} if jitter or engine == "simulated" else {})
+        for most, engine in itertools.product((0.0, 0.3), ("mpi", "simulated")):
+            self.write(engine, 1 + most, slowness={"cluster.jitter": most} if most or engine == "simulated" else {})
         rows = [line.split("  ") for line in self.table()[1].splitlines() if line.startswith("sync")]
         self.assertEqual(["sync", "sync, jitter 0.3"], [row[0] for row in rows])
 

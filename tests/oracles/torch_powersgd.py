@@ -14,7 +14,7 @@ Lines, from step 2 on: grad STEP RANK = local gradient before the hook, mean STE
 rank), error STEP RANK after the last step, all of them W1, W2, W3, b1, b2 in a row, row-major; q PARAM = Q at the beginning of
 step 2, before it is orthonormalised.
 """
-import os, sys, tempfile
+import tempfile
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 import torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook as h
 SHAPES = {'W1': (6, 5), 'b1': (6,), 'W2': (5, 4), 'b2': (5,), 'W3': (3, 3)}
