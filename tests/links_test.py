@@ -58,6 +58,9 @@ class Links(unittest.TestCase):
                         self.assertIn(anchor, anchors(path))
         self.assertGreater(seen, 50)
 
+    def test_first_page_is_short(self):
+        self.assertLessEqual(os.path.getsize(f"{ROOT}/README.md"), 12 * 1024)
+
     def test_first_page_lists_every_strategy(self):
         listed = re.findall(r"^  entry\((\w+)\)", read("strategies/all.cpp"), re.M)
         self.assertGreater(len(listed), 20)
