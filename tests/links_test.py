@@ -74,6 +74,11 @@ class Links(unittest.TestCase):
         undo = subprocess.run(["git", "apply", "--check", "--reverse"], cwd=ROOT, input=example, capture_output=True, text=True)
         self.assertEqual((undo.returncode, undo.stderr), (0, ""))
 
+    def test_versions_agree(self):
+        version = re.search(r"^project\(dsgd VERSION (\S+)", read("CMakeLists.txt"), re.M).group(1)
+        self.assertIn(f"\nversion: {version}\n", read("CITATION.cff"))
+        self.assertRegex(read("CHANGELOG.md"), rf"(?m)^## .*\b{re.escape(version)}$")
+
 
 if __name__ == "__main__":
     unittest.main()
