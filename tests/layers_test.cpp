@@ -155,6 +155,7 @@ const std::vector<Case>& cases() {
        4,
        3,
        2e-5},
+      {"norm_avg_pool_ceil", {5, 8, 6}, {BatchNorm{}, AvgPool{3, 2, true}}, 4, 3},
       {"norm_many_pixels", {2, 41, 37}, {Conv2d{3, 1, 1, 0, false}, BatchNorm{}, Relu{}}, 3, 2},
       {"shortcut", {3, 6, 7}, {Conv2d{3, 3, 1, 1}, Shortcut{1}}, 4, 3},
       {"shortcut_relu", {4, 6, 6}, {Relu{}, Conv2d{4, 3, 1, 1}, Shortcut{1}, Relu{}, Conv2d{2, 3}}, 4, 3},
@@ -379,12 +380,13 @@ TEST(MaxPool, GivesTiesToTheFirst) {
         if (w.size() > 0) {
           for (int c = 0; c < channels; ++c) w.data()[c * channels + c] = 1;
         }
-        std::vector<float> dx(x.size());
-        const auto plan = device->plan(net, 1);
-        plan->forward(w, x.data(), 1);
-        plan->backward(w, dlogits.data(), 1, g, dx.data());
-        for (int c = 0; c < channels; ++c) {
-          EXPECT_EQ(std::vector<float>(dx.begin() + c * 16, dx.begin() + (c + 1) * 16), expected);
+        for (const int batch : {1, 16}) {  // own kernels take whole vectors of samples
+          std::vector<float> dx(x.size());
+          const auto plan = device->plan(net, batch);
+          plan->forward(w, x.data(), 1);
+          plan->backward(w, dlogits.data(), 1, g, dx.data());
+          for (int c = 0; c < channels; ++c)
+            EXPECT_EQ(std::vector<float>(dx.begin() + c * 16, dx.begin() + (c + 1) * 16), expected) << batch;
         }
       }
     }
