@@ -67,11 +67,21 @@ class Calibrate(unittest.TestCase):
         for number in ("speed", "rate", "bandwidth", "latency", "softmax.4", "topk.2"):
             self.assertGreater(float(re.search(rf"^{number} = (\S+)", text, re.M)[1]), 0, number)
 
+        # A message takes half of push and pull.
+        latency = float(re.search(r"^latency = (\S+) +# s; half", text, re.M)[1])
+        trip = float(re.search(r"^# +1 +\S+ ± \S+ % +(\S+) ", text, re.M)[1])
+        self.assertAlmostEqual(latency, 1e-6 * trip / 2, delta=1e-3 * latency)
+
         # The seconds are those that are written, the strategy's own work included.
         for strategy in "sync", "topk":
             total, compute, steps, n = self.simulate("local", "--set", "cluster.jitter=0", strategy=strategy)
             self.assertAlmostEqual(compute, steps * float(found["softmax.16"]), delta=1e-3 * compute)
             self.assertAlmostEqual(total - compute, steps * n * float(found[f"{strategy}.1"]), delta=1e-3 * total)
+        # Without them, the speed gives the same for the usual minibatch.
+        with open(f"{self.folder}/speed.toml", "w") as f:
+            f.write(re.sub(r"(?m)^softmax\.\d+ = .*\n", "", text))
+        _, compute, steps, _ = self.simulate(f"{self.folder}/speed.toml", "--set", "cluster.jitter=0")
+        self.assertAlmostEqual(compute, steps * float(found["softmax.16"]), delta=1e-3 * compute)
         self.simulate("local", "--set", "workers=2", "--set", "cluster.hosts.{}.slots=2".format(self.hosts(text)), strategy="downpour")
 
     @staticmethod

@@ -569,6 +569,13 @@ class SmallSweep(Case, RecordChecks):
             for name in expected:
                 self.assertRegex(listing, rf"(?m)^ +{name} ", what)
 
+    def test_dry_run_says_what_a_worker_sends_and_how_long_it_takes(self):
+        """softmax has 7850 parameters, and of two workers each sends 4 bytes of every one in a step: 3.14 MB in 100 steps."""
+        text = self.experiment('dataset = "synthetic"\nmodel = "softmax"\nworkers = [1, 2]\nminibatch = 50\nsamples = 10000\n[strategy.sync]\n')
+        sent = re.findall(r"^sync-(\d)w-.* (\S+)$", dsgd("sweep", text, "--dry-run").stdout, re.M)
+        self.assertEqual([("1", "0.0"), ("2", "3.1")], sent)
+        self.assertRegex(dsgd("sweep", text, "--dry-run", "--set", "samples=1000000000000").stdout, r"2 runs, about \d+ h [0-5]\d min ")
+
     def test_lists_no_defaults_of_what_has_none(self):
         keys = dsgd("list", "keys").stdout
         self.assertRegex(keys, r"(?m)^ +cluster\.hosts\.NAME\.count .*\(default 1\): integers")
@@ -649,12 +656,12 @@ optimizer.learning_rate = 0.02
                 self.assertGreater(last["test_correct"], 90)
 
     def test_statistics_change_the_score_alone(self):
-        dsgd("sweep", self.experiment(self.TEXT + "statistics_samples = [20, 40, 256, 1000]\n[strategy.sync]\n"), "-o", self.out)
+        dsgd("sweep", self.experiment(self.TEXT + "statistics_samples = [16, 20, 40, 256, 1000]\n[strategy.sync]\n"), "-o", self.out)
         made = sorted(records(self.out).values(), key=lambda r: r.config["statistics_samples"])
         self.assertEqual(1, len({r.result["weights_sha256"] for r in made}))
         losses = [r.tables["snapshots"]["test_loss"][-1] for r in made]
-        self.assertEqual(3, len(set(losses[:3])))
-        self.assertEqual(losses[2], losses[3])  # there are no more samples
+        self.assertEqual(4, len(set(losses[:4])))  # 20: a minibatch and a quarter of one
+        self.assertEqual(losses[3], losses[4])  # there are no more samples
 
 
 class StaleResults(Case):
@@ -710,6 +717,8 @@ class FinishedRuns(Case):
         for shown in again.stdout, dsgd("table", self.out).stdout:
             self.assertIn("time to 30 % (s)", shown)
         self.assertIn("Newer\n", again.stdout)
+        untimed = dsgd("table", self.out, "--target", "0").stdout
+        self.assertEqual({"-"}, {row["time to target"] for row in table_rows(untimed).values()})
         after = records(self.out)
         self.assertEqual(list(before), list(after))
         for name, r in after.items():

@@ -177,6 +177,20 @@ class Repeating(Case):
             self.assertNotEqual(self.result(one, key), self.result(other, key))
 
 
+class Augmenting(Case):
+    def test_images_change_in_every_epoch(self):
+        """At a rate of 0 the weights stay, so that the loss over an epoch changes with the images alone."""
+        text = TimeModel.FAST.replace("workers = 3", "workers = 1").replace("learning_rate = 0.05", "learning_rate = 0")
+        self.sweep('augment = ["none", "crop_flip"]\n' + text + "[strategy.sync]\n")
+        changes = {}
+        for path in glob.glob(f"{self.folder}/out/*.h5"):
+            with h5py.File(path) as file:
+                first, second = file["steps"]["loss"].astype(float).reshape(2, 60).mean(axis=1)
+                changes[file["config"].attrs["augment"]] = abs(second - first)
+        self.assertLess(changes["none"], 1e-5)
+        self.assertGreater(changes["crop_flip"], 1e-4)
+
+
 class Engines(Case):
     # Two workers: a sum of two is the same in whatever order.
     BOTH = TINY.replace('engine = "simulated"', 'engine = ["mpi", "simulated"]').replace("workers = 3", "workers = [1, 2]")
@@ -185,14 +199,18 @@ class Engines(Case):
     def test_lock_step_strategies_end_with_the_same_weights(self):
         results, done = self.sweep(self.BOTH + "[strategy.sync]\n[strategy.averaging]\n[strategy.bmuf]\n")
         self.assertEqual(len(re.findall(r"\.h5$", "\n".join(os.listdir(f"{self.folder}/out")), re.M)), 12)
-        hashes = {}
+        hashes, losses, uses = {}, {}, set()
         for name in os.listdir(f"{self.folder}/out"):
             if name.endswith(".h5"):
                 with h5py.File(f"{self.folder}/out/{name}") as file:
                     key = name.rsplit("-", 1)[0]
                     hashes.setdefault(key, {})[file.attrs["engine"]] = file["result"].attrs["weights_sha256"]
+                    losses.setdefault(key, {})[file.attrs["engine"]] = file["snapshots"]["test_loss"]
+                    uses.add(tuple(file["result"].attrs[f"sample_uses_{end}"] for end in ("min", "max")))
         for key, by_engine in hashes.items():
             self.assertEqual(by_engine["mpi"], by_engine["simulated"], key)
+            np.testing.assert_allclose(losses[key]["mpi"], losses[key]["simulated"], rtol=1e-6)  # real ranks share the test set
+        self.assertEqual(uses, {(2, 3)})  # 1205 of 500
         self.assertRegex(done.stdout, r"(?m)^sync +1 .*\n(.*\n)*sync \(simulated\) +1 ")
         self.assertRegex(done.stdout, r"(?m)^simulated: seconds are virtual")
         for line in done.stdout.splitlines():
@@ -268,11 +286,12 @@ class Replays(Case):
         results, _ = self.sweep(self.TWO_WORKERS + "[strategy.downpour]\n")
         (path,) = results.values()
         with h5py.File(path, "r+") as file:
+            file["provenance"].attrs["flags"] = "-O0"
             file["provenance"].attrs["instruction_set"] = "sse9"
             file["provenance"].attrs["plan_sha256"] = "0"
         seal(path)
         refused = dsgd("replay", path, code=2)
-        self.assertRegex(refused.stderr, r'instruction_set was "sse9" and is "\w+"; plan_sha256 was "0" and is "\w{64}"')
+        self.assertRegex(refused.stderr, r'flags was "-O0" and is ".*"; instruction_set was "sse9" and is "\w+"; plan_sha256 was "0" and is "\w{64}"')
         self.assertEqual((refused.stdout, len(refused.stderr.splitlines())), ("", 1))
         self.assertIn("sse9", self.assert_same_weights(path, "--anyway").stderr)
 
@@ -330,6 +349,7 @@ class Traces(Case):
 
     def test_in_lock_step_the_early_wait_for_the_last(self):
         text = TimeModel.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
+        text = text.replace("= 1e15", "= 1e6").replace("1x8x8", "1x64x64")  # messages that take a while are no waiting
         results, _ = self.sweep(text + "[strategy.sync]\n", options=["--set", "trace=true"])
         (path,) = results.values()
         nowhere = f"{self.folder}/none/x.json"
@@ -410,6 +430,49 @@ seconds.softmax.10 = 1
         self.assertAlmostEqual(self.result(results["sync-3w-seed1"], "seconds"), 1200 / 30 * 4, delta=0.01)
         # 1 + 1 + 1/4 minibatches a second; the last one may be the straggler's
         self.assertAlmostEqual(self.result(results["downpour-3w-seed1"], "seconds"), 120 / 2.25, delta=4)
+
+    def test_in_lock_step_all_but_the_last_wait(self):
+        """Of three workers one takes 4 s for a gradient and the others 1 s, messages nothing: in each of 40 steps these wait for 3 s."""
+        text = self.FAST.replace("[cluster.hosts.a]", "straggler.workers = 1\nstraggler.slowdown = 4\n[cluster.hosts.a]")
+        results, _ = self.sweep(text + "[strategy.sync]\n")
+        with h5py.File(results["sync-3w-seed1"]) as file:
+            ranks, steps, last = file["ranks"][:], file["steps"][:], file["snapshots"][-1]
+        for row, computed, waited in zip(ranks, (1, 1, 4), (3, 3, 0)):
+            own = steps[steps["rank"] == row["rank"]]
+            self.assertEqual(list(own["used"]), list(range(0, 1200, 30)))
+            for field, seconds in ("compute_s", computed), ("communication_s", waited):
+                self.assertLess(abs(own[field] - seconds).max(), 1e-3, field)
+            for field, seconds in ("compute_s", computed), ("wait_s", waited), ("communication_s", 0), ("total_s", 4):
+                self.assertAlmostEqual(row[field], 40 * seconds, delta=1e-2, msg=field)
+        self.assertEqual(last["used"], 1200)
+        # Messages that take a while are no waiting; whoever waits has the same ones.
+        results, _ = self.sweep(text.replace("= 1e15", "= 1e6").replace("1x8x8", "1x64x64") + "[strategy.sync]\n", "slow")
+        with h5py.File(results["sync-3w-seed1"]) as file:
+            first, second, late = file["ranks"][:]
+        self.assertGreater(late["communication_s"], 40 * 0.01)
+        for row, waited in (first, 120), (second, 120), (late, 0):
+            self.assertAlmostEqual(row["wait_s"], waited, delta=0.1 * late["communication_s"])
+            self.assertAlmostEqual(row["communication_s"] / late["communication_s"], 1, delta=0.1)
+
+    def test_drawn_samples_are_the_global_minibatch(self):
+        """Spark's miniBatchFraction: each of 600 samples is in a step with a probability of 0.05, 30 on average."""
+        results, _ = self.sweep("sample_fraction = 0.05\n" + self.FAST + "[strategy.sync]\n[strategy.averaging]\ntau = 5\n")
+        for name, period in ("sync", 1), ("averaging", 5):
+            with h5py.File(results[f"{name}-3w-seed1"]) as file:
+                effective, steps, ranks = dict(file["effective"].attrs), file["steps"][:], file["ranks"][:]
+                self.assertEqual(file["result"].attrs["samples"], 1200)
+            self.assertAlmostEqual(effective["global_minibatch"], 30)
+            self.assertEqual(effective["period"], period)
+            self.assertEqual(ranks["samples"].sum(), 1200)
+            drawn = [steps["samples"][steps["step"] == step].sum() for step in range(ranks["steps"][0])]
+            self.assertAlmostEqual(np.mean(drawn), 30, delta=5)
+            self.assertAlmostEqual(np.std(drawn), (600 * 0.05 * 0.95) ** 0.5, delta=3)
+
+    def test_an_incomplete_sum_is_not_lost(self):
+        """Of 121 gradients of 10 samples three each make an update."""
+        results, _ = self.sweep(self.FAST.replace("samples = 1200", "samples = 1210") + "[strategy.staleness_aware]\nn = 1\n")
+        (path,) = results.values()
+        self.assertEqual([self.result(path, key) for key in ("samples", "updates", "unapplied_samples", "lost_samples")], [1200, 40, 10, 0])
 
     def test_staleness_is_what_the_papers_say(self):
         """Zhang et al. 2015: about n with n-softsync, seldom above 2n; with every gradient an update of its own about P - 1."""
@@ -670,6 +733,15 @@ class Faults(Case):
                 steps = np.sort(file["steps"][:], order="seconds")
                 self.assertLess(np.abs(np.cumsum(steps["samples"]) - steps["used"]).max(), 240 if leaver == 2 else 360)
                 self.assertIn(": the same weights", dsgd("replay", path).stdout)
+
+    def test_a_copy_is_the_mean_of_those_that_are_there(self):
+        """At a rate of 0 all models stay as they were, and so does their mean when one has left."""
+        text = self.RUN.replace("learning_rate = 0.05", "learning_rate = 0") + "[faults]\nleave_step = 10\n[strategy.adpsgd]\n"
+        results, _ = self.sweep(text)
+        with h5py.File(results["adpsgd-3w-seed1"]) as file:
+            self.assertEqual(len(file["departures"]), 1)
+            losses = file["snapshots"]["test_loss"]
+        np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
     def test_lock_step_cannot(self):
         results, _ = self.sweep(self.RUN + "[faults]\nleave_step = 10\n[strategy.sync]\n[strategy.averaging]\n", code=1)
