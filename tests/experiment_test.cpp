@@ -1064,6 +1064,19 @@ TEST(Run, IdentityChangesWithWhatTheOptimizersRuleReads) {
   }
 }
 
+TEST(Experiment, TakesAsManyWorkersAsThereAre) {
+  for (const char* text : {"workers = 2\ncluster.straggler.workers = 2\ncluster.straggler.slowdown = 4",
+                           "dataset = 'synthetic'\nsynthetic.train = 4\nworkers = 4\nminibatch = 1"})
+    EXPECT_NO_THROW(parse_experiment(text + std::string("\n[strategy.sync]"), "x.toml")) << text;
+}
+
+TEST(Run, IsSlowedByJitterAlone) {
+  EXPECT_FALSE(run_of("[strategy.sync]").slowed());
+  EXPECT_TRUE(run_of("[strategy.sync]", {"cluster.jitter=0.1"}).slowed());
+  EXPECT_TRUE(run_of("[strategy.sync]", {"cluster.straggler.slowdown=1.1"}).slowed());
+  EXPECT_FALSE(run_of("[strategy.sync]", {"cluster.straggler.share=0.1"}).slowed());
+}
+
 TEST(Run, AnyWorkerMayLeave) {
   const auto with = [](int worker) {
     return run_of("[strategy.downpour]",

@@ -188,8 +188,9 @@ TEST(Launch, KnowsSlowStepsByTheSecondsOfAGradient) {
     EXPECT_TRUE(
         end_of_silence({0, getpid(), "train", 0, 0.1, loss}).starts_with("no rank made progress for 1 s"))
         << loss;
-  EXPECT_TRUE(
-      end_of_silence({0, getpid(), "train", 32, 0.1, 2.3, 0.2}).starts_with("no rank made progress for 2 s"));
+  EXPECT_EQ(
+      end_of_silence({0, getpid(), "train", 32, 0.1, 2.3, 0.2}),
+      "no rank made progress for 2 s (stall_limit); rank 0 was last heard in phase train at 32 samples");
   EXPECT_TRUE(
       end_of_silence({0, getpid(), "train", 0, 0.1, 2.3, 0.01}).starts_with("no rank made progress for 1 s"));
 }

@@ -271,8 +271,13 @@ struct PlainWorkers {
     local_step();
     if (!ends(tau)) return;
     average(state);
-    Delta = beta * Delta + (1 / gamma) * (W - w[0]);
-    W += -alpha * gamma * Delta;
+    Delta = beta * Delta;
+    if (gamma > 0) {
+      Delta += (1 / gamma) * (W - w[0]);
+      W += -alpha * gamma * Delta;
+    } else {  // what was there before the rate fell to zero has no share in u
+      W += alpha * (w[0] - W);
+    }
     w.assign(size(), W);
   }
 
