@@ -247,6 +247,14 @@ TEST(Seats, FillHostsAndKeepTheMix) {
   EXPECT_EQ(cluster.platform().hosts[1].bandwidth, 125e6);
 }
 
+TEST(Seats, GoWhereTheSmallestShareOfTheRoomIsTaken) {
+  const File file(two_kinds);
+  const Cluster cluster(run_of("workers = 6", file, {"cluster.hosts.slow.count=2"}));  // room for 4 and 2
+  std::string kinds;
+  for (int rank = 0; rank < 6; ++rank) kinds += cluster.hosts(rank).name[0];
+  EXPECT_EQ(kinds, "fsffsf");
+}
+
 TEST(Seats, OfServers) {
   const File file(two_kinds);
   const Lines own{"workers=2", "servers=2"},

@@ -506,6 +506,12 @@ seconds.softmax.10 = 1
         results, _ = self.sweep(text + "[strategy.averaging]\ntau = 4\n")
         self.assertAlmostEqual(self.result(results["averaging-3w-seed1"], "seconds"), 40 + 10 * 10, delta=0.01)
 
+    def test_every_synchronisation_of_a_step_is_a_round(self):
+        text = self.FAST.replace("[cluster.hosts.a]", "round = 10\n[cluster.hosts.a]")
+        results, _ = self.sweep(text + "[strategy.powersgd]\n")
+        synchronisations = self.result(results["powersgd-3w-seed1"], "synchronisations")
+        self.assertGreater(synchronisations, 40)  # more than one a step
+        self.assertAlmostEqual(self.result(results["powersgd-3w-seed1"], "seconds"), 40 + 10 * synchronisations, delta=0.01)
 
     def test_naive_parallel_sgd_pays_where_synchronising_is_cheap(self):
         """SparkNet's cost model: C / (C/K + S), below 1 for S above C (1 - 1/K)."""
