@@ -71,6 +71,12 @@ class Calibrate(unittest.TestCase):
         latency = float(re.search(r"^latency = (\S+) +# s; half", text, re.M)[1])
         trip = float(re.search(r"^# +1 +\S+ ± \S+ % +(\S+) ", text, re.M)[1])
         self.assertAlmostEqual(latency, 1e-6 * trip / 2, delta=1e-3 * latency)
+        # What a simulation charges as a message is no part of a round, and of push and pull a rank wakes for either.
+        waited, added, message = map(float, re.search(r"^round = (\S+) .* takes (\S+) us .*, a message (\S+) us$", text, re.M).groups())
+        self.assertAlmostEqual(1e6 * waited, max(added - message, 0), delta=0.06 * (added + message))
+        if os.cpu_count() > 1:
+            wake, crowded, free = map(float, re.search(r"^wake = (\S+) .* than with 2: (\S+) us .*, (\S+) us ", text, re.M).groups())
+            self.assertAlmostEqual(1e6 * wake, max(crowded - free, 0) / 2, delta=0.01 * (crowded + free))
 
         # The seconds are those that are written, the strategy's own work included.
         for strategy in "sync", "topk":

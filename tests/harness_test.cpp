@@ -7,6 +7,7 @@
 #include <cmath>
 #include <csignal>
 #include <fstream>
+#include <map>
 #include <random>
 #include <set>
 #include <sstream>
@@ -195,23 +196,37 @@ TEST(Launch, KnowsSlowStepsByTheSecondsOfAGradient) {
       end_of_silence({0, getpid(), "train", 0, 0.1, 2.3, 0.01}).starts_with("no rank made progress for 1 s"));
 }
 
-// Whichever rank gives it, and however long the run takes; what a limit is for does not end others.
-TEST(Launch, EverySignOfLifeIsProgress) {
+// How a job ends in which the second rank gives so many signs of life, two a second, under these limits; how
+// many were heard.
+std::pair<LaunchEnd, int> end_of_signs(int count, const std::map<std::string, double>& limits) {
   const TemporaryFolder folder;
   const fs::path job = folder.path() / "job.sh";
   std::ofstream(job) << "echo '" << to_line({0, getpid(), "train", 0, 0.1, 2.3, 0.01}) << "'\n"
-                     << "for i in 1 2 3 4 5 6 7 8; do echo '"
+                     << "for i in $(seq " << count << "); do echo '"
                      << to_line({1, getpid(), "train", 32, 0.1, 2.3, 0.01}) << "'; sleep 0.5; done\n";
   RunConfig config = small_run();
-  for (const char* limit : {"stall_limit", "setup_limit"}) config.settings.set(limit, 2.0);
-  int signs = 0;
+  for (const auto& [limit, seconds] : limits) config.settings.set(limit, seconds);
+  int heard = 0;
   Launch launch(config,
                 {.program = "dsgd", .part = folder.path() / "x.part", .launcher = "sh " + job.string()},
-                [&](const Progress&) { ++signs; });
+                [&](const Progress&) { ++heard; });
   std::optional<LaunchEnd> end;
   for (int look = 0; !end; ++look) end = launch.watch(look == 600, 100);
-  EXPECT_EQ(end->kind, LaunchEnd::Kind::finished) << end->reason;
-  EXPECT_EQ(signs, 9);
+  return {*end, heard};
+}
+
+// Whichever rank gives it, and however long the run takes; what a limit is for does not end others.
+TEST(Launch, EverySignOfLifeIsProgress) {
+  const auto [end, heard] = end_of_signs(8, {{"stall_limit", 2.0}, {"setup_limit", 2.0}});
+  EXPECT_EQ(end.kind, LaunchEnd::Kind::finished) << end.reason;
+  EXPECT_EQ(heard, 9);
+}
+
+TEST(Launch, TimeIsLimitedInSpiteOfSignsOfLife) {
+  const auto [end, heard] = end_of_signs(12, {{"time_limit", 2.0}});
+  EXPECT_EQ(end.kind, LaunchEnd::Kind::timeout);
+  EXPECT_TRUE(end.reason.starts_with("not done after 2 s (time_limit)")) << end.reason;
+  EXPECT_GT(heard, 1);
 }
 
 TEST(Record, IsReadBack) {

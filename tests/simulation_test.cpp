@@ -16,9 +16,10 @@
 namespace dsgd {
 namespace {
 
-// Ten hosts: ten times the bandwidth and a tenth of the latency from the sixth on.
+// Ten hosts: ten times the bandwidth and a tenth of the latency from the sixth on; and one whose ranks sleep
+// while they wait.
 constexpr double slow_rate = 1e8, slow_latency = 1e-3, fast_rate = 1e9, fast_latency = 1e-4;
-constexpr double switch_latency = 2e-3, memory_rate = 4e9, memory_latency = 1e-5;
+constexpr double switch_latency = 2e-3, memory_rate = 4e9, memory_latency = 1e-5, wake = 1e-4;
 
 Simulation& simulation() {
   static Simulation only = [] {
@@ -28,6 +29,7 @@ Simulation& simulation() {
     for (int host = 0; host < 10; ++host)
       platform.hosts.push_back(host < 5 ? Platform::Host{slow_rate, slow_latency, {}}
                                         : Platform::Host{fast_rate, fast_latency, {}});
+    platform.hosts.push_back({.bandwidth = slow_rate, .latency = slow_latency, .wake = wake});
     return Simulation(platform);
   }();
   return only;
@@ -103,7 +105,9 @@ TEST(Messages, TakeLatencyAndBytesOverBandwidth) {
 }
 
 TEST(Messages, WithinAHostGoThroughMemory) {
-  EXPECT_NEAR(pull_seconds({3, 3}, n), 2 * memory_latency + 64 / memory_rate + bytes / memory_rate, 1e-7);
+  const double through = 64 / memory_rate + bytes / memory_rate;
+  EXPECT_NEAR(pull_seconds({3, 3}, n), 2 * memory_latency + through, 1e-7);
+  EXPECT_NEAR(pull_seconds({10, 10}, n), 2 * (memory_latency + wake) + through, 1e-7);
 }
 
 std::vector<int> scattered(int ranks) {
