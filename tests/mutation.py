@@ -125,7 +125,7 @@ def main():
     parser = argparse.ArgumentParser(prog="mutation.sh", description=__doc__)
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), help="bugs tried at the same time; default: one for each core")
     parser.add_argument("--list", action="store_true", help="print the bugs and try none")
-    parser.add_argument("--all", action="store_true", help="try all bugs, not a sample: an hour on two cores, or longer")
+    parser.add_argument("--all", action="store_true", help="try all bugs, not a sample: hours on two cores")
     parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"so many, drawn by --seed (default {SAMPLE})")
     parser.add_argument("--seed", help="any text; default: today's date")
     parser.add_argument("part", nargs="*", help="all bugs whose file or text holds it, no sample")

@@ -341,6 +341,14 @@ class Loading(Folder):
         self.assertEqual(["sync, learning_rate 0.12", "sync, learning_rate 0.123457", "sync, learning_rate 0.125"],
                          [*results.load(self.folder).labels.values()])
 
+    def test_experiments_are_told_apart_by_settings_that_they_do_not_share(self):
+        for minibatch in (32, 64):
+            write_run(self.folder, "sync", title="A", config={"minibatch": minibatch})
+        for minibatch, label in ((64, "averaging"), (128, "averaging, minibatch 128")):
+            path = write_run(self.folder, "averaging", title="B", config={"minibatch": minibatch})
+            self.assertEqual(["sync, minibatch 32", "sync, minibatch 64", label], [*results.load(self.folder).labels.values()])
+            path.unlink()
+
     def test_missing_groups(self):
         for i, without in enumerate((("snapshots",), ("ranks",), ("result",), ("effective",), ("steps", "staleness"))):
             write_run(self.folder, "downpour", 2, i, without=without)
@@ -500,6 +508,7 @@ class Survivors(Folder):
         group = self.load("diverged")
         self.assertFalse(group.ok)
         self.assertIsNone(group.estimate(lambda run: run.throughput))
+        self.assertIsNone(scaling.mean(group, lambda run: run.throughput))
         self.assertEqual(group.missing(lambda run: run.throughput), "2 of 3 runs")
         group = self.load("unlearned")
         self.assertEqual(group.estimate(lambda run: run.throughput).n, 3)
@@ -787,6 +796,11 @@ class Drawn(Folder):
         np.testing.assert_allclose([bar.get_height() for bar in panel.patches], [62.5, 0, 37.5])
         self.assertRegex(panel.texts[0].get_text(), r"^mean 0\.8 ± .*\nlargest 2$")
 
+    def test_the_axis_of_staleness_has_all_but_a_thousandth(self):
+        panel, = self.draw_one(staleness, (2, 1, {"staleness": [(0, 0, 9000), (0, 5, 995), (0, 50, 5)]}), strategy="downpour")
+        self.assertEqual(panel.get_xlim(), (-0.7, 5.7))
+        self.assertRegex(panel.texts[0].get_text(), "\nlargest 50$")
+
 
 class OfExperiments(Folder):
     """Figures that are drawn for results of one shape."""
@@ -870,6 +884,10 @@ class OfExperiments(Folder):
         with self.assertRaises(style.OfAnotherExperiment):
             convergence.draw(results.load(self.folder))
 
+    def test_slow_ones_do_not_stretch_the_axis_of_time(self):
+        curves = {str(i): [(None, np.array([0, end]), None, None)] for i, end in enumerate((1, 1, 2, 8))}
+        self.assertEqual(families.time_shown(curves), 1.03 * 2)  # three times the median is 4.5
+
     def test_softsync(self):
         figure = self.softsync()
         fixed, _, divided = [line for line in figure.axes[0].lines if len(line.get_xdata()) >= 3][:3]
@@ -902,6 +920,13 @@ class OfExperiments(Folder):
         self.assertEqual([words.count(word) for word in ("1.00", "8.00", "1 of 2 reached at 8x")], [1, 3, 1], words)
         self.assertEqual(words.count("times as long at 8x"), 2, words)
         self.assertIn("simulated seconds to 70 % test accuracy", served.get_xlabel())
+
+    def test_straggler_names_the_first_slowdown_that_missed_the_target(self):
+        for seed, slowdown in itertools.product((1, 2), (1.0, 2.0, 8.0)):
+            missed = slowdown == 8 or slowdown == seed == 2
+            self.write("sync", 8, seed, 40, None if missed else 4.0, config={"cluster.straggler.slowdown": slowdown})
+        panel, = straggler.draw(results.load(self.folder)).axes
+        self.assertIn("1 of 2 reached at 2x", [text.get_text() for text in panel.texts])
 
     def test_straggler_of_real_runs(self):
         for slowdown in (1.0, 8.0):
@@ -1124,7 +1149,9 @@ tau = [5, 20]
     def test_writes_experiments_and_trials(self):
         code, _, _ = self.run_best("--write", "compare", "-o", str(self.folder), "--csv", str(self.folder / "trials.csv"))
         self.assertEqual(0, code)
-        written = tomllib.loads((self.folder / "compare-2.toml").read_text())
+        text = (self.folder / "compare-2.toml").read_text()
+        self.assertTrue(text.startswith("# The best of 9 trials in all "), text)  # of 18 with 1 and 2 workers
+        written = tomllib.loads(text)
         self.assertEqual((2, 6000, [1, 2, 3, 4, 5]), (written["workers"], written["samples"], written["seed"]))
         self.assertEqual({"sync": {"optimizer": {"rule": "momentum", "learning_rate": 0.02}},
                           "averaging": {"optimizer": {"rule": "momentum", "learning_rate": 0.04}, "tau": 20}},
