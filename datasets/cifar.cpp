@@ -1,11 +1,11 @@
-#include "datasets/cifar.h"
+#include "cifar.h"
 
 #include <fmt/format.h>
 
 #include <cstdint>
 #include <vector>
 
-#include "datasets/content.h"
+#include "content.h"
 
 namespace dsgd {
 

@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <span>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 

@@ -1,4 +1,4 @@
-#include "datasets/content.h"
+#include "content.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <span>
 #include <stdexcept>
 
-#include "datasets/cifar.h"
-#include "datasets/fetch.h"
-#include "datasets/idx.h"
+#include "cifar.h"
+#include "fetch.h"
+#include "idx.h"
 
 namespace dsgd {
 namespace {

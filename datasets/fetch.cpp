@@ -1,4 +1,4 @@
-#include "datasets/fetch.h"
+#include "fetch.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -20,7 +20,7 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "datasets/content.h"
+#include "content.h"
 
 extern char** environ;
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 

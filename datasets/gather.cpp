@@ -1,10 +1,10 @@
-#include "datasets/gather.h"
+#include "gather.h"
 
 #include <algorithm>
 #include <cassert>
 #include <cmath>
 
-#include "datasets/random.h"
+#include "random.h"
 
 namespace dsgd {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <span>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 

@@ -1,4 +1,4 @@
-#include "datasets/idx.h"
+#include "idx.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "datasets/content.h"
+#include "content.h"
 
 namespace dsgd {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 

@@ -1,4 +1,4 @@
-#include "datasets/sampler.h"
+#include "sampler.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "datasets/random.h"
+#include "random.h"
 
 namespace dsgd {
 namespace {

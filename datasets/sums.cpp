@@ -1,4 +1,4 @@
-#include "datasets/sums.h"
+#include "sums.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -7,7 +7,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "datasets/fetch.h"
+#include "fetch.h"
 
 namespace dsgd {
 namespace {

@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 

@@ -6,8 +6,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "datasets/dataset.h"
-#include "datasets/random.h"
+#include "dataset.h"
+#include "random.h"
 
 namespace dsgd {
 namespace {

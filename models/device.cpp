@@ -1,4 +1,4 @@
-#include "models/device.h"
+#include "device.h"
 
 #include <fmt/format.h>
 

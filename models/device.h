@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "datasets/gather.h"
-#include "models/network.h"
-#include "models/optimizer.h"
-#include "models/vec.h"
+#include "gather.h"
+#include "network.h"
+#include "optimizer.h"
+#include "vec.h"
 
 namespace dsgd {
 

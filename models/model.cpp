@@ -1,4 +1,4 @@
-#include "models/model.h"
+#include "model.h"
 
 #include <fmt/format.h>
 

@@ -3,8 +3,8 @@
 #include <memory>
 #include <span>
 
-#include "datasets/gather.h"
-#include "models/device.h"
+#include "device.h"
+#include "gather.h"
 
 namespace dsgd {
 

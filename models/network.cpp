@@ -1,4 +1,4 @@
-#include "models/network.h"
+#include "network.h"
 
 #include <fmt/format.h>
 

@@ -5,8 +5,8 @@
 #include <variant>
 #include <vector>
 
-#include "datasets/dataset.h"
-#include "models/vec.h"
+#include "dataset.h"
+#include "vec.h"
 
 namespace dsgd {
 

@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "models/network.h"
+#include "network.h"
 
 namespace dsgd {
 namespace {

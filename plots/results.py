@@ -28,7 +28,7 @@ PHASES = ("compute", "compression", "communication", "wait", "snapshot", "other"
 OUTCOMES = {"diverged": "diverged", "unlearned": "learned nothing", "timeout": "timed out", "error": "failed", "running": "did not finish"}
 
 # Not part of a variant: what groups are made of, and keys that say how to run and report, not what is computed
-# (those that harness/run_config.cpp calls policy).
+# (those that harness/config/run_config.cpp calls policy).
 NOT_A_SETTING = {"strategy", "workers", "seed", "text", "title", "target", "time_limit", "stall_limit", "setup_limit",
                  "snapshot_memory_mib", "trace", "cluster.title", "cluster.platform"}
 # Real runs have what slows ranks only where some are slowed; the others have these.

@@ -7,8 +7,8 @@
 // all of them neighbours, answer. The paper's workers answer from a thread of their own; here between two
 // gradients. An average leaves the mean of the workers alone, which is what the paper reports.
 
-#include "strategies/random.h"
-#include "strategies/strategy.h"
+#include "strategy.h"
+#include "uniform.h"
 
 namespace dsgd {
 namespace {

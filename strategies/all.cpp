@@ -1,4 +1,4 @@
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd {
 

@@ -17,7 +17,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "strategies/outer_loop.h"
+#include "parts/outer_loop.h"
 
 namespace dsgd {
 namespace {

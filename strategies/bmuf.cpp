@@ -24,7 +24,7 @@
 
 #include <stdexcept>
 
-#include "strategies/outer_loop.h"
+#include "parts/outer_loop.h"
 
 namespace dsgd {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "models/vec.h"
+#include "vec.h"
 
 namespace dsgd {
 

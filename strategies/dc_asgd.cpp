@@ -8,7 +8,7 @@
 // The adaptive form and the constants (0.04, 2, 0.95, 1e-7) are those of re-implementations, not read in the
 // paper. Weight decay (optimizer.l2) is of the w that is updated, so it needs no compensation.
 
-#include "strategies/pull_push.h"
+#include "parts/pull_push.h"
 
 namespace dsgd {
 namespace {

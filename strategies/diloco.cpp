@@ -6,7 +6,7 @@
 //   outer = nesterov:    v <- mu * v + Delta;   theta <- theta - rate * (Delta + mu * v)      (the paper's)
 // The inner optimizer's state stays with its worker. Rate 1 without momentum is averaging.
 
-#include "strategies/outer_loop.h"
+#include "parts/outer_loop.h"
 
 namespace dsgd {
 namespace {

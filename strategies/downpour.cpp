@@ -12,7 +12,7 @@
 // replica is serial SGD under every rule, with overlap and without. The replica clips each gradient, before
 // it accrues. Weight decay is part of every step, local or not, and counts for each gradient of a push.
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd {
 namespace {

@@ -16,7 +16,7 @@
 #include <complex>
 #include <numbers>
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd {
 namespace {

@@ -3,7 +3,7 @@
 // and pushes d, which the servers add to whatever c has become. So nothing has to be atomic. A worker starts
 // at the c that it finds, and ends with one more exchange. What is reported is c.
 
-#include "strategies/elastic.h"
+#include "parts/elastic.h"
 
 namespace dsgd {
 namespace {

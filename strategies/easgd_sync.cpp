@@ -3,7 +3,7 @@
 //   d_i <- alpha * (x_i - c);   x_i <- x_i - d_i;   c <- c + sum_i d_i
 // with d_i of the x_i before the local step. What is reported is c.
 
-#include "strategies/elastic.h"
+#include "parts/elastic.h"
 
 namespace dsgd {
 namespace {

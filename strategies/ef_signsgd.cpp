@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "strategies/compressed.h"
+#include "parts/compressed.h"
 
 namespace dsgd {
 namespace {

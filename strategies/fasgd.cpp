@@ -18,8 +18,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "strategies/pull_push.h"
-#include "strategies/random.h"
+#include "parts/pull_push.h"
+#include "uniform.h"
 
 namespace dsgd {
 namespace {

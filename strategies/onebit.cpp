@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "strategies/compressed.h"
+#include "parts/compressed.h"
 
 namespace dsgd {
 namespace {

@@ -1,4 +1,4 @@
-#include "strategies/parameter.h"
+#include "parameter.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -8,8 +8,8 @@
 // Vectors (biases) travel as they are, with the P's. Kernels are matrices of a row for each output. A column
 // of P that the others leave nothing of is dropped, and its Q starts afresh.
 
-#include "strategies/low_rank.h"
-#include "strategies/strategy.h"
+#include "parts/low_rank.h"
+#include "strategy.h"
 
 namespace dsgd {
 namespace {

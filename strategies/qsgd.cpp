@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "strategies/compressed.h"
-#include "strategies/random.h"
+#include "parts/compressed.h"
+#include "uniform.h"
 
 namespace dsgd {
 namespace {

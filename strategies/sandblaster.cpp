@@ -17,8 +17,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "strategies/lbfgs.h"
-#include "strategies/strategy.h"
+#include "parts/lbfgs.h"
+#include "strategy.h"
 
 namespace dsgd {
 namespace {

@@ -1,8 +1,8 @@
-#include "strategies/server.h"
+#include "server.h"
 
 #include <algorithm>
 
-#include "strategies/random.h"
+#include "uniform.h"
 
 namespace dsgd {
 

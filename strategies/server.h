@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "models/vec.h"
+#include "vec.h"
 
 namespace dsgd {
 

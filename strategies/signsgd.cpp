@@ -9,7 +9,7 @@
 
 #include <stdexcept>
 
-#include "strategies/compressed.h"
+#include "parts/compressed.h"
 
 namespace dsgd {
 namespace {

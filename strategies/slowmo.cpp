@@ -6,7 +6,7 @@
 // worker with beta = 0, alpha < 1 Lookahead. The paper zeroes the local momentum at the end of a period
 // (state = reset) and keeps Adam's moments (keep).
 
-#include "strategies/outer_loop.h"
+#include "parts/outer_loop.h"
 
 namespace dsgd {
 namespace {

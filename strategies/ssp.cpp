@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "strategies/pull_push.h"
+#include "parts/pull_push.h"
 
 namespace dsgd {
 namespace {

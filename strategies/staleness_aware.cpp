@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "strategies/pull_push.h"
+#include "parts/pull_push.h"
 
 namespace dsgd {
 namespace {

@@ -7,11 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include "models/optimizer.h"
-#include "models/vec.h"
-#include "strategies/communicator.h"
-#include "strategies/parameter.h"
-#include "strategies/server.h"
+#include "communicator.h"
+#include "optimizer.h"
+#include "parameter.h"
+#include "server.h"
+#include "vec.h"
 
 namespace dsgd {
 

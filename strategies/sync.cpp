@@ -6,7 +6,7 @@
 // 2020, PyTorch DistributedDataParallel), or one by a driver or along a tree, as of Spark's MLlib
 // (aggregation.h). With equal seeds P workers with minibatch b are one worker with minibatch P*b.
 
-#include "strategies/aggregation.h"
+#include "parts/aggregation.h"
 
 namespace dsgd {
 namespace {

@@ -11,8 +11,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "strategies/compressed.h"
-#include "strategies/sparse.h"
+#include "parts/compressed.h"
+#include "parts/sparse.h"
 
 namespace dsgd {
 namespace {

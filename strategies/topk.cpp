@@ -18,8 +18,8 @@
 #include <cmath>
 #include <optional>
 
-#include "strategies/compressed.h"
-#include "strategies/sparse.h"
+#include "parts/compressed.h"
+#include "parts/sparse.h"
 
 namespace dsgd {
 namespace {

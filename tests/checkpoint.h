@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd::test {
 

@@ -1,6 +1,6 @@
 // Modelled clusters: what is read, where ranks sit, what they charge.
 
-#include "harness/cluster.h"
+#include "config/cluster.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "harness/replica.h"
+#include "run/replica.h"
 
 namespace dsgd {
 namespace {

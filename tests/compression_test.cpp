@@ -11,9 +11,9 @@
 #include <random>
 #include <set>
 
-#include "strategies/compressed.h"
-#include "strategies/low_rank.h"
-#include "strategies/sparse.h"
+#include "parts/compressed.h"
+#include "parts/low_rank.h"
+#include "parts/sparse.h"
 #include "tests/checkpoint.h"
 #include "tests/twins.h"
 

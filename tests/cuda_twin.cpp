@@ -20,9 +20,9 @@
 #include <set>
 #include <vector>
 
-#include "models/cuda.h"
-#include "models/cuda_layers.h"
-#include "models/cuda_products.h"
+#include "devices/cudnn/layers.h"
+#include "devices/cudnn/products.h"
+#include "gpu_space.h"
 
 namespace {
 
@@ -344,9 +344,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
 }
 }  // extern "C"
 
-// The kernels: models/cuda_layers.cu as a host's compiler sees it, and the operations of vectors.
+// The kernels: models/devices/cudnn/layers.cu as a host's compiler sees it, and the operations of vectors.
 #define make_kernels_on_host make_kernels
-#include "models/cuda_layers.cu"
+#include "devices/cudnn/layers.cu"
 
 namespace dsgd::cuda {
 

@@ -10,11 +10,11 @@
 #include <iterator>
 #include <string>
 
-#include "datasets/cifar.h"
-#include "datasets/dataset.h"
-#include "datasets/fetch.h"
-#include "datasets/idx.h"
-#include "datasets/sums.h"
+#include "cifar.h"
+#include "dataset.h"
+#include "fetch.h"
+#include "idx.h"
+#include "sums.h"
 
 namespace dsgd {
 namespace {

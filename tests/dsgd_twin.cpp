@@ -11,7 +11,7 @@
 #include <fstream>
 #include <vector>
 
-#include "models/cuda.h"
+#include "gpu_space.h"
 
 extern "C" std::size_t cuda_twin_launches();
 // At the end, a line of the file that this names.

@@ -1,4 +1,4 @@
-#include "harness/experiment.h"
+#include "config/experiment.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,11 +9,11 @@
 #include <random>
 #include <set>
 
-#include "datasets/fetch.h"
-#include "harness/cluster.h"
-#include "harness/expression.h"
-#include "harness/papers.h"
-#include "models/device.h"
+#include "config/cluster.h"
+#include "config/expression.h"
+#include "config/papers.h"
+#include "device.h"
+#include "fetch.h"
 
 namespace dsgd {
 namespace {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "models/vec.h"
+#include "vec.h"
 
 namespace dsgd::test {
 

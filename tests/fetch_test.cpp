@@ -1,5 +1,5 @@
 // HTTPS needs the server that tests/fetch_test.sh starts: DSGD_TEST_SERVER is its address.
-#include "datasets/fetch.h"
+#include "fetch.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "datasets/dataset.h"
+#include "dataset.h"
 
 namespace dsgd {
 namespace {

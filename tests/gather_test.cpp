@@ -1,4 +1,4 @@
-#include "datasets/gather.h"
+#include "gather.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "allocations.h"
-#include "datasets/sampler.h"
+#include "sampler.h"
 
 namespace dsgd {
 namespace {

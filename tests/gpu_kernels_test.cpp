@@ -7,9 +7,9 @@
 #include <random>
 #include <utility>
 
-#include "datasets/gather.h"
-#include "models/cuda_layers.cu"
-#include "models/device.h"
+#include "device.h"
+#include "devices/cudnn/layers.cu"
+#include "gather.h"
 
 namespace dsgd::cuda {
 

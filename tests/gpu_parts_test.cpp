@@ -7,8 +7,8 @@
 #include <limits>
 #include <numeric>
 
-#include "models/cuda.h"
-#include "models/model.h"
+#include "gpu_space.h"
+#include "model.h"
 
 namespace dsgd::cuda {
 namespace {

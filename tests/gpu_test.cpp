@@ -8,8 +8,8 @@
 #include <deque>
 #include <random>
 
-#include "models/model.h"
-#include "models/optimizer.h"
+#include "model.h"
+#include "optimizer.h"
 
 // What a host has given to streams so far, where a twin counts it.
 extern "C" [[gnu::weak]] std::size_t cuda_twin_launches();

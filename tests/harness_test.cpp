@@ -13,16 +13,16 @@
 #include <sstream>
 #include <thread>
 
-#include "datasets/content.h"
-#include "harness/experiment.h"
-#include "harness/launch.h"
-#include "harness/open_mpi.h"
-#include "harness/outcome.h"
-#include "harness/progress.h"
-#include "harness/record.h"
-#include "harness/results.h"
-#include "harness/snapshots.h"
-#include "harness/statistics.h"
+#include "config/experiment.h"
+#include "content.h"
+#include "launch/launch.h"
+#include "launch/open_mpi.h"
+#include "results/record.h"
+#include "results/results.h"
+#include "results/statistics.h"
+#include "run/outcome.h"
+#include "run/progress.h"
+#include "run/snapshots.h"
 
 namespace dsgd {
 namespace {

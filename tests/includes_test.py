@@ -12,10 +12,10 @@ READERS = {
     "/simgrid/": r"dsgd_smpi\.dir/|dsgd-sim\.dir/",
     "/smpi/": r"dsgd_smpi\.dir/|dsgd-sim\.dir/",
     "/openmpi/": r"dsgd_mpi\.dir/",
-    "/dnnl": r"models/onednn\.cpp",
-    "/cuda_runtime": r"/cuda|device_cudnn\.cpp|dsgd_nccl\.dir/",
-    "/cudnn": r"device_cudnn\.cpp|cuda_findings\.cpp",
-    "/nccl.h": r"dsgd_nccl\.dir/|cuda_findings\.cpp",
+    "/dnnl": r"onednn/onednn\.cpp",
+    "/cuda_runtime": r"/cuda/|/cudnn/|dsgd_nccl\.dir/",
+    "/cudnn": r"/cudnn/|cuda/findings\.cpp",
+    "/nccl.h": r"dsgd_nccl\.dir/|cuda/findings\.cpp",
 }
 
 

@@ -10,8 +10,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "models/device.h"
-#include "models/elementwise.h"
+#include "device.h"
+#include "kernels/elementwise.h"
 
 namespace dsgd {
 namespace {

@@ -1,4 +1,4 @@
-#include "models/model.h"
+#include "model.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include <string>
 #include <thread>
 
-#include "models/optimizer.h"
+#include "optimizer.h"
 
 // Every allocation while `counting`, by who asked for it: oneDNN keeps small lists of its own during a call,
 // and what CUDA's libraries and driver keep is theirs.

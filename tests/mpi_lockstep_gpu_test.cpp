@@ -5,8 +5,8 @@
 #include <cmath>
 #include <random>
 
-#include "models/device.h"
-#include "strategies/nccl_group.h"
+#include "device.h"
+#include "nccl/group.h"
 #include "tests/mpi_job.h"
 
 namespace dsgd::test {

@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "models/cuda.h"
-#include "strategies/nccl_group.h"
+#include "gpu_space.h"
+#include "nccl/group.h"
 #include "tests/ranks.h"
 
 namespace dsgd::test {

@@ -8,7 +8,7 @@
 #include <numbers>
 #include <set>
 
-#include "strategies/compressed.h"
+#include "parts/compressed.h"
 #include "tests/mpi_job.h"
 #include "tests/twins.h"
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <random>
 
-#include "models/device.h"
+#include "device.h"
 #include "tests/mpi_job.h"
 
 namespace dsgd::test {

@@ -1,4 +1,4 @@
-#include "models/optimizer.h"
+#include "optimizer.h"
 
 #include <gtest/gtest.h>
 

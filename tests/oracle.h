@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 #include "tests/twins.h"
 
 // Traces that others' programs and formulas left: tests/oracles/README.md.

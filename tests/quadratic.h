@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd::test {
 

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "strategies/communicator.h"
+#include "communicator.h"
 
 namespace dsgd::test {
 

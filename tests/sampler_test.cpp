@@ -1,4 +1,4 @@
-#include "datasets/sampler.h"
+#include "sampler.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 #include <set>
 
 #include "allocations.h"
-#include "datasets/random.h"
+#include "random.h"
 
 namespace dsgd {
 namespace {

@@ -12,7 +12,7 @@
 #include <optional>
 #include <string>
 
-#include "strategies/strategy.h"
+#include "strategy.h"
 
 namespace dsgd {
 namespace {

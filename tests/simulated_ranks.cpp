@@ -5,7 +5,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "strategies/simulation.h"
+#include "simulated/simulation.h"
 #include "tests/ranks.h"
 
 namespace dsgd::test {

@@ -1,6 +1,6 @@
 // Virtual time has closed forms: latencies and bytes over bandwidth, and what is charged.
 
-#include "strategies/simulation.h"
+#include "simulated/simulation.h"
 
 #include <gtest/gtest.h>
 #include <mpi.h>
@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "strategies/communicator.h"
-#include "strategies/server.h"
-#include "strategies/simulation_all_reduce.h"
+#include "communicator.h"
+#include "server.h"
+#include "simulated/all_reduce.h"
 
 namespace dsgd {
 namespace {

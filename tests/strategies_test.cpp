@@ -14,12 +14,12 @@
 #include <set>
 #include <tuple>
 
-#include "strategies/lbfgs.h"
-#include "strategies/random.h"
-#include "strategies/strategy.h"
+#include "parts/lbfgs.h"
+#include "strategy.h"
 #include "tests/checkpoint.h"
 #include "tests/quadratic.h"
 #include "tests/twins.h"
+#include "uniform.h"
 
 namespace dsgd::test {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/optimizer.h"
+#include "optimizer.h"
 #include "tests/quadratic.h"
 
 // The papers' loops once more: from the equations, in double precision over plain vectors, all workers in one

@@ -1,4 +1,4 @@
-#include "models/winograd.h"
+#include "kernels/winograd.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <limits>
 #include <random>
 
-#include "models/vec.h"
+#include "vec.h"
 
 namespace dsgd {
 namespace {

@@ -1,6 +1,6 @@
 // What carries vectors between ranks, without MPI: sizes of messages, shared memory, slots.
 
-#include "strategies/wire.h"
+#include "wire.h"
 
 #include <gtest/gtest.h>
 

@@ -16,10 +16,10 @@
 #include <functional>
 #include <tuple>
 
-#include "models/optimizer.h"
-#include "strategies/communicator.h"
-#include "strategies/server.h"
-#include "strategies/shared_memory.h"
+#include "communicator.h"
+#include "optimizer.h"
+#include "server.h"
+#include "shared_memory.h"
 
 namespace dsgd {
 namespace {

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <random>
 
-#include "datasets/gather.h"
+#include "gather.h"
 
 // What it costs to gather a minibatch from anywhere in a set as large as the real one. Checked once against
 // the definition before it is timed.

@@ -11,8 +11,8 @@
 #include <tuple>
 #include <vector>
 
-#include "models/cuda.h"
-#include "models/cuda_products.h"
+#include "devices/cudnn/products.h"
+#include "gpu_space.h"
 
 // What a GPU does at most, for the floors of steps: products by cuBLASLt, as dense layers have them, and
 // copies within its memory.

@@ -13,10 +13,10 @@
 #include <random>
 #include <set>
 
-#include "models/chwn.h"
-#include "models/model.h"
-#include "models/optimizer.h"
-#include "models/winograd.h"
+#include "kernels/chwn.h"
+#include "kernels/winograd.h"
+#include "model.h"
+#include "optimizer.h"
 
 // On one core: the peak of fused multiply-adds, operations on vectors, training steps (minibatch of bytes ->
 // forward, loss, backward -> SGD with momentum) of every model, minibatch and device, their layers in both

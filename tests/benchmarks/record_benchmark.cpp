@@ -7,8 +7,8 @@
 #include <chrono>
 #include <filesystem>
 
-#include "harness/record.h"
-#include "models/model.h"
+#include "model.h"
+#include "results/record.h"
 
 using namespace dsgd;
 

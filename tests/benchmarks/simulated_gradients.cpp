@@ -12,7 +12,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "harness/run.h"
+#include "run/run.h"
 
 namespace dsgd {
 namespace {

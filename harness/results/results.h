@@ -1,0 +1,86 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "parameter.h"
+#include "results/schema.h"
+
+namespace dsgd {
+
+// One result file, read back. Derived numbers follow results/README.md; those that a run does not have are
+// empty.
+struct RunResult {
+  std::filesystem::path file;
+  std::string name, id, title, engine, outcome, detail, history;
+  std::map<std::string, Value> config, effective, provenance, result;
+  std::map<std::string, Value> expressions;  // of the settings that depend on the number of workers
+  std::vector<SnapshotRow> snapshots;
+  std::vector<RankRow> ranks;
+  std::vector<StalenessRow> staleness;
+  std::vector<DepartureRow> departures;
+  bool traced = false;  // has spans
+
+  std::string strategy() const { return std::get<std::string>(config.at("strategy")); }
+  std::int64_t integer(const std::string& key) const { return std::get<std::int64_t>(config.at(key)); }
+  bool ok() const { return outcome == "ok"; }
+  bool simulated() const { return engine == "simulated"; }  // seconds are virtual
+  std::optional<double> accuracy() const;                   // of the final model
+  std::optional<double> throughput() const;                 // samples per second of all workers
+  std::optional<double> time_to(double target) const;       // seconds
+  std::optional<double> mean_staleness() const;
+  std::optional<double> megabytes_per_worker() const;
+  std::optional<double> snapshot_share() const;  // of the clock, on the rank that took longest
+  std::string origin() const { return origin_of(provenance); }
+
+  // What must be equal for two runs to be compared: commit, dirty flag, build, class of host.
+  static std::string origin_of(const std::map<std::string, Value>& provenance);
+};
+RunResult read_result(const std::filesystem::path& file);  // throws std::runtime_error
+std::vector<StepRow> read_steps(const std::filesystem::path& file);
+std::vector<RequestRow> read_requests(const std::filesystem::path& file);
+std::vector<SpanRow> read_spans(const std::filesystem::path& file);
+
+struct ResultFolder {
+  std::vector<RunResult> runs;          // sorted by name
+  std::vector<std::string> unreadable;  // one message per file
+};
+ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
+
+// A configuration with expressions in place of their values: what runs with several numbers of workers share.
+std::map<std::string, Value> said(std::map<std::string, Value> config,
+                                  const std::map<std::string, Value>& expressions);
+
+// Tells apart the runs of a strategy by the engine and by the settings that differ, those of several
+// experiments (by their titles) also by what one has no run of; of clusters, by the name. Configurations are
+// those of result files, `marks` what keeps runs apart besides; one is named after all were added.
+class Labels {
+ public:
+  using Config = std::map<std::string, Value>;
+  void add(const Config& config, const Config& marks = {});
+  std::string of(const Config& config, const Config& marks = {}) const;  // " (simulated) tau=5", or ""
+
+ private:
+  bool tells_experiments(const std::string& key) const;
+  using Values = std::set<std::string>;
+  std::map<std::string, int> runs_;  // by group of runs that are compared, and program
+  std::map<std::pair<std::string, std::string>, int> having_;         // and key: that have it
+  std::map<std::pair<std::string, std::string>, Values> seen_;        // by group and key
+  std::map<std::string, std::map<std::string, Values>> experiments_;  // by title and key
+};
+
+// One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
+// reached", throughput, speed-up and its base, staleness, traffic. A number that some seed has not is "k of
+// n", never the mean of the others. Every run is timed to its own target, or to the given one. Throws
+// std::runtime_error when the runs' origins differ and `mixed` is not set (each has rows of its own then),
+// and where the same settings and seed are there twice.
+std::string table(const std::vector<RunResult>& runs, std::optional<double> target, bool mixed);
+// Everything that one file says, for a terminal.
+std::string show(const RunResult& run);
+
+}  // namespace dsgd

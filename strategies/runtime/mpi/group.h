@@ -1,0 +1,88 @@
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "communicator.h"
+#include "mpi/ranks.h"
+
+namespace dsgd {
+
+// Sums in memory that the workers of a host share, and through MPI between hosts. The vector is cut into as
+// many slices as the host with the fewest workers has; the k-th worker of every host adds up the k-th slice
+// of the host's copies in rank order, sums it with its peers on the other hosts, and writes it into all
+// copies. Vectors that are not shared, or not in the host's memory, pass through such ones in portions.
+// Simulated ranks are hosts of their own, but in one process: messages tell them the time alone, and
+// the first who comes out of it adds up the copies of all, where they are: on a GPU, too.
+class MpiGroup final : public Group {
+ public:
+  MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic);
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  Vec vector(std::size_t n) override;
+  std::string library() const override { return World::library(); }
+  void tree_sum(int fan, Vec v) override;
+  std::vector<Bytes> all_gather(const Bytes& message) override;
+  std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
+#ifdef SMPI_H
+  ConstVec end_sum(Vec v) override;
+  void all_gather_into(Vec v, const Bytes& message, std::size_t n, const Unpack& unpack) override;
+#endif
+  void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
+  void end_mix(Vec v) override;
+  void compress(std::size_t n, const std::function<void()>& work) override {
+    const Stopwatch stopwatch(traffic_.compressed);
+    work();
+    if (compression_ > 0) advance_clock(compression_ * double(n));
+  }
+  void charge_compression(double seconds_per_element) override { compression_ = seconds_per_element; }
+
+ private:
+  static constexpr std::size_t portion = 1 << 16, cached = 1 << 12;  // floats
+
+  struct Shared {
+    std::vector<float*> copies;  // of every worker of this host
+    std::size_t n;
+  };
+
+  void reduce(float a, Vec v) override;
+  template <typename Sum>
+  void counted(ConstVec v, Sum sum);
+  void sum_vectors(float a, Vec v);
+  // As sum_vectors(), or the sum goes where all read it.
+  void sum_simulated(float a, Vec v, Vector* shared);
+  // Byte strings one after the other.
+  struct Layout;
+  Layout gather(const Bytes& message, Bytes& all);  // `message` of every worker
+  void count(std::int64_t sent, std::int64_t received);
+  // Collective: n zeros on every worker; where those of this host are.
+  std::vector<float*> share(std::size_t n);
+  // Elements [first, first + n) of all copies.
+  void in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n);
+  void send(ConstVec v, int to);
+  void receive(Vec v, int from);
+  void meet();  // returns when all workers of this host have called it
+
+  const Comm comm_;
+  const Ranks& ranks_;
+  const Comm host_;
+  const int rank_, size_, neighbour_, neighbours_;  // in comm_ and host_
+  const int slices_;
+  const bool shared_;  // by some workers
+  const Comm peers_;   // those with the same slice on all hosts
+  const int hosts_;
+  Traffic& traffic_;
+  std::deque<SharedMemory> memory_;
+  std::deque<Vector> private_;
+  std::vector<Shared> vectors_;
+  std::vector<float*> portions_, alone_{nullptr};
+  Vector branch_;              // of a tree
+  std::vector<Vector> mixed_;  // vectors of neighbours, in the order of the offsets
+  Vector staged_;              // what the host cannot reach
+  std::vector<MPI_Request> mixing_;
+  std::vector<int> members_;  // of host_, as ranks of the world
+  std::uint32_t met_ = 0;
+  double compression_ = 0;
+};
+
+}  // namespace dsgd
