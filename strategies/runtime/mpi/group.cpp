@@ -4,10 +4,6 @@
 #include <atomic>
 #include <utility>
 
-#ifdef SMPI_H
-#include "simulated/all_reduce.h"
-#endif
-
 namespace dsgd {
 
 MpiGroup::MpiGroup(const Ranks& ranks, MPI_Comm workers, Traffic& traffic)
@@ -49,88 +45,21 @@ std::vector<float*> MpiGroup::share(std::size_t n) {
   return copies;
 }
 
-namespace {
-
-// Elements of `sum`, which may be the first copy, <- their sum over the copies, in that order.
 void add_up(const Space& space, const std::vector<float*>& copies, std::size_t first, std::size_t count,
             float* sum) {
   if (sum != copies[0]) space.copy(copies[0] + first, sum + first, count);
   for (std::size_t k = 1; k < copies.size(); ++k) space.axpy(1, copies[k] + first, sum + first, count);
 }
-// Elements of all copies <- a times those of the first.
+
 void spread(const Space& space, float a, const std::vector<float*>& copies, std::size_t first,
             std::size_t count) {
   if (a != 1) space.scale(a, copies[0] + first, count);
   for (std::size_t k = 1; k < copies.size(); ++k) space.copy(copies[0] + first, copies[k] + first, count);
 }
 
-template <typename Each>
-void in_pieces(std::size_t begin, std::size_t end, std::size_t most, Each each) {
-  for (std::size_t at = begin; at < end; at += most) each(at, std::min(most, end - at));
-}
-
-}  // namespace
-
-template <typename Sum>
-void MpiGroup::counted(ConstVec v, Sum sum) {
-  ++traffic_.synchronisations;
-  if (size_ == 1) return;
-  const Stopwatch stopwatch(traffic_.seconds);
-  sum();
-  const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
-  traffic_.bytes_sent += volume;
-  traffic_.bytes_received += volume;
-  ++traffic_.messages;
-}
-
 void MpiGroup::reduce(float a, Vec v) {
   counted(v, [&] { sum_vectors(a, v); });
 }
-
-#ifdef SMPI_H
-void MpiGroup::sum_simulated(float a, Vec v, Vector* shared) {
-  Office& office = ranks_.office();
-  office.summands.resize(size_);
-  office.summands[rank_] = v.data;
-  send_all_reduce(v.size, rank_, size_, office.mailboxes);
-  if (office.done == 0 && !hollow(v)) {
-    if (shared && shared->size() != v.size) *shared = Vector(*v.space, v.size);
-    in_pieces(0, v.size, v.space->host() ? cached : v.size, [&](std::size_t at, std::size_t count) {
-      add_up(*v.space, office.summands, at, count, shared ? shared->data() : office.summands[0]);
-      if (!shared) spread(*v.space, a, office.summands, at, count);
-    });
-  }
-  office.done = (office.done + 1) % size_;
-}
-
-void MpiGroup::sum_vectors(float a, Vec v) { sum_simulated(a, v, nullptr); }
-
-ConstVec MpiGroup::end_sum(Vec v) {
-  if (size_ == 1 || !v.space->host()) return Group::end_sum(v);
-  Vector& sum = ranks_.office().sum;
-  counted(v, [&] { sum_simulated(1, v, &sum); });
-  return sum;
-}
-#else
-void MpiGroup::sum_vectors(float a, Vec v) {
-  const auto holds = [&](const Shared& s) {
-    return v.data >= s.copies[neighbour_] && v.data + v.size <= s.copies[neighbour_] + s.n;
-  };
-  const auto in = std::find_if(vectors_.begin(), vectors_.end(), holds);
-  if (in != vectors_.end()) return in_place(a, in->copies, v.data - in->copies[neighbour_], v.size);
-  v.space->through_host(v.data, v.size, Space::Way::both, [&](std::size_t, float* own, std::size_t n) {
-    if (!shared_) {
-      alone_[0] = own;
-      return in_place(a, alone_, 0, n);
-    }
-    in_pieces(0, n, portion, [&](std::size_t at, std::size_t count) {
-      std::copy_n(own + at, count, portions_[neighbour_]);
-      in_place(a, portions_, 0, count);
-      std::copy_n(portions_[neighbour_], count, own + at);
-    });
-  });
-}
-#endif
 
 void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t first, std::size_t n) {
   meet();

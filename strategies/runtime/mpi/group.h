@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <vector>
 
@@ -7,6 +8,26 @@
 #include "mpi/ranks.h"
 
 namespace dsgd {
+
+// Byte strings one after the other, as MPI has them. Throws std::length_error beyond 2 GB.
+struct Layout {
+  explicit Layout(const std::vector<std::int64_t>& lengths);
+  std::vector<Bytes> split(const Bytes& all) const;
+  std::vector<int> counts, firsts;
+  std::int64_t total = 0;
+};
+
+// each(at, count) for one piece of [begin, end) after the other.
+template <typename Each>
+void in_pieces(std::size_t begin, std::size_t end, std::size_t most, Each each) {
+  for (std::size_t at = begin; at < end; at += most) each(at, std::min(most, end - at));
+}
+// Elements of `sum`, which may be the first copy, <- their sum over the copies, in that order.
+void add_up(const Space& space, const std::vector<float*>& copies, std::size_t first, std::size_t count,
+            float* sum);
+// Elements of all copies <- a times those of the first.
+void spread(const Space& space, float a, const std::vector<float*>& copies, std::size_t first,
+            std::size_t count);
 
 // Sums in memory that the workers of a host share, and through MPI between hosts. The vector is cut into as
 // many slices as the host with the fewest workers has; the k-th worker of every host adds up the k-th slice
@@ -24,10 +45,8 @@ class MpiGroup final : public Group {
   void tree_sum(int fan, Vec v) override;
   std::vector<Bytes> all_gather(const Bytes& message) override;
   std::vector<Bytes> all_to_all(const std::vector<Bytes>& messages) override;
-#ifdef SMPI_H
   ConstVec end_sum(Vec v) override;
   void all_gather_into(Vec v, const Bytes& message, std::size_t n, const Unpack& unpack) override;
-#endif
   void begin_mix(ConstVec v, const std::vector<int>& offsets) override;
   void end_mix(Vec v) override;
   void compress(std::size_t n, const std::function<void()>& work) override {
@@ -47,13 +66,19 @@ class MpiGroup final : public Group {
 
   void reduce(float a, Vec v) override;
   template <typename Sum>
-  void counted(ConstVec v, Sum sum);
+  void counted(ConstVec v, Sum sum) {
+    ++traffic_.synchronisations;
+    if (size_ == 1) return;
+    const Stopwatch stopwatch(traffic_.seconds);
+    sum();
+    const auto volume = std::int64_t(2 * sizeof(float) * v.size * (size_ - 1) / size_);
+    traffic_.bytes_sent += volume;
+    traffic_.bytes_received += volume;
+    ++traffic_.messages;
+  }
   void sum_vectors(float a, Vec v);
-  // As sum_vectors(), or the sum goes where all read it.
-  void sum_simulated(float a, Vec v, Vector* shared);
-  // Byte strings one after the other.
-  struct Layout;
   Layout gather(const Bytes& message, Bytes& all);  // `message` of every worker
+  std::vector<Bytes> exchange(const std::vector<Bytes>& messages, const Layout& out, const Layout& in);
   void count(std::int64_t sent, std::int64_t received);
   // Collective: n zeros on every worker; where those of this host are.
   std::vector<float*> share(std::size_t n);

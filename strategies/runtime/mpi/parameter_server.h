@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "communicator.h"
+#include "message.h"
 #include "mpi/ranks.h"
 
 namespace dsgd {

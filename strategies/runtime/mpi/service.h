@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "communicator.h"
+#include "message.h"
 #include "mpi/ranks.h"
 #include "server.h"
 

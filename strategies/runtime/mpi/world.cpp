@@ -1,8 +1,5 @@
 #include <fmt/format.h>
 #include <mpi.h>
-#ifdef OPEN_MPI
-#include <mpi-ext.h>  // MPIX_CUDA_AWARE_SUPPORT
-#endif
 
 #include <algorithm>
 #include <chrono>
@@ -97,37 +94,7 @@ class MpiWorld final : public World {
   void min(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MIN); }
   void max(std::span<double> v) override { reduce(v.data(), v.size(), MPI_DOUBLE, MPI_MAX); }
 
-#ifdef SMPI_H
-  // SimGrid looks through all messages on their way to a rank for every one of them.
-  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> data) override {
-    std::vector<Bytes>& all = ranks_.office().gathered[gathers_++];
-    all.resize(ranks_.size);
-    all[ranks_.rank].assign(data.begin(), data.end());
-    barrier();
-    return ranks_.rank == 0 ? std::move(all) : std::vector<Bytes>();
-  }
-#else
-  std::vector<std::vector<std::byte>> gather(std::span<const std::byte> data) override {
-    std::vector<std::int64_t> sizes(ranks_.size);
-    const auto own = std::int64_t(data.size());
-    MPI_Gather(&own, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, 0, ranks_.comm);
-    std::vector<std::vector<std::byte>> all;
-    if (ranks_.rank > 0) {
-      for (std::size_t done = 0; done < data.size(); done += at_most)
-        MPI_Send(data.data() + done, int(std::min(at_most, data.size() - done)), MPI_BYTE, 0, gather_tag,
-                 ranks_.comm);
-      return all;
-    }
-    all.emplace_back(data.begin(), data.end());
-    for (int r = 1; r < ranks_.size; ++r) {
-      auto& part = all.emplace_back(sizes[r]);
-      for (std::size_t done = 0; done < part.size(); done += at_most)
-        MPI_Recv(part.data() + done, int(std::min(at_most, part.size() - done)), MPI_BYTE, r, gather_tag,
-                 ranks_.comm, MPI_STATUS_IGNORE);
-    }
-    return all;
-  }
-#endif
+  std::vector<Bytes> gather(std::span<const std::byte> data) override { return dsgd::gather(ranks_, data); }
 
   void abort() override {
     if (ranks_are_processes) MPI_Abort(MPI_COMM_WORLD, 1);
@@ -143,7 +110,6 @@ class MpiWorld final : public World {
   Session session_;
   Ranks ranks_;
   int workers_, minibatch_;
-  [[maybe_unused]] int gathers_ = 0;
   Traffic traffic_;
   std::optional<MpiGroup> group_;
   std::optional<MpiParameterServer> server_;
@@ -163,14 +129,6 @@ std::string World::library() {
   MPI_Get_library_version(text, &length);
   const std::string whole(text, length);
   return whole.substr(0, whole.find_first_of(",\n"));
-}
-
-bool World::cuda_aware() {
-#ifdef MPIX_CUDA_AWARE_SUPPORT
-  return MPIX_Query_cuda_support();
-#else
-  return false;
-#endif
 }
 
 }  // namespace dsgd

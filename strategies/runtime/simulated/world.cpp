@@ -1,0 +1,7 @@
+#include "communicator.h"
+
+namespace dsgd {
+
+bool World::cuda_aware() { return false; }
+
+}  // namespace dsgd
