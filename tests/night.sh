@@ -13,7 +13,7 @@ declare -A about=(
   [odr]="one definition of everything, by the linker"
   [asan]="all tests with the address and undefined-behaviour sanitizers"
   [tsan]="the tests with threads with the thread sanitizer"
-  [mutations]="every bug of tests/mutations.toml is noticed"
+  [mutations]="every bug of tests/mutation/mutations.toml is noticed"
   [suites]="the README's two commands on bare Debian 12 and 13"
 )
 steps=(without-libraries clang odr asan tsan mutations suites)

@@ -5,6 +5,7 @@ usage: run.py BUILD_DIR [--gpu] [--excuse=REASON] [NAME ...]     NAME: part of a
 --gpu: only the tests that need a GPU; one that is skipped fails
 --excuse: tests may be skipped for that reason, too (part of what they say)
 """
+import glob
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 import xml.etree.ElementTree as xml
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 from open_mpi import mpirun, variables
 from sanitizers import sanitized
 
@@ -50,7 +52,7 @@ def gpu_programs(build):
                 continue
             command = [*mpirun(workers + servers), program, str(servers), str(ranks_per_host), chosen]
             yield f"{name}-{workers}w{servers}s", command, "gtest"
-    yield "gpu_runs_test.py", [sys.executable, "tests/gpu_runs_test.py", "-v", "Gpu"], "unittest"
+    yield "gpu_runs_test.py", [sys.executable, "tests/gpu/gpu_runs_test.py", "-v", "Gpu"], "unittest"
 
 
 def programs(build):
@@ -59,7 +61,7 @@ def programs(build):
     for name in binaries:
         program = f"{build}/tests/{name}"
         if name == "fetch_test":
-            yield name, ["bash", "tests/fetch_test.sh", build], "gtest"
+            yield name, ["bash", "tests/unit/fetch_test.sh", build], "gtest"
         elif name.endswith("_twin_test") and not name.startswith("mpi_"):
             yield name, [program, f"--gtest_filter={TWIN_TESTS}"], "gtest"
         elif name.startswith("mpi_"):
@@ -77,9 +79,8 @@ def programs(build):
             if name in WITHOUT_ONEDNN:
                 command = ["env", "DSGD_ONEDNN=off", program, f"--gtest_filter={WITHOUT_ONEDNN[name]}"]
                 yield f"{name}-without-onednn", command, "gtest"
-    for name in sorted(os.listdir(f"{ROOT}/tests")):
-        if name.endswith("_test.py"):
-            yield name, [PYTHON, f"tests/{name}", "-v"], "unittest"
+    for file in sorted(glob.glob("tests/*/*_test.py", root_dir=ROOT), key=os.path.basename):
+        yield os.path.basename(file), [PYTHON, file, "-v"], "unittest"
 
 
 def count_gtest(log, report):
