@@ -22,6 +22,7 @@
 #include "launch/sweep.h"
 #include "results/record.h"
 #include "results/results.h"
+#include "results/table.h"
 #include "results/trace.h"
 #include "run/probe.h"
 #include "run/run.h"

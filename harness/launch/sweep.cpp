@@ -21,6 +21,8 @@
 #include "model.h"
 #include "results/record.h"
 #include "results/results.h"
+#include "results/labels.h"
+#include "results/table.h"
 #include "run/outcome.h"
 #include "sums.h"
 

@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,34 +51,6 @@ struct ResultFolder {
 };
 ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
 
-// A configuration with expressions in place of their values: what runs with several numbers of workers share.
-std::map<std::string, Value> said(std::map<std::string, Value> config,
-                                  const std::map<std::string, Value>& expressions);
-
-// Tells apart the runs of a strategy by the engine and by the settings that differ, those of several
-// experiments (by their titles) also by what one has no run of; of clusters, by the name. Configurations are
-// those of result files, `marks` what keeps runs apart besides; one is named after all were added.
-class Labels {
- public:
-  using Config = std::map<std::string, Value>;
-  void add(const Config& config, const Config& marks = {});
-  std::string of(const Config& config, const Config& marks = {}) const;  // " (simulated) tau=5", or ""
-
- private:
-  bool tells_experiments(const std::string& key) const;
-  using Values = std::set<std::string>;
-  std::map<std::string, int> runs_;  // by group of runs that are compared, and program
-  std::map<std::pair<std::string, std::string>, int> having_;         // and key: that have it
-  std::map<std::pair<std::string, std::string>, Values> seen_;        // by group and key
-  std::map<std::string, std::map<std::string, Values>> experiments_;  // by title and key
-};
-
-// One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
-// reached", throughput, speed-up and its base, staleness, traffic. A number that some seed has not is "k of
-// n", never the mean of the others. Every run is timed to its own target, or to the given one. Throws
-// std::runtime_error when the runs' origins differ and `mixed` is not set (each has rows of its own then),
-// and where the same settings and seed are there twice.
-std::string table(const std::vector<RunResult>& runs, std::optional<double> target, bool mixed);
 // Everything that one file says, for a terminal.
 std::string show(const RunResult& run);
 

@@ -19,6 +19,8 @@
 #include "launch/open_mpi.h"
 #include "results/record.h"
 #include "results/results.h"
+#include "results/labels.h"
+#include "results/table.h"
 #include "results/statistics.h"
 #include "run/outcome.h"
 #include "run/progress.h"

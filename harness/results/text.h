@@ -1,0 +1,17 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "parameter.h"
+
+namespace dsgd {
+
+std::string plain(const Value& value);  // without the quotes of text
+std::string text(const std::map<std::string, Value>& values,
+                 const std::string& key);  // "" where there is none
+// Columns of equal width, the first to the left, the others to the right; a line for each row.
+std::string aligned(const std::vector<std::vector<std::string>>& cells);
+
+}  // namespace dsgd
