@@ -51,11 +51,11 @@ class Sha256 {
 
 // Runs a program to its end. Returns its exit code (128 + signal when killed) and what it wrote to stdout,
 // and to stderr unless that is to be seen by the user.
-struct Outcome {
+struct Ended {
   int status;
   std::string output;
 };
-Outcome run(const std::vector<std::string>& command, bool show_stderr = false) {
+Ended run(const std::vector<std::string>& command, bool show_stderr = false) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
   posix_spawn_file_actions_t actions;
@@ -74,7 +74,7 @@ Outcome run(const std::vector<std::string>& command, bool show_stderr = false) {
     close(ends[0]);
     return {127, fmt::format("{}; is it installed?", std::strerror(error))};
   }
-  Outcome outcome{};
+  Ended outcome{};
   char buffer[4096];
   for (ssize_t n; (n = read(ends[0], buffer, sizeof buffer)) != 0;) {
     if (n > 0)
@@ -95,17 +95,17 @@ Outcome run(const std::vector<std::string>& command, bool show_stderr = false) {
 void say(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
 
 // One fetch at a time in a folder. The lock ends with the process, however that ends.
-class FolderLock {
+class DownloadLock {
  public:
-  explicit FolderLock(const fs::path& folder)
+  explicit DownloadLock(const fs::path& folder)
       : fd_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (fd_ >= 0) flock(fd_, LOCK_EX);
   }
-  ~FolderLock() {
+  ~DownloadLock() {
     if (fd_ >= 0) close(fd_);
   }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
+  DownloadLock(const DownloadLock&) = delete;
+  DownloadLock& operator=(const DownloadLock&) = delete;
 
  private:
   int fd_;
@@ -229,10 +229,10 @@ fs::path cache_folder() { return own_folder("XDG_CACHE_HOME", ".cache"); }
 fs::path config_folder() { return own_folder("XDG_CONFIG_HOME", ".config"); }
 
 FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
-  FileCheck check{file.name, FileCheck::State::missing, find_file(folder, file.name), ""};
+  FileCheck check{file.name, FileCheck::Status::missing, find_file(folder, file.name), ""};
   if (check.path.empty()) return check;
   if (file.sha256.empty()) {
-    check.state = FileCheck::State::unverified;
+    check.state = FileCheck::Status::unverified;
     return check;
   }
   try {
@@ -242,7 +242,7 @@ FileCheck check_file(const RemoteFile& file, const fs::path& folder) {
   } catch (const std::runtime_error& e) {
     check.problem = e.what();
   }
-  check.state = check.problem.empty() ? FileCheck::State::right : FileCheck::State::wrong;
+  check.state = check.problem.empty() ? FileCheck::Status::right : FileCheck::Status::wrong;
   return check;
 }
 
@@ -262,14 +262,14 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
   if (error || folder.empty())
     throw std::runtime_error(fmt::format("\"{}\": expected a folder that can be made and written to: {}",
                                          folder.string(), error ? error.message() : "no name"));
-  const FolderLock lock(folder);
+  const DownloadLock lock(folder);
 
   const fs::path work = folder / "unpack.part";
   fs::remove_all(work);
   std::vector<RemoteFile> wanted;
   for (const auto& file : entry.files) {
     fs::remove(part_of(file, folder));  // of an interrupted call; its curl may still be writing
-    if (check_file(file, folder).state != FileCheck::State::right) wanted.push_back(file);
+    if (check_file(file, folder).state != FileCheck::Status::right) wanted.push_back(file);
   }
   std::string failures;
   const auto attempt = [&](const std::string& source, auto&& get) {
@@ -312,13 +312,13 @@ void fetch_dataset(const DatasetEntry& entry, const fs::path& folder, const std:
 
 bool DatasetCheck::complete() const {
   for (const auto& file : files)
-    if (file.state == FileCheck::State::wrong || file.state == FileCheck::State::missing) return false;
+    if (file.state == FileCheck::Status::wrong || file.state == FileCheck::Status::missing) return false;
   return true;
 }
 
 bool DatasetCheck::damaged() const {
   for (const auto& file : files)
-    if (file.state == FileCheck::State::wrong) return true;
+    if (file.state == FileCheck::Status::wrong) return true;
   return false;
 }
 
@@ -340,7 +340,7 @@ DatasetCheck check_dataset(const DatasetEntry& entry, const fs::path& data_dir) 
       if (!other_set(entry, folder)) folders.push_back(folder);
   }
   for (const auto& file : entry.files) {
-    FileCheck found{file.name, FileCheck::State::missing, {}, ""};
+    FileCheck found{file.name, FileCheck::Status::missing, {}, ""};
     for (std::size_t i = 0; i < folders.size() && found.path.empty(); ++i)
       found = check_file(file, folders[i]);
     check.files.push_back(found);
@@ -355,12 +355,12 @@ std::string to_string(const DatasetCheck& check) {
                                  : check.damaged() ? "damaged; remove the wrong files and " + check.remedy
                                                    : "incomplete; " + check.remedy);
   for (const auto& file : check.files) {
-    if (file.state == FileCheck::State::right) text += fmt::format("  right    {}\n", file.path.string());
-    if (file.state == FileCheck::State::wrong)
+    if (file.state == FileCheck::Status::right) text += fmt::format("  right    {}\n", file.path.string());
+    if (file.state == FileCheck::Status::wrong)
       text += fmt::format("  wrong    {}: {}\n", file.path.string(), file.problem);
-    if (file.state == FileCheck::State::unverified)
+    if (file.state == FileCheck::Status::unverified)
       text += fmt::format("  there    {} (no sum is published to verify it by)\n", file.path.string());
-    if (file.state == FileCheck::State::missing) text += fmt::format("  missing  {}\n", file.name);
+    if (file.state == FileCheck::Status::missing) text += fmt::format("  missing  {}\n", file.name);
   }
   for (const auto& url : check.untried)
     text += fmt::format("  untried  {} (a public address that this project has never tried)\n", url);

@@ -33,9 +33,9 @@ void fetch_dataset(const DatasetEntry& entry, const std::filesystem::path& folde
 // What is there of a set, seen as load_dataset would: in the folder that holds all of it, else wherever a
 // file of it is found first.
 struct FileCheck {
-  enum class State { right, wrong, missing, unverified };  // unverified: there, but no sum is published
+  enum class Status { right, wrong, missing, unverified };  // unverified: there, but no sum is published
   std::string name;
-  State state = State::missing;
+  Status state = Status::missing;
   std::filesystem::path path;  // empty when missing
   std::string problem;         // wrong: one sentence
 };

@@ -20,7 +20,7 @@ constexpr std::uint64_t cut_stream = std::numeric_limits<std::uint64_t>::max();
 // The k-th of P even parts of n things begins here.
 std::int64_t even(std::int64_t n, std::int64_t k, std::int64_t parts) { return n * k / parts; }
 
-const Sampler::Settings& checked(const Sampler::Settings& s) {
+const Sampler::Options& checked(const Sampler::Options& s) {
   if (s.samples == 0 || s.samples > std::numeric_limits<std::uint32_t>::max() || s.workers < 1 ||
       s.worker < 0 || s.worker >= s.workers || s.minibatch < 1)
     throw std::invalid_argument(
@@ -50,7 +50,7 @@ void SharedOrders::open(std::uint64_t stream, Order& order) {
   known_.push_back({stream, order});
 }
 
-Sampler::Sampler(const Settings& settings, std::shared_ptr<SharedOrders> shared)
+Sampler::Sampler(const Options& settings, std::shared_ptr<SharedOrders> shared)
     : settings_(checked(settings)),
       shared_(shared ? std::move(shared) : std::make_shared<SharedOrders>(settings.samples, settings.seed)) {
   const auto& s = settings_;

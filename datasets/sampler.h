@@ -47,7 +47,7 @@ class SharedOrders {
 // shared.
 class Sampler {
  public:
-  struct Settings {
+  struct Options {
     std::size_t samples = 0;  // size of the training set
     std::uint64_t seed = 1;
     DataOrder order = DataOrder::global;
@@ -58,7 +58,7 @@ class Sampler {
     std::vector<double> shares;  // global: of each worker in a step, adding up to 1; empty: equal
   };
   // Throws std::invalid_argument. `shared`: of the same samples and seed; null: its own.
-  explicit Sampler(const Settings& settings, std::shared_ptr<SharedOrders> shared = nullptr);
+  explicit Sampler(const Options& settings, std::shared_ptr<SharedOrders> shared = nullptr);
 
   // global: the worker's part of the next step. shard: likewise; all workers take equally many steps, so one
   // whose part is used up waits for the end of the epoch with empty minibatches. When the budget is spent,
@@ -88,7 +88,7 @@ class Sampler {
   // All samples (shard: the worker's) in the order of the open epoch.
   std::span<const std::uint32_t> order() const { return all_ ? *all_ : own_; }
 
-  Settings settings_;
+  Options settings_;
   std::shared_ptr<SharedOrders> shared_;
   SharedOrders::Order all_;  // not of shard
   std::vector<std::uint32_t> part_,

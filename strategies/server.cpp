@@ -6,7 +6,7 @@
 
 namespace dsgd {
 
-Shard::Shard(const Settings& settings, Rule& rule, Vec w)
+Shard::Shard(const Options& settings, Rule& rule, Vec w)
     : settings_(settings),
       rule_(rule),
       w_(w),

@@ -64,7 +64,7 @@ struct Request {
 // One server's part of the flat vector, without any messages: the logic that a script of arrivals can test.
 class Shard {
  public:
-  struct Settings {
+  struct Options {
     int workers = 1;
     int minibatch = 32;
     std::int64_t budget = 0;  // samples of all workers together
@@ -72,7 +72,7 @@ class Shard {
     std::uint64_t seed = 1;   // decides which, the same at every shard
     bool first = true;        // of the shards: its grants count
   };
-  Shard(const Settings& settings, Rule& rule, Vec w);
+  Shard(const Options& settings, Rule& rule, Vec w);
 
   struct Reply {
     std::int64_t version = 0;
@@ -113,7 +113,7 @@ class Shard {
   std::int64_t dropped() const { return dropped_; }  // pushes
   std::int64_t late() const { return late_; }        // pushes of a portion that was there already
   const std::vector<std::int64_t>& staleness() const { return staleness_; }  // count by tau
-  const Settings& settings() const { return settings_; }
+  const Options& settings() const { return settings_; }
   std::function<void(const Shard&)> updated;  // called after every update
   std::function<void(const Shard&)> arrived;  // called after every arrival
 
@@ -132,7 +132,7 @@ class Shard {
   bool lost(int worker);
   void take(const Arrival& arrival);
 
-  Settings settings_;
+  Options settings_;
   Rule& rule_;
   Vec w_;
   bool sums_;

@@ -321,16 +321,16 @@ class Launch::State {
     }
   }
 
-  struct Plan {
-    explicit Plan(const fs::path& file) : path(file) {}
-    Plan(const Plan&) = delete;
-    ~Plan() {
+  struct PlanFile {
+    explicit PlanFile(const fs::path& file) : path(file) {}
+    PlanFile(const PlanFile&) = delete;
+    ~PlanFile() {
       std::error_code ignored;
       fs::remove(path, ignored);
     }
     const fs::path path;
   };
-  const Plan plan_;
+  const PlanFile plan_;
   std::optional<JobFolder> folder_;
   std::string starter_;
   std::optional<Job> job_;

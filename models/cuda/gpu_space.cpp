@@ -143,10 +143,10 @@ void GpuSpace::through_host(float* x, std::size_t n, Way way, const Portion& f) 
   }
 }
 
-std::optional<Place> place(const Space& space) {
+std::optional<GpuQueue> gpu_queue(const Space& space) {
   const auto* gpu = dynamic_cast<const GpuSpace*>(&space);
   if (!gpu) return std::nullopt;
-  Place p{.stream = gpu->stream()};
+  GpuQueue p{.stream = gpu->stream()};
   DSGD_CHECK(cudaGetDevice(&p.device));
   cudaDeviceProp about{};
   DSGD_CHECK(cudaGetDeviceProperties(&about, p.device));

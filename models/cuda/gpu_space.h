@@ -109,11 +109,11 @@ class GpuSpace final : public Space {
 const GpuSpace& gpu_space();
 
 // The GPU of a space, and where work on its vectors is queued.
-struct Place {
+struct GpuQueue {
   int device = 0;
   cudaStream_t stream = nullptr;
   std::array<char, 16> uuid{};  // of the GPU, whatever host it is in
 };
-std::optional<Place> place(const Space& space);  // none: it is the host's
+std::optional<GpuQueue> gpu_queue(const Space& space);  // none: it is the host's
 
 }  // namespace dsgd::cuda

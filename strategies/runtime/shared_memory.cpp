@@ -65,12 +65,12 @@ SharedMemory::~SharedMemory() {
   if (data_ && owner_) close(int(handle_.file));
 }
 
-void Bell::ring() {
+void Doorbell::ring() {
   std::atomic_ref(rings_).fetch_add(1);
   if (std::atomic_ref(asleep_).load()) syscall(SYS_futex, &rings_, FUTEX_WAKE, 1, nullptr, nullptr, 0);
 }
 
-void Bell::sleep(std::uint32_t seen, int microseconds) {
+void Doorbell::sleep(std::uint32_t seen, int microseconds) {
   const timespec limit{0, 1000L * microseconds};
   std::atomic_ref(asleep_).store(1);
   syscall(SYS_futex, &rings_, FUTEX_WAIT, seen, &limit, nullptr, 0);

@@ -35,7 +35,7 @@ class SharedMemory {
 };
 
 // How to wait for what another process of the host does soon.
-struct Patience {
+struct SpinWait {
   bool crowded = false;        // ranks outnumber cores: the other one may need this core for it
   std::function<void()> idle;  // called now and then
 
@@ -55,7 +55,7 @@ struct Patience {
 };
 
 // Lets one process sleep until another one rings. All zeros at birth, in shared memory.
-class Bell {
+class Doorbell {
  public:
   std::uint32_t rings() { return std::atomic_ref(rings_).load(); }
   void ring();

@@ -53,8 +53,8 @@ class Slot {
   bool empty() { return ready().load(std::memory_order_acquire) == 0; }
   void filled(std::size_t n) { ready().store(n, std::memory_order_release); }  // the first n floats are there
   // The reader's side.
-  void await(std::size_t n, const Patience& patience) {
-    patience.wait([&] { return ready().load(std::memory_order_acquire) >= n; });
+  void await(std::size_t n, const SpinWait& spin) {
+    spin.wait([&] { return ready().load(std::memory_order_acquire) >= n; });
   }
   void emptied() { ready().store(0, std::memory_order_release); }
 
@@ -66,9 +66,9 @@ class Slot {
     });
   }
   // `count` floats from `first` on; who has read all of them calls emptied().
-  void read(std::size_t first, float* to, std::size_t count, const Patience& patience) {
+  void read(std::size_t first, float* to, std::size_t count, const SpinWait& spin) {
     in_portions(count, [&](std::size_t at, std::size_t some) {
-      await(first + at + some, patience);
+      await(first + at + some, spin);
       std::copy_n(data() + first + at, some, to + at);
     });
   }
@@ -97,18 +97,18 @@ class Slots {
   Slot& operator[](std::int64_t which) { return *slots_[which]; }
 
   // The worker's side.
-  int for_push(const Patience& patience) {  // once there is an empty one
+  int for_push(const SpinWait& spin) {  // once there is an empty one
     const auto take = [&](int which) {
       if (which == pulled_ || !slots_[which]->empty()) return false;
       last_ = which;
       return true;
     };
-    patience.wait([&] { return take(last_) || take(1 - last_); });
+    spin.wait([&] { return take(last_) || take(1 - last_); });
     return last_;
   }
   int for_pull() { return pulled_ = last_; }  // pushes keep off it until it was read
-  void read_pulled(std::size_t first, float* to, std::size_t count, const Patience& patience) {
-    slots_[pulled_]->read(first, to, count, patience);
+  void read_pulled(std::size_t first, float* to, std::size_t count, const SpinWait& spin) {
+    slots_[pulled_]->read(first, to, count, spin);
   }
   void end_pull() {
     slots_[pulled_]->emptied();

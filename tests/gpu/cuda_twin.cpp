@@ -122,14 +122,14 @@ void queue(cudaStream_t stream, Work work) {
   stir();
 }
 
-enum class Place { unknown, pinned, device };
-Place place_of(const void* address) {
+enum class Where { unknown, pinned, device };
+Where place_of(const void* address) {
   const auto* at = static_cast<const char*>(address);
   auto after = memory.upper_bound(at);
-  if (after == memory.begin()) return Place::unknown;
+  if (after == memory.begin()) return Where::unknown;
   const auto& [first, held] = *--after;
-  if (at >= first + held.first) return Place::unknown;
-  return held.second ? Place::device : Place::pinned;
+  if (at >= first + held.first) return Where::unknown;
+  return held.second ? Where::device : Where::pinned;
 }
 
 constexpr std::size_t all_memory = std::size_t(1) << 40;
@@ -184,10 +184,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
                             cudaStream_t stream) {
   const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
   if (bytes == 0) return cudaSuccess;
-  if ((place_of(to) == Place::device) != to_device || (place_of(from) == Place::device) != from_device)
+  if ((place_of(to) == Where::device) != to_device || (place_of(from) == Where::device) != from_device)
     return cudaErrorInvalidMemcpyDirection;
   const auto work = [=] { std::memcpy(to, from, bytes); };
-  if (place_of(to) != Place::unknown && place_of(from) != Place::unknown)
+  if (place_of(to) != Where::unknown && place_of(from) != Where::unknown)
     return queue(stream, work), cudaSuccess;
   if (stream->graph) return cudaErrorStreamCaptureUnsupported;  // of pageable memory
   drain(*stream->lane);

@@ -267,7 +267,7 @@ TEST_F(GpuKernels, Loss) {
   const auto logits = uniform(batch * classes, 1);
   const std::vector<std::uint8_t> labels{6, 0, 3, 9, 9};
   std::vector<float> d(batch * classes, NAN), should(batch * classes);
-  Outcome slots[2] = {};
+  Scored slots[2] = {};
   std::uint64_t done = 0;
   std::vector<std::byte> own(kernels->loss_size());
   kernels->loss(step(), logits.data(), labels.data(), classes, d.data(), own.data(), slots, &done);

@@ -145,7 +145,7 @@ RANKS_TEST_P(PlainSgd, UnderEveryRuleAndOption) {
       if (identity.of == Identity::linear && !linear(optimizer)) continue;
       job.optimizer = optimizer;
       if (!refusal(job).empty()) continue;
-      const Outcome outcome = run(job);
+      const JobOutcome outcome = run(job);
       const std::vector<float> expected = serial(job, world_minibatch * (together ? shape.workers : 1));
       const double apart = difference(Doubles(expected.begin(), expected.end()), outcome.master.data());
       const bool sums = together && shape.workers > 1;  // in another order

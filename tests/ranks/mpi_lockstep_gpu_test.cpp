@@ -6,8 +6,8 @@
 #include <random>
 
 #include "device.h"
-#include "nccl/group.h"
 #include "mpi_job.h"
+#include "nccl/group.h"
 
 namespace dsgd::test {
 namespace {
@@ -49,9 +49,9 @@ TEST(Gpu, StrategiesGiveTheHostsWeights) {
     job.problem.curved = true;
     job.budget = 12 * world().workers() * world_minibatch + 1;
     job.optimizer = {.rule = OptimizerSettings::Rule::momentum, .learning_rate = 1.0 / 64};
-    const Outcome should = run(job);
+    const JobOutcome should = run(job);
     job.space = space;
-    const Outcome is = run(job);
+    const JobOutcome is = run(job);
     EXPECT_LT(distance(is.weights, should.weights), 1e-6) << entry->name;
     EXPECT_LT(distance(is.master, should.master), 1e-6) << entry->name;
   }

@@ -256,9 +256,9 @@ TEST(NcclTwin, DISABLED_EndsWithAFailedPeer) {
 using dsgd::test::twin;
 
 namespace dsgd::cuda {
-std::optional<Place> place(const Space&) {
+std::optional<GpuQueue> gpu_queue(const Space&) {
   if (!twin.on_gpu) return std::nullopt;
-  return Place{.device = twin.card, .uuid = {char('A' + twin.card)}};
+  return GpuQueue{.device = twin.card, .uuid = {char('A' + twin.card)}};
 }
 void fail(const char* reason, const char*, const char*, int) { throw std::runtime_error(reason); }
 }  // namespace dsgd::cuda

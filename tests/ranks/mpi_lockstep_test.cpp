@@ -8,8 +8,8 @@
 #include <numbers>
 #include <set>
 
-#include "parts/compressed.h"
 #include "mpi_job.h"
+#include "parts/compressed.h"
 #include "twins.h"
 
 namespace dsgd::test {
@@ -28,7 +28,7 @@ Value integer(int n) { return std::int64_t(n); }
 template <typename Step>
 double against_twin(const Job& job, Step step, PlainWorkers twin) {
   double far = 0;
-  const Outcome outcome = run(job, [&](Worker& worker) {
+  const JobOutcome outcome = run(job, [&](Worker& worker) {
     step(twin);
     far = std::max(far, difference(twin.w[world().rank()], worker.replica.w.data));
   });
@@ -41,7 +41,7 @@ double against_twin(const Job& job, Step step) {
   return against_twin(job, step, PlainWorkers(job.problem, job.optimizer, job.order_of(0)));
 }
 
-double apart(const Outcome& a, const Outcome& b) {
+double apart(const JobOutcome& a, const JobOutcome& b) {
   return difference(Doubles(a.weights.begin(), a.weights.end()), b.weights.data());
 }
 
@@ -200,7 +200,7 @@ TEST(Twin, Dpsgd) {
                   rounding())
             << topology << ", " << mix << ", optimizer " << int(optimizer.rule);
         const Cost cost = job.entry().cost(job.chosen(), job.context(13), 21);
-        const Outcome outcome = run(job);
+        const JobOutcome outcome = run(job);
         EXPECT_EQ(double(outcome.traffic.bytes_sent), cost.bytes_sent) << topology;
         EXPECT_EQ(double(outcome.traffic.messages), cost.messages) << topology;
         EXPECT_EQ(outcome.traffic.synchronisations, topology == "complete" ? 21 : 0);
@@ -380,7 +380,7 @@ TEST(Twin, PowerSgd) {
 TEST(Traffic, KnowsTheTimeOfCompression) {
   for (const StrategyEntry* entry : all_strategies()) {
     if (entry->make_rule || entry->pairs) continue;
-    const Outcome outcome =
+    const JobOutcome outcome =
         run({.strategy = entry->name, .settings = entry->conformance, .budget = steps(9)});
     EXPECT_GE(outcome.traffic.compressed, 0);
     EXPECT_EQ(world().simulated() || outcome.traffic.compressed > 0, world().simulated() || entry->elements)
@@ -465,7 +465,7 @@ TEST(Identity, UnequalSharesAreSerialSgd) {
     PlainWorkers serial(job.problem, job.optimizer,
                         {.minibatch = world().workers() * world_minibatch, .budget = job.budget});
     while (serial.more()) serial.sync();
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     EXPECT_LE(difference(serial.w[0], outcome.weights.data()), strategy == "sync" ? tolerance() : rounding());
     std::array<std::int64_t, 1> samples{outcome.samples};
     world().sum(samples);
@@ -481,7 +481,7 @@ TEST(Identity, AveragingEveryStepIsSync) {
 
 TEST(Identity, AveragingEveryStepWithLocalMomentumIsSyncWithMomentum) {
   const OptimizerSettings momentum{.rule = Rule::momentum, .learning_rate = 0.25, .momentum = 0.5};
-  const Outcome sync = run(same_order("sync", momentum));
+  const JobOutcome sync = run(same_order("sync", momentum));
   for (const auto& state : {"keep"s, "average"s})
     EXPECT_LE(apart(run(same_order("averaging", momentum, {{"tau", integer(1)}, {"state", state}})), sync),
               rounding())
@@ -499,9 +499,10 @@ TEST(Identity, AveragingEveryStepWithMomentumResetIsPlainSync) {
 // Adagrad's state is not linear in the gradients: the means of squares are not the squares of means.
 TEST(Identity, AveragingEveryStepWithAdagradIsNotSync) {
   const OptimizerSettings adagrad{.rule = Rule::adagrad, .learning_rate = 1};
-  const Outcome sync = run(same_order("sync", adagrad));
+  const JobOutcome sync = run(same_order("sync", adagrad));
   for (const auto& state : {"keep"s, "average"s, "reset"s}) {
-    const Outcome averaging = run(same_order("averaging", adagrad, {{"tau", integer(1)}, {"state", state}}));
+    const JobOutcome averaging =
+        run(same_order("averaging", adagrad, {{"tau", integer(1)}, {"state", state}}));
     if (world().workers() == 1 && state != "reset")
       EXPECT_EQ(averaging.weights, sync.weights);
     else
@@ -512,10 +513,10 @@ TEST(Identity, AveragingEveryStepWithAdagradIsNotSync) {
 // Nor is Adam's, and two all-reduces, of one and two vectors, are what averaging it takes.
 TEST(Identity, AveragingEveryStepWithAdamIsNotSync) {
   const OptimizerSettings adam{.rule = Rule::adam, .learning_rate = 0.5};
-  const Outcome sync = run(same_order("sync", adam));
+  const JobOutcome sync = run(same_order("sync", adam));
   for (const auto& state : {"keep"s, "average"s}) {
     const Job job = same_order("averaging", adam, {{"tau", integer(1)}, {"state", state}});
-    const Outcome averaging = run(job);
+    const JobOutcome averaging = run(job);
     if (world().workers() == 1)
       EXPECT_EQ(averaging.weights, sync.weights);
     else
@@ -589,11 +590,11 @@ TEST(Identity, DpsgdOnTheCompleteGraphIsAveraging) {
 // gradients is the gradient at the mean: on any graph the mean of the models is that of sync.
 TEST(Identity, MeanOfDpsgdIsSync) {
   const OptimizerSettings sgd{.rule = Rule::sgd, .learning_rate = 0.25};
-  const Outcome sync = run(same_order("sync", sgd));
+  const JobOutcome sync = run(same_order("sync", sgd));
   const Doubles expected(sync.weights.begin(), sync.weights.end());
   for (const auto& topology : topologies)
     for (const auto& mix : {"before"s, "after"s}) {
-      const Outcome gossip = run(same_order("dpsgd", sgd, {{"topology", topology}, {"mix", mix}}));
+      const JobOutcome gossip = run(same_order("dpsgd", sgd, {{"topology", topology}, {"mix", mix}}));
       EXPECT_LE(difference(expected, gossip.master.data()), rounding()) << topology << ", " << mix;
     }
 }
@@ -713,7 +714,7 @@ TEST(Identity, BmufFollowsAConstantUpdate) {
       Doubles expected(job.problem.n), last(job.problem.n), moved(job.problem.n);
       double factor = 0, far = 0, look_ahead = 0;
       int block = 0;
-      const Outcome outcome = run(job, [&](Worker& worker) {
+      const JobOutcome outcome = run(job, [&](Worker& worker) {
         if (worker.replica.t % 2) return;
         ++block;
         factor += (1 - std::pow(used_eta, block)) / (1 - used_eta);
@@ -851,12 +852,12 @@ TEST(Identity, TreesAndStarsAreAllReduce) {
     for (const auto& optimizer : {sgd, momentum}) {
       std::map<std::string, Value> settings;
       if (strategy == "averaging") settings = {{"tau", integer(2)}, {"state", "average"s}};
-      const Outcome all_reduce = run(same_order(strategy, optimizer, settings));
+      const JobOutcome all_reduce = run(same_order(strategy, optimizer, settings));
       for (const int depth : {0, 1, 2, 3}) {  // 0: star
         settings["aggregation"] = depth ? "tree"s : "star"s;
         settings["depth"] = integer(std::max(1, depth));
         const Job job = same_order(strategy, optimizer, settings);
-        const Outcome tree = run(job);
+        const JobOutcome tree = run(job);
         EXPECT_LE(apart(tree, all_reduce), optimizer.rule == Rule::sgd ? tolerance() : rounding());
         EXPECT_TRUE(same_on_all_workers(tree.weights));
         EXPECT_EQ(tree.traffic.synchronisations, all_reduce.traffic.synchronisations);

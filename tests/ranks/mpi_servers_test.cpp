@@ -28,7 +28,7 @@ TEST(AnyOrder, DownpourAppliesEveryGradientOnce) {
             .settings = {{"n_fetch", integer(n_fetch)}, {"n_push", integer(n_push)}, {"overlap", overlap}},
             .budget = 40 * world_minibatch + 3};
         job.problem.slope = world().rank() + 1;
-        const Outcome outcome = run(job);
+        const JobOutcome outcome = run(job);
         std::array<std::int64_t, 2> sum{outcome.steps * (world().rank() + 1), outcome.samples};
         world().sum(sum);
         Doubles expected(job.problem.n);
@@ -49,7 +49,7 @@ TEST(AnyOrder, EasgdLosesNothingBetweenWorkersAndCentre) {
     job.problem.slope = world().rank() + 1;
     const auto step = [&](std::size_t j) { return -0.5 * (world().rank() + 1) * double(j + 1); };
     std::vector<float> first;
-    const Outcome outcome = run(job, [&](Worker& worker) {
+    const JobOutcome outcome = run(job, [&](Worker& worker) {
       if (first.empty()) first = worker.replica.weights();
     });
     for (std::size_t j = 0; j < job.problem.n; ++j) {
@@ -73,7 +73,7 @@ TEST(AnyOrder, RatesGoByWhatIsUsedNow) {
     job.budget = std::int64_t(50) * world().workers() * world_minibatch;
     job.optimizer.learning_rate = strategy == "downpour" ? 0.05 / world().workers() : 0.05;
     job.optimizer.schedule = {.kind = Schedule::Kind::warmup, .samples = job.budget, .factor = 0};
-    const Outcome outcome = run(job, [](Worker& worker) {
+    const JobOutcome outcome = run(job, [](Worker& worker) {
       const std::int64_t before = worker.replica.samples - world_minibatch,
                          used = worker.replica.work->used();
       EXPECT_GE(used, before);
@@ -91,7 +91,7 @@ TEST(AnyOrder, SoftsyncDividesByTheArrivals) {
             .settings = {{"n", integer(n)}, {"modulation", "none"s}},
             .budget = 41 * world_minibatch};
     job.problem.slope = 3;
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     for (const Served& server : outcome.servers) {
       EXPECT_EQ(server.arrivals, 41);
       EXPECT_EQ(server.version, 41 / c);
@@ -111,7 +111,7 @@ TEST(AnyOrder, WarmStartLetsTheFirstReplicaWorkAlone) {
                            {"n_push", integer(n_push)}},
               .budget = 60 * world_minibatch};
       std::int64_t first_used = -1;
-      const Outcome outcome = run(job, [&](Worker& worker) {
+      const JobOutcome outcome = run(job, [&](Worker& worker) {
         if (first_used < 0) first_used = worker.replica.work->used();
       });
       if (outcome.steps > 0 && world().rank() > 0) {
@@ -129,7 +129,7 @@ TEST(AnyOrder, WarmStartLetsTheFirstReplicaWorkAlone) {
 TEST(AnyOrder, WarmStartBeyondTheBudgetEnds) {
   const Job job{
       .strategy = "downpour", .settings = {{"warm_start", integer(1000)}}, .budget = 10 * world_minibatch};
-  const Outcome outcome = run(job);
+  const JobOutcome outcome = run(job);
   EXPECT_EQ(outcome.steps, world().rank() == 0 ? 10 : 0);
 }
 
@@ -138,7 +138,7 @@ TEST(AnyOrder, WarmStartBeyondTheBudgetEnds) {
 TEST(AnyOrder, SspBoundsTheStaleness) {
   for (const int s : {0, 1, 4}) {
     const Job job{.strategy = "ssp", .settings = {{"s", integer(s)}}, .budget = 60 * world_minibatch + 1};
-    const Outcome outcome = run(job, [](Worker&) {
+    const JobOutcome outcome = run(job, [](Worker&) {
       if (world().rank() == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
     });
     std::array<double, 1> least{world().is_worker() ? double(outcome.steps) : INFINITY},
@@ -177,7 +177,7 @@ TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
         job.optimizer.learning_rate = 1.0 / 64;
         job.leaver = leaver;
         job.leave_step = step;
-        const Outcome outcome = run(job);
+        const JobOutcome outcome = run(job);
         if (world().rank() == leaver) {
           EXPECT_EQ(outcome.left, outcome.steps == step);
         }
@@ -192,7 +192,7 @@ TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
           EXPECT_TRUE(step > 0 || lost == 0) << where;
         }
         job.replayed = outcome.requests;
-        const Outcome again = run(job);
+        const JobOutcome again = run(job);
         EXPECT_EQ(again.master, outcome.master) << where;
         EXPECT_TRUE(repeated(again.requests) == repeated(outcome.requests)) << where;
       }
@@ -207,7 +207,7 @@ TEST(AnyOrder, WhatIsDroppedIsMissing) {
     if (job.strategy == "staleness_aware")
       job.settings = {{"n", integer(world().workers())}, {"modulation", "none"s}};
     job.problem.slope = 1;
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     for (const Served& server : outcome.servers) {
       EXPECT_EQ(server.arrivals + server.dropped, 60) << strategy;
       EXPECT_GT(server.dropped, 0) << strategy;
@@ -225,7 +225,7 @@ TEST(AnyOrder, CountersAgreeWithTheRequests) {
     if (!entry->make_rule) continue;
     const Job job{
         .strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     std::vector<std::int64_t> recorded(2 * world().workers());  // bytes and messages of each
     std::array<std::int64_t, 1> again{0};
     for (const Request& r : outcome.requests) {
@@ -260,7 +260,7 @@ TEST(AnyOrder, SandblasterIsSerialLbfgs) {
       job.problem.curved = true;
       PlainLbfgs serial{.w = Doubles(job.problem.n), .history = 3, .resample = resample, .rate = 0.5};
       for (int evaluation = 0; evaluation < 12; ++evaluation) serial.step(job.problem, batch);
-      const Outcome outcome = run(job, [](Worker& worker) {  // one is slow: there are copies
+      const JobOutcome outcome = run(job, [](Worker& worker) {  // one is slow: there are copies
         if (world().rank() != 0 || worker.replica.t > 20) return;
         world().sleep(500e-6);
       });
@@ -286,9 +286,9 @@ TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
         world().charge(200e-6);
       });
     };
-    const Outcome first = with_slow(0);
+    const JobOutcome first = with_slow(0);
     job.replayed = first.requests;
-    const Outcome second = with_slow(world().workers() - 1);
+    const JobOutcome second = with_slow(world().workers() - 1);
     EXPECT_EQ(second.master, first.master) << entry->name;
     EXPECT_TRUE(repeated(second.requests) == repeated(first.requests)) << entry->name;
     EXPECT_EQ(first.requests.empty(), world().is_worker()) << entry->name;
@@ -299,7 +299,7 @@ TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
 // What a server has on record: grants without a gap, versions as they were, and pushes of what was pulled.
 TEST(AnyOrder, RecordsWhatItTook) {
   const Job job{.strategy = "dc_asgd", .budget = 40 * world_minibatch + 1};
-  const Outcome outcome = run(job);
+  const JobOutcome outcome = run(job);
   std::int64_t version = 0, position = 0;
   std::map<int, std::int64_t> held;
   for (const Request& r : outcome.requests) {
@@ -324,7 +324,7 @@ TEST(AnyOrder, WorkersWithoutWorkLeave) {
     if (entry->make_rule) served.push_back(entry->name);
   for (const std::string& strategy : served)
     for (const std::int64_t budget : {0, 1, world_minibatch}) {
-      const Outcome outcome = run({.strategy = strategy, .budget = budget});
+      const JobOutcome outcome = run({.strategy = strategy, .budget = budget});
       std::array<std::int64_t, 2> sum{outcome.samples, outcome.steps};
       world().sum(sum);
       EXPECT_EQ(sum[0], budget);

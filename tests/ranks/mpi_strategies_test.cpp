@@ -99,7 +99,7 @@ RANKS_TEST_P(Conformance, ReachesTheOptimumInAnyMemory) {
 RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
   for (const int steps : {0, 1, 7, 12}) {
     Job job = conformance(steps);
-    Outcome outcome = run(job);
+    JobOutcome outcome = run(job);
     std::array<std::int64_t, 1> samples{outcome.samples};
     world().sum(samples);
     EXPECT_GE(samples[0], job.budget);
@@ -123,7 +123,7 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
 RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
     Job job = conformance(steps);
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     if (!world().is_worker() || GetParam()->pairs) continue;
     const Cost cost = GetParam()->cost(job.chosen(), job.context(job.problem.n), outcome.steps);
     if (GetParam()->cost_is_bound) {
@@ -152,7 +152,7 @@ RANKS_TEST_P(FixedOrder, SameBitsInEveryRun) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::adagrad}) {
     Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.1};
-    const Outcome first = run(job), second = run(job);
+    const JobOutcome first = run(job), second = run(job);
     EXPECT_EQ(first.master, second.master);
     EXPECT_EQ(first.weights, second.weights);
     EXPECT_LT(first.distance, 8) << "nothing was learnt";
@@ -165,9 +165,9 @@ RANKS_TEST_P(FixedOrder, WorksInAnyMemory) {
   for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adam}) {
     Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.01};
-    const Outcome here = run(job);
+    const JobOutcome here = run(job);
     job.space = &far_space();
-    const Outcome there = run(job);
+    const JobOutcome there = run(job);
     EXPECT_EQ(here.master, there.master);
     // A server's vector may be read where it arrived.
     if (!GetParam()->make_rule) {
@@ -191,10 +191,11 @@ RANKS_TEST_P(LockStep, MasterLeavesTrainingAlone) {
     Job job = conformance(10);
     job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
     bool same = true;
-    const Outcome alone = run(job), watched = run(job, [&](Worker&worker) {
-                                      const Vec master = worker.strategy->master(worker.replica);
-                                      same &= same_on_all_workers({master.data, master.data + master.size});
-                                    });
+    const JobOutcome alone = run(job),
+                     watched = run(job, [&](Worker&worker) {
+                       const Vec master = worker.strategy->master(worker.replica);
+                       same &= same_on_all_workers({master.data, master.data + master.size});
+                     });
     EXPECT_EQ(alone.weights, watched.weights);
     EXPECT_EQ(alone.master, watched.master);
     EXPECT_TRUE(same) << "the workers report different models";
@@ -227,9 +228,9 @@ RANKS_TEST_P(InPairs, ContinueFromACheckpoint) {
   for (const auto rule : {OptimizerSettings::Rule::momentum, OptimizerSettings::Rule::adam}) {
     Job job = conformance(12);
     job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
-    const Outcome first = run(job);
+    const JobOutcome first = run(job);
     job.replayed = first.requests;
-    const Outcome again = run(job, [](Worker& worker) {
+    const JobOutcome again = run(job, [](Worker& worker) {
       auto fresh = worker.make();
       carry_over(*worker.strategy, *fresh);
       worker.strategy = std::move(fresh);
@@ -243,7 +244,7 @@ RANKS_TEST_P(InPairs, ContinueFromACheckpoint) {
 RANKS_TEST_P(InPairs, SendWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
     Job job = conformance(steps);
-    const Outcome outcome = run(job);
+    const JobOutcome outcome = run(job);
     const int asking = (world().workers() + 1) / 2;
     const bool asks = world().rank() % 2 == 0 && world().workers() > 1;
     EXPECT_EQ(outcome.traffic.bytes_sent, outcome.traffic.bytes_received);
@@ -281,9 +282,9 @@ RANKS_TEST_P(InPairs, RepeatWhatWasRecorded) {
   for (const auto rule : {OptimizerSettings::Rule::sgd, OptimizerSettings::Rule::momentum}) {
     Job job = conformance(20);
     job.optimizer = {.rule = rule, .learning_rate = 0.1, .momentum = 0.5};
-    const Outcome first = run(job);
+    const JobOutcome first = run(job);
     job.replayed = first.requests;
-    const Outcome second = run(job);
+    const JobOutcome second = run(job);
     EXPECT_EQ(second.requests, first.requests);
     EXPECT_EQ(second.weights, first.weights);
     EXPECT_EQ(second.steps, first.steps);
@@ -301,7 +302,7 @@ RANKS_TEST_P(InPairs, GoOnWithoutOneThatLeaves) {
       job.optimizer.learning_rate = 0.1;
       job.leaver = leaver;
       job.leave_step = step;
-      const Outcome first = run(job);
+      const JobOutcome first = run(job);
       const std::string where = "worker " + std::to_string(leaver) + " of " + std::to_string(workers) +
                                 " leaves after step " + std::to_string(step);
       if (world().rank() == leaver) {
@@ -317,7 +318,7 @@ RANKS_TEST_P(InPairs, GoOnWithoutOneThatLeaves) {
         EXPECT_EQ(all[2], 0) << where << ": to whom did anybody speak?";
       }
       job.replayed = first.requests;
-      const Outcome second = run(job);
+      const JobOutcome second = run(job);
       EXPECT_EQ(second.requests, first.requests) << where;
       EXPECT_EQ(second.weights, first.weights) << where;
       EXPECT_EQ(second.samples, first.samples) << where;

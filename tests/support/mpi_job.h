@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "strategy.h"
 #include "quadratic.h"
 #include "ranks.h"
+#include "strategy.h"
 
 namespace dsgd {
 inline void PrintTo(const StrategyEntry* entry, std::ostream* out) { *out << entry->name; }
@@ -98,7 +98,7 @@ struct Served {
 
 constexpr int served_numbers = 8;
 
-struct Outcome {
+struct JobOutcome {
   std::int64_t steps = 0, samples = 0;  // of this worker
   bool left = false;                    // it left early
   std::vector<std::int64_t> uses;       // of each sample, by this worker
@@ -112,8 +112,8 @@ struct Outcome {
 
 // All ranks call it. `each` sees the worker after each of its steps.
 template <typename Each>
-Outcome run(const Job& job, Each each) {
-  Outcome outcome;
+JobOutcome run(const Job& job, Each each) {
+  JobOutcome outcome;
   const std::size_t n = job.problem.n;
   outcome.master.resize(n);
   outcome.uses.resize(Quadratic::samples);
@@ -179,7 +179,7 @@ Outcome run(const Job& job, Each each) {
   outcome.distance = job.problem.distance(outcome.master.data());
   return outcome;
 }
-inline Outcome run(const Job& job) {
+inline JobOutcome run(const Job& job) {
   return run(job, [](Worker&) {});
 }
 

@@ -494,7 +494,7 @@ TEST_F(Lookup, CheckTellsRightWrongAndMissing) {
   write_("train-labels-idx1-ubyte.gz", gzip("train-labels-idx1-ubyte"));
   write_("t10k-images-idx3-ubyte", "something else");
   auto check = check_dataset(entry, folder_ / "set");
-  using State = FileCheck::State;
+  using State = FileCheck::Status;
   ASSERT_EQ(check.files.size(), 4u);
   EXPECT_EQ(check.files[0].state, State::right);
   EXPECT_EQ(check.files[1].state, State::right);
@@ -587,7 +587,7 @@ TEST_F(Lookup, FashionMnistIsCompleteAndNotTakenForMnist) {
       error_of([&] { load_dataset("mnist", installed); }).find(installed.string() + ": holds fashion-mnist"),
       Bytes::npos);
   for (const auto& file : check_dataset("mnist", installed).files)
-    EXPECT_EQ(file.state, FileCheck::State::missing);
+    EXPECT_EQ(file.state, FileCheck::Status::missing);
 }
 
 TEST_F(Data, Sha256OfKnownTexts) {  // FIPS 180-2

@@ -185,12 +185,12 @@ TEST_F(CropFlip, WorkersSideBySideReadWhatOneReads) {
   const auto steps = [&](int workers, int minibatch) {
     std::vector<Sampler> samplers;
     for (int worker = 0; worker < workers; ++worker)
-      samplers.emplace_back(Sampler::Settings{.samples = s.count,
-                                              .seed = 9,
-                                              .worker = worker,
-                                              .workers = workers,
-                                              .minibatch = minibatch,
-                                              .budget = 330});
+      samplers.emplace_back(Sampler::Options{.samples = s.count,
+                                             .seed = 9,
+                                             .worker = worker,
+                                             .workers = workers,
+                                             .minibatch = minibatch,
+                                             .budget = 330});
     std::vector<std::vector<float>> batches;
     for (bool more = true; more;) {
       batches.emplace_back();

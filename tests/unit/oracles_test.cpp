@@ -75,7 +75,7 @@ struct Server {
     context.minibatch = 1;
     context.optimizer = optimizer;
     rule = entry.make_rule(settings, context);
-    shard = std::make_unique<Shard>(Shard::Settings{.workers = workers, .minibatch = 1, .budget = 1'000'000},
+    shard = std::make_unique<Shard>(Shard::Options{.workers = workers, .minibatch = 1, .budget = 1'000'000},
                                     *rule, w);
   }
   const StrategyEntry& entry;

@@ -35,7 +35,7 @@ Ids sorted(Ids ids) {
   return ids;
 }
 
-std::vector<Sampler> team(Sampler::Settings s, int workers) {
+std::vector<Sampler> team(Sampler::Options s, int workers) {
   std::vector<Sampler> samplers;
   for (s.worker = 0, s.workers = workers; s.worker < workers; ++s.worker) samplers.emplace_back(s);
   return samplers;
@@ -91,7 +91,7 @@ TEST(Sampler, GlobalMinibatchesSideBySideAreThatOfOneWorker) {
 TEST(Sampler, DrawsEachSampleByItself) {
   for (const auto order : {DataOrder::global, DataOrder::shard})
     for (const int workers : {1, 2, 3, 7}) {
-      Sampler::Settings s{.samples = 500, .order = order, .budget = 20000, .fraction = 0.1};
+      Sampler::Options s{.samples = 500, .order = order, .budget = 20000, .fraction = 0.1};
       Sampler alone(s);
       auto all = team(s, workers);
       double squares = 0;
@@ -136,7 +136,7 @@ TEST(Sampler, DrawsNothingOrEverything) {
 }
 
 TEST(Sampler, SharesPartTheGlobalMinibatch) {
-  Sampler::Settings s{.samples = 61, .minibatch = 8, .budget = 183};
+  Sampler::Options s{.samples = 61, .minibatch = 8, .budget = 183};
   s.shares = {0.125, 0.625, 0.25};
   auto all = team(s, 3);
   s.shares.clear();
@@ -284,7 +284,7 @@ TEST(Sampler, OneWorkersShardIsTheGlobalOrder) {
 }
 
 TEST(Sampler, OwnEpochsHaveNoLockStepAndNoBudget) {
-  const Sampler::Settings settings{
+  const Sampler::Options settings{
       .samples = 41, .order = DataOrder::shard, .worker = 1, .workers = 2, .minibatch = 8, .budget = 1};
   Sampler own(settings);
   std::vector<Ids> epochs(3);
@@ -397,11 +397,11 @@ TEST(Sampler, StepsAllocateNothing) {
 }
 
 TEST(Sampler, RefusesWhatMakesNoSense) {
-  for (const Sampler::Settings& bad :
-       {Sampler::Settings{.samples = 0}, Sampler::Settings{.samples = std::size_t(1) << 32},
-        Sampler::Settings{.samples = 9, .worker = 2, .workers = 2},
-        Sampler::Settings{.samples = 9, .worker = -1}, Sampler::Settings{.samples = 9, .workers = 0},
-        Sampler::Settings{.samples = 9, .minibatch = 0}})
+  for (const Sampler::Options& bad :
+       {Sampler::Options{.samples = 0}, Sampler::Options{.samples = std::size_t(1) << 32},
+        Sampler::Options{.samples = 9, .worker = 2, .workers = 2},
+        Sampler::Options{.samples = 9, .worker = -1}, Sampler::Options{.samples = 9, .workers = 0},
+        Sampler::Options{.samples = 9, .minibatch = 0}})
     EXPECT_THROW(Sampler{bad}, std::invalid_argument);
   Sampler global({.samples = 9}), queue({.samples = 9, .order = DataOrder::queue, .minibatch = 4});
   EXPECT_THROW(global.at(0, 1), std::logic_error);
@@ -439,13 +439,13 @@ TEST(Sampler, OrdersCanBeShared) {
     const auto shared = std::make_shared<SharedOrders>(50, 7);
     std::vector<Sampler> own, sharing;
     for (int worker = 0; worker < 3; ++worker) {
-      const Sampler::Settings s{.samples = 50,
-                                .seed = 7,
-                                .order = order,
-                                .worker = worker,
-                                .workers = 3,
-                                .minibatch = 4,
-                                .budget = 200};
+      const Sampler::Options s{.samples = 50,
+                               .seed = 7,
+                               .order = order,
+                               .worker = worker,
+                               .workers = 3,
+                               .minibatch = 4,
+                               .budget = 200};
       own.emplace_back(s);
       sharing.emplace_back(s, shared);
     }

@@ -30,8 +30,8 @@ struct Script {
                                                                .servers = 1,
                                                                .minibatch = 4,
                                                                .optimizer = optimizer});
-    shard.emplace(Shard::Settings{.workers = workers, .minibatch = 4, .budget = budget, .first = first},
-                  *rule, w);
+    shard.emplace(Shard::Options{.workers = workers, .minibatch = 4, .budget = budget, .first = first}, *rule,
+                  w);
     held.resize(workers);
   }
   void pull(int worker) { held[worker] = shard->pull(worker, 4).value().version; }

@@ -14,10 +14,10 @@
 #include <set>
 #include <tuple>
 
-#include "parts/lbfgs.h"
-#include "strategy.h"
 #include "checkpoint.h"
+#include "parts/lbfgs.h"
 #include "quadratic.h"
+#include "strategy.h"
 #include "twins.h"
 #include "uniform.h"
 
@@ -396,7 +396,7 @@ struct Cluster {
       context.parameters = part.count;
       rules.emplace_back([this, context] { return entry.make_rule(settings, context); });
       shards.emplace_back(
-          Shard::Settings{.workers = workers, .minibatch = minibatch, .budget = budget, .first = s == 0},
+          Shard::Options{.workers = workers, .minibatch = minibatch, .budget = budget, .first = s == 0},
           rules.back(), w.view().part(part.first, part.count));
     }
     context.parameters = problem.n;

@@ -56,11 +56,11 @@ TEST(SharedMemory, OutlivesItsOwner) {
   EXPECT_THROW(SharedMemory{handle}, std::runtime_error);
 }
 
-TEST(Patience, IdlesAndYieldsAfterAWhile) {
+TEST(SpinWait, IdlesAndYieldsAfterAWhile) {
   for (const bool crowded : {false, true}) {
     int looks = 0, idle = 0;
-    const Patience patience{crowded, [&] { ++idle; }};
-    patience.wait([&] { return ++looks == 5000; });
+    const SpinWait spin{crowded, [&] { ++idle; }};
+    spin.wait([&] { return ++looks == 5000; });
     EXPECT_EQ(looks, 5000);
     EXPECT_EQ(idle, crowded ? 4999 : 2999);
   }
@@ -78,11 +78,11 @@ const SharedMemory& other_side([[maybe_unused]] const SharedMemory& here,
 }
 
 // A sleeper that missed a ring would come back a second later: no time for so many.
-TEST(Bell, WakesTheSleeper) {
-  SharedMemory here(sizeof(Bell));
+TEST(Doorbell, WakesTheSleeper) {
+  SharedMemory here(sizeof(Doorbell));
   const SharedMemory there(here.handle());
-  Bell &mine = *reinterpret_cast<Bell*>(here.data()),
-       &yours = *reinterpret_cast<Bell*>(other_side(here, there).data());
+  Doorbell &mine = *reinterpret_cast<Doorbell*>(here.data()),
+       &yours = *reinterpret_cast<Doorbell*>(other_side(here, there).data());
   constexpr std::uint32_t times = 1000;
   const auto begun = std::chrono::steady_clock::now();
   std::thread ringer([&] {
@@ -100,8 +100,8 @@ TEST(Bell, WakesTheSleeper) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(times / 10));
 }
 
-TEST(Bell, SleepsNoLongerThanAsked) {
-  Bell bell;
+TEST(Doorbell, SleepsNoLongerThanAsked) {
+  Doorbell bell;
   bell.sleep(0, 1000);
   EXPECT_EQ(bell.rings(), 0u);
 }
@@ -138,7 +138,7 @@ TEST(Slots, DoNotOverlap) {
 
 // Sizes around the portions in which reader and writer follow each other.
 TEST(Slots, CarryEveryVectorWhole) {
-  const Patience crowded{.crowded = true, .idle = {}};
+  const SpinWait crowded{.crowded = true, .idle = {}};
   for (const std::size_t n : {0, 1, 8191, 8192, 8193, 100003}) {
     Pair pair(n);
     std::vector<float> sent(n), received(n);

@@ -253,7 +253,7 @@ class CudnnPlan final : public Plan {
   std::vector<Unit> units(const Network& net) const;
 
   // Where a part of the flat vector is, for libraries that want aligned addresses or another type.
-  struct Place {
+  struct Bound {
     std::size_t at;
     bool own;  // or in the caller's vector
   };
@@ -264,16 +264,16 @@ class CudnnPlan final : public Plan {
     std::size_t size = 0;  // elements
     Memory data{}, table{};
   };
-  Place bind(Copies& to, std::size_t first, std::size_t count) {
+  Bound bind(Copies& to, std::size_t first, std::size_t count) {
     if (to.type == Type::f32 && first % 4 == 0) return {first, false};
     to.pieces.push_back({first, to.size, count});
-    const Place place{to.size, true};
+    const Bound place{to.size, true};
     to.size += (count + 63) / 64 * 64;
     return place;
   }
   static void* copied(const Copies& c, std::size_t at) { return c.data.as<char>() + at * size_of(c.type); }
-  const void* weights(const Copies& c, Place p) const { return p.own ? copied(c, p.at) : w_ + p.at; }
-  void* gradients(const Copies& c, Place p) const { return p.own ? copied(c, p.at) : g_ + p.at; }
+  const void* weights(const Copies& c, Bound p) const { return p.own ? copied(c, p.at) : w_ + p.at; }
+  void* gradients(const Copies& c, Bound p) const { return p.own ? copied(c, p.at) : g_ + p.at; }
 
   void dense(Unit& u, bool last);
   void convolution(Unit& u, const Conv2d& l);
@@ -463,7 +463,7 @@ CudnnPlan::CudnnPlan(const Network& net, int batch, Precision precision,
 
   step_ = static_cast<Step*>(make(Step::size(batch)).data());
   posted_ = Memory::pinned(ahead * Step::size(batch));
-  outcomes_ = Memory::pinned(slots * sizeof(Outcome));
+  outcomes_ = Memory::pinned(slots * sizeof(Scored));
   done_ = Memory::pinned(sizeof(std::uint64_t));
   labels_at_ = static_cast<std::uint8_t*>(make(std::size_t(batch)).data());
   floats_ = static_cast<float*>(rows(std::max(row, std::size_t(classes_)), Type::f32));
@@ -585,7 +585,7 @@ void CudnnPlan::dense(Unit& u, bool last) {
   const std::size_t bias_at = u.p.first + u.p.weights;
   void* const y = last ? logits_at_ : u.y;
   Copies& with_bias = last ? logit_weights_ : weights_;  // a bias has the type of the result
-  const Place w = bind(weights_, u.p.first, u.p.weights), b = bind(with_bias, bias_at, u.p.bias),
+  const Bound w = bind(weights_, u.p.first, u.p.weights), b = bind(with_bias, bias_at, u.p.bias),
               dw = bind(float_gradients_, u.p.first, u.p.weights),
               db = bind(float_gradients_, bias_at, u.p.bias);
 
@@ -633,7 +633,7 @@ void CudnnPlan::convolution(Unit& u, const Conv2d& l) {
       convolutions_.emplace_back(std::make_unique<Convolution>(*library_, u.p, l, batch_, precision_));
   const Convolution* const c = conv.get();
   Copies& copies = type_ == Type::f32 ? float_gradients_ : gradients_;
-  const Place w = bind(weights_, u.p.first, u.p.weights), dw = bind(copies, u.p.first, u.p.weights);
+  const Bound w = bind(weights_, u.p.first, u.p.weights), dw = bind(copies, u.p.first, u.p.weights);
   const std::size_t bias_at = u.p.first + u.p.weights;
   void *z = u.y, *dz = u.dy;  // the convolution's own output and its gradient
   if (u.pool) {
@@ -771,7 +771,7 @@ void CudnnPlan::gather(const Resident& set) {
 }
 
 void CudnnPlan::judge(void* dlogits) {
-  kernels_->loss(step_, logits_at_, labels_at_, classes_, dlogits, loss_parts_, outcomes_.as<Outcome>(),
+  kernels_->loss(step_, logits_at_, labels_at_, classes_, dlogits, loss_parts_, outcomes_.as<Scored>(),
                  done_.as<std::uint64_t>());
 }
 
@@ -902,7 +902,7 @@ Loss CudnnPlan::wait(std::uint64_t ticket) {
       check(status == cudaSuccess ? cudaErrorUnknown : status, "wait for a loss", __FILE__, __LINE__);
     std::this_thread::yield();
   }
-  const Outcome& found = outcomes_.as<Outcome>()[ticket % slots];
+  const Scored& found = outcomes_.as<Scored>()[ticket % slots];
   return {found.loss, found.correct};
 }
 

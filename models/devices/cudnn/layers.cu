@@ -202,7 +202,7 @@ class TypedKernels final : public Kernels {
                 void* y) const override;
   void shortcut_back(Image image, Image from, int stride, const void* dy, void* there) const override;
   void loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes, void* dlogits,
-            void* parts, Outcome* slots, std::uint64_t* done) const override;
+            void* parts, Scored* slots, std::uint64_t* done) const override;
   std::size_t loss_size() const override;
   void descend(const Step* step, const Descent& descent, const float* g) const override;
 
@@ -501,12 +501,12 @@ constexpr int loss_threads = 128;
 
 struct LossParts {
   unsigned finished;  // blocks; 0 between launches
-  Outcome of_block[1];
+  Scored of_block[1];
 };
 
 // Row i of the minibatch.
 template <class T>
-DSGD_KERNEL Outcome loss_of_row(int i, int n, const float* z, int label, int classes, T* d) {
+DSGD_KERNEL Scored loss_of_row(int i, int n, const float* z, int label, int classes, T* d) {
   if (i >= n) {
     for (int k = 0; d && k < classes; ++k) d[k] = put<T>(0);
     return {0, 0};
@@ -526,29 +526,29 @@ DSGD_KERNEL Outcome loss_of_row(int i, int n, const float* z, int label, int cla
 // A thread a row; the block that ends last adds up what all of them found, in their order.
 template <class T>
 __global__ void loss_kernel(const Step* step, const float* logits, const std::uint8_t* labels, int batch,
-                            int classes, T* dlogits, LossParts* parts, Outcome* slots, std::uint64_t* done) {
-  __shared__ Outcome own[loss_threads];
+                            int classes, T* dlogits, LossParts* parts, Scored* slots, std::uint64_t* done) {
+  __shared__ Scored own[loss_threads];
   const int i = int(blockIdx.x) * loss_threads + int(threadIdx.x);
   const Index row = Index(i) * classes;
-  own[threadIdx.x] = Outcome{0, 0};
+  own[threadIdx.x] = Scored{0, 0};
   if (i < batch)
     own[threadIdx.x] =
         loss_of_row(i, step->n, logits + row, labels[i], classes, dlogits ? dlogits + row : nullptr);
   __syncthreads();
   if (threadIdx.x > 0) return;
-  Outcome all{0, 0};
-  for (const Outcome& one : own) all = {all.loss + one.loss, all.correct + one.correct};
+  Scored all{0, 0};
+  for (const Scored& one : own) all = {all.loss + one.loss, all.correct + one.correct};
   parts->of_block[blockIdx.x] = all;
   __threadfence();
   if (atomicAdd(&parts->finished, 1u) < gridDim.x - 1) return;
   __threadfence();
   all = {0, 0};
   for (unsigned b = 0; b < gridDim.x; ++b) {
-    const volatile Outcome& one = parts->of_block[b];
+    const volatile Scored& one = parts->of_block[b];
     all = {all.loss + one.loss, all.correct + one.correct};
   }
   parts->finished = 0;
-  volatile Outcome& slot = slots[step->slot];
+  volatile Scored& slot = slots[step->slot];
   slot.loss = all.loss;
   slot.correct = all.correct;
   __threadfence_system();
@@ -556,7 +556,7 @@ __global__ void loss_kernel(const Step* step, const float* logits, const std::ui
 }
 template <class T>
 void judge(cudaStream_t stream, const Step* step, const float* logits, const std::uint8_t* labels, int batch,
-           int classes, T* dlogits, void* parts, Outcome* slots, std::uint64_t* done) {
+           int classes, T* dlogits, void* parts, Scored* slots, std::uint64_t* done) {
   loss_kernel<<<unsigned((batch - 1) / loss_threads + 1), loss_threads, 0, stream>>>(
       step, logits, labels, batch, classes, dlogits, static_cast<LossParts*>(parts), slots, done);
   DSGD_CHECK(cudaGetLastError());
@@ -564,12 +564,12 @@ void judge(cudaStream_t stream, const Step* step, const float* logits, const std
 #else
 template <class T>
 void judge(cudaStream_t stream, const Step* step, const float* logits, const std::uint8_t* labels, int batch,
-           int classes, T* dlogits, void*, Outcome* slots, std::uint64_t* done) {
+           int classes, T* dlogits, void*, Scored* slots, std::uint64_t* done) {
   on_host(stream, [=] {
-    Outcome all{0, 0};
+    Scored all{0, 0};
     for (int i = 0; i < batch; ++i) {
       const Index row = Index(i) * classes;
-      const Outcome one =
+      const Scored one =
           loss_of_row(i, step->n, logits + row, labels[i], classes, dlogits ? dlogits + row : nullptr);
       all = {all.loss + one.loss, all.correct + one.correct};
     }
@@ -583,12 +583,12 @@ void judge(cudaStream_t stream, const Step* step, const float* logits, const std
 
 template <class T>
 std::size_t TypedKernels<T>::loss_size() const {
-  return sizeof(LossParts) + (std::size_t(batch_) / loss_threads + 1) * sizeof(Outcome);
+  return sizeof(LossParts) + (std::size_t(batch_) / loss_threads + 1) * sizeof(Scored);
 }
 
 template <class T>
 void TypedKernels<T>::loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes,
-                           void* dlogits, void* parts, Outcome* slots, std::uint64_t* done) const {
+                           void* dlogits, void* parts, Scored* slots, std::uint64_t* done) const {
   judge(stream_, step, logits, labels, batch_, classes, static_cast<T*>(dlogits), parts, slots, done);
 }
 

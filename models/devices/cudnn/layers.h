@@ -35,7 +35,7 @@ struct Step {
   static std::size_t size(int batch) { return sizeof(Step) + std::size_t(batch) * sizeof(Pick); }
 };
 // What it gives, in memory of the host.
-struct Outcome {
+struct Scored {
   double loss;
   std::int64_t correct;
 };
@@ -105,7 +105,7 @@ class Kernels {
   // `step->slot` and after that the ticket to *done, both in memory of the host. `parts`: loss_size() bytes,
   // zeros at birth.
   virtual void loss(const Step* step, const float* logits, const std::uint8_t* labels, int classes,
-                    void* dlogits, void* parts, Outcome* slots, std::uint64_t* done) const = 0;
+                    void* dlogits, void* parts, Scored* slots, std::uint64_t* done) const = 0;
   virtual std::size_t loss_size() const = 0;
 
   // descent.make(g), with the step's constants in place of its own.

@@ -83,11 +83,10 @@ void MpiGroup::in_place(float a, const std::vector<float*>& copies, std::size_t 
 void MpiGroup::meet() {
   if (neighbours_ == 1) return;
   ++met_;
-  const auto meetings = [&](int rank) { return std::atomic_ref(ranks_.place(rank).meetings); };
-  meetings(ranks_.rank).store(met_, std::memory_order_release);
+  const auto barriers = [&](int rank) { return std::atomic_ref(ranks_.flags(rank).barriers); };
+  barriers(ranks_.rank).store(met_, std::memory_order_release);
   for (const int k : members_)
-    ranks_.patience.wait(
-        [&] { return std::int32_t(meetings(k).load(std::memory_order_acquire) - met_) >= 0; });
+    ranks_.spin.wait([&] { return std::int32_t(barriers(k).load(std::memory_order_acquire) - met_) >= 0; });
 }
 
 }  // namespace dsgd

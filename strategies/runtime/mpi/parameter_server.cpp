@@ -96,7 +96,7 @@ ConstVec MpiParameterServer::end_pull(Vec room) {
     } else {
       part.space->through_host(part.data, part.size, Space::Way::write,
                                [&](std::size_t first, float* at, std::size_t count) {
-                                 link.slots.read_pulled(first, at, count, ranks_.patience);
+                                 link.slots.read_pulled(first, at, count, ranks_.spin);
                                });
       link.slots.end_pull();
     }
@@ -136,7 +136,7 @@ void MpiParameterServer::push(float a, ConstVec g, std::int64_t samples, double 
   count_pushed(samples);
   for (Link& link : links_) {
     const std::size_t n = link.range.count;
-    const int which = link.slots ? link.slots.for_push(ranks_.patience) : link.next;
+    const int which = link.slots ? link.slots.for_push(ranks_.spin) : link.next;
     Message& message = link.push[which];
     message.wait();
     message.header() = push_header(Kind::push, link.version, samples);

@@ -15,21 +15,21 @@ Ranks::Ranks(int ranks_per_host) : comm(duplicate(MPI_COMM_WORLD)), rank(comm.ra
 
 void Ranks::send(const void* data, int blocks, int to, int tag, MPI_Request& request) const {
   MPI_Isend(data, blocks, block_type, to, tag, comm, &request);
-  if (patience.crowded && shares_with(to)) place(to).bell.ring();
+  if (spin.crowded && shares_with(to)) flags(to).doorbell.ring();
 }
 
 void Ranks::wait(MPI_Request& request, bool rings) const {
-  if (!patience.crowded) {
+  if (!spin.crowded) {
     MPI_Wait(&request, MPI_STATUS_IGNORE);
     return;
   }
   for (;;) {
-    const std::uint32_t seen = rings ? place(rank).bell.rings() : 0;
+    const std::uint32_t seen = rings ? flags(rank).doorbell.rings() : 0;
     int arrived = 0;
     MPI_Test(&request, &arrived, MPI_STATUS_IGNORE);
     if (arrived) return;
     if (rings) {
-      place(rank).bell.sleep(seen, 10000);
+      flags(rank).doorbell.sleep(seen, 10000);
     } else {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
@@ -63,7 +63,7 @@ int any_arrived(std::vector<Message>& messages) {
 }
 
 int await_any(const Ranks& ranks, std::vector<Message>& messages) {
-  if (!ranks.patience.crowded) return any_of(messages, MPI_Waitany);
+  if (!ranks.spin.crowded) return any_of(messages, MPI_Waitany);
   for (;; std::this_thread::sleep_for(std::chrono::microseconds(50)))
     if (const int k = any_arrived(messages); k >= 0) return k;
 }

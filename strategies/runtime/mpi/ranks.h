@@ -67,9 +67,9 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
 }
 
 // What every rank shows the others of its host.
-struct alignas(block) Place {
-  Bell bell;                   // rung when a message is on its way
-  std::uint32_t meetings = 0;  // of the host's workers that it has come to
+struct alignas(block) HostFlags {
+  Doorbell doorbell;           // rung when a message is on its way
+  std::uint32_t barriers = 0;  // of the host's workers that it has come to
   std::uint32_t secret = 0;
 };
 
@@ -86,7 +86,7 @@ class Ranks {
     return ranks_are_processes && other != rank && hosts_[other] == host();
   }
   Common& common() const { return *common_; }
-  Place& place(int of) const { return reinterpret_cast<Place*>(places_.data())[of]; }
+  HostFlags& flags(int of) const { return reinterpret_cast<HostFlags*>(flags_.data())[of]; }
 
   void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const;
   // Where ranks outnumber cores, MPI_Wait's busy loop takes a core from those who work. `rings`: so does who
@@ -97,17 +97,17 @@ class Ranks {
   const int rank, size;
   MPI_Datatype block_type;
   // For ranks that share memory. Whoever waits lets MPI send what it still has in hand.
-  Patience patience{false, [this] {
-                      int arrived = 0;
-                      MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
-                    }};
+  SpinWait spin{false, [this] {
+                  int arrived = 0;
+                  MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
+                }};
 
  private:
-  void join(int ranks_per_host);       // fills hosts_, places_, common_
-  bool share_places(const Comm& own);  // whether all of `own` see what the first one writes
+  void join(int ranks_per_host);      // fills hosts_, flags_, common_
+  bool share_flags(const Comm& own);  // whether all of `own` see what the first one writes
 
   std::vector<int> hosts_;  // of every rank
-  SharedMemory places_;
+  SharedMemory flags_;
   std::shared_ptr<Common> common_;
 };
 

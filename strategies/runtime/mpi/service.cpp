@@ -88,7 +88,7 @@ void Service::push(Client& client, const Header& header) {
     return;
   }
   Slot& slot = client.slots[header.slot];
-  slot.await(size(), ranks_.patience);
+  slot.await(size(), ranks_.spin);
   shard_.push(header.worker, header.version, header.samples, {slot.data(), size(), shard_.w().space}, origin);
   slot.emptied();
 }
@@ -118,9 +118,9 @@ void Service::answer(int worker) {
     message.send(worker, reply_tag);
   } else if (client.slots) {
     Slot& slot = client.slots[client.pull.slot];
-    if (!ranks_.patience.crowded) message.send(worker, reply_tag);  // both go through the slot at a time
+    if (!ranks_.spin.crowded) message.send(worker, reply_tag);  // both go through the slot at a time
     slot.write(shard_.w().data, size());
-    if (ranks_.patience.crowded) message.send(worker, reply_tag);
+    if (ranks_.spin.crowded) message.send(worker, reply_tag);
   } else {
     message.carry(shard_.w(), reply->version, sent_);
     message.send(worker, reply_tag, size());

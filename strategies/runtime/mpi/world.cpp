@@ -76,7 +76,7 @@ class MpiWorld final : public World {
   Traffic& traffic() override { return traffic_; }
   // Whoever is early leaves the core to those who still work.
   void barrier() override {
-    if (!ranks_.patience.crowded) {
+    if (!ranks_.spin.crowded) {
       MPI_Barrier(ranks_.comm);
       return;
     }

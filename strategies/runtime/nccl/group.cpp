@@ -21,8 +21,8 @@ class NcclGroup final : public GpuGroup {
       : group_(world.group()),
         traffic_(world.traffic()),
         space_(space),
-        place_(*cuda::place(space)),
-        communicator_(id, group_.rank(), group_.size(), place_.device, seconds) {}
+        queue_(*cuda::gpu_queue(space)),
+        communicator_(id, group_.rank(), group_.size(), queue_.device, seconds) {}
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
   void tree_sum(int fan, Vec v) override { group_.tree_sum(fan, v); }
@@ -49,9 +49,9 @@ class NcclGroup final : public GpuGroup {
   ConstVec end_sum(Vec v) override {
     if (bucket_ == 0) return Group::end_sum(v);
     count(v.size);
-    communicator_.wait(place_.stream);
+    communicator_.wait(queue_.stream);
     sum_from(0);
-    communicator_.hold(place_.stream);
+    communicator_.hold(queue_.stream);
     bucket_ = 0;
     return v;
   }
@@ -72,9 +72,9 @@ class NcclGroup final : public GpuGroup {
     if (v.space != &space_) return a == 1 ? group_.sum(v) : group_.mean(v);
     count(v.size);
     if (v.size > 0) {
-      communicator_.wait(place_.stream);
+      communicator_.wait(queue_.stream);
       communicator_.sum(v.data, v.size);
-      communicator_.hold(place_.stream);
+      communicator_.hold(queue_.stream);
     }
     if (a != 1) scale(a, v);
   }
@@ -97,7 +97,7 @@ class NcclGroup final : public GpuGroup {
   Group& group_;
   Traffic& traffic_;
   const Space& space_;
-  const cuda::Place place_;
+  const cuda::GpuQueue queue_;
   NcclCommunicator communicator_;
   std::deque<Vector> vectors_;
   Vec begun_;                          // the vector whose buckets are on their way
@@ -117,8 +117,8 @@ Bytes bytes_of(const T& value) {
 
 std::unique_ptr<GpuGroup> nccl_group(World& world, const Space& space, double seconds, std::string& why) {
   Group& group = world.group();
-  const auto place = cuda::place(space);
-  const auto cards = group.all_gather(place ? bytes_of(place->uuid) : Bytes());
+  const auto queue = cuda::gpu_queue(space);
+  const auto cards = group.all_gather(queue ? bytes_of(queue->uuid) : Bytes());
   std::set<std::string> distinct;
   for (const Bytes& card : cards) distinct.emplace(reinterpret_cast<const char*>(card.data()), card.size());
   if (group.size() == 1)

@@ -10,15 +10,15 @@ void Ranks::join(int ranks_per_host) {
   MPI_Comm neighbours;
   MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
   const Comm machine(neighbours);
-  patience.crowded = machine.size() > int(std::thread::hardware_concurrency());
+  spin.crowded = machine.size() > int(std::thread::hardware_concurrency());
   const Comm own(split(machine, ranks_per_host ? rank / ranks_per_host : 0));
   const int first = agree(rank, MPI_INT, MPI_MIN, own);
   hosts_.resize(size);
-  hosts_[rank] = share_places(own) ? first : rank;
+  hosts_[rank] = share_flags(own) ? first : rank;
   MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, hosts_.data(), 1, MPI_INT, comm);
 }
 
-bool Ranks::share_places(const Comm& own) {
+bool Ranks::share_flags(const Comm& own) {
   if (own.size() == 1) return false;
   struct {
     SharedMemory::Handle handle;
@@ -27,19 +27,19 @@ bool Ranks::share_places(const Comm& own) {
   bool works = true;
   const auto attempt = [&](bool here, auto map) {
     try {
-      if (here) places_ = map();
+      if (here) flags_ = map();
     } catch (const std::runtime_error&) {
       works = false;
     }
   };
   const bool first = own.rank() == 0;
-  attempt(first, [&] { return SharedMemory(size * sizeof(Place)); });
-  offer.handle = places_.handle();
+  attempt(first, [&] { return SharedMemory(size * sizeof(HostFlags)); });
+  offer.handle = flags_.handle();
   offer.secret = std::random_device()();
-  if (first && works) place(0).secret = offer.secret;
+  if (first && works) flags(0).secret = offer.secret;
   MPI_Bcast(&offer, sizeof offer, MPI_BYTE, 0, own);
   attempt(!first, [&] { return SharedMemory(offer.handle); });
-  works = works && place(0).secret == offer.secret;
+  works = works && flags(0).secret == offer.secret;
   return agree(int(works), MPI_INT, MPI_MIN, own);
 }
 
