@@ -15,6 +15,7 @@
 #include "cli/mistakes.h"
 #include "config/cluster.h"
 #include "config/experiment.h"
+#include "config/files.h"
 #include "fetch.h"
 #include "launch/calibrate.h"
 #include "launch/launch.h"
@@ -73,6 +74,24 @@ int rank_main(const std::string& plan, const std::string& part, const std::strin
   return 0;
 }
 
+// The plots' program takes the place of this one.
+int plot(const std::string& folder, const std::vector<std::string>& arguments) {
+  const std::string program = shipped_folder("plots") / "all.py";
+  if (!std::filesystem::exists(program))
+    throw std::runtime_error(
+        fmt::format("{}: is not there; plots are Python files that come with the program", program));
+  std::vector<std::string> words{"/usr/bin/python3", program, folder};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  execv(argv[0], argv.data());
+  throw std::runtime_error(
+      fmt::format("{}: {}; plots need it, h5py and matplotlib (Debian: apt install python3-h5py "
+                  "python3-matplotlib)",
+                  argv[0], std::strerror(errno)));
+}
+
 // The simulation's program takes the place of this one.
 int replay(const std::string& file, bool anyway, const std::string& data_dir) {
   if (const auto lack = no_simulator())
@@ -94,6 +113,7 @@ int main(int argc, char** argv) {
       "  dsgd sweep quickstart --dry-run                    what it would run, and how long that takes\n"
       "  dsgd sweep mine.toml -o out/mine --set samples=30000 --set strategy.averaging.tau=[1,10,100]\n"
       "  dsgd table out/mine                                the table again\n"
+      "  dsgd plot out/mine                                 its figures\n"
       "  dsgd show out/mine/sync-2w-seed1-0123456789ab.h5   everything about one run"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "dsgd 0.1.0, " + build_summary());
@@ -147,6 +167,19 @@ int main(int argc, char** argv) {
       });
   table_command->add_flag("--allow-mixed", mixed,
                           "show runs of different programs or hosts, each with rows of its own");
+  std::vector<std::string> figures;
+  std::string figures_folder;
+  double plot_target = -1;
+  CLI::App* plot_command = app.add_subcommand("plot", "draw the figures of a folder of results");
+  plot_command->add_option("folder", folder)->required();
+  plot_command->add_option("figure", figures, "e.g. convergence (default: all that the results make)");
+  plot_command->add_option("-o,--out", figures_folder, "where figures go (default: FOLDER/plots)");
+  plot_command->add_option("--target", plot_target,
+                           "test accuracy to reach, in 0..1 (default: each run's own)");
+  plot_command->add_flag("--allow-mixed", mixed,
+                         "runs of different programs or hosts, each with lines of its own");
+  plot_command->footer(
+      "  dsgd plot out/quickstart\n  dsgd plot out/quickstart convergence traffic -o paper/figures");
   CLI::App* list_command = app.add_subcommand(
       "list", "what there is: strategies, models, datasets, devices, clusters, experiments, keys");
   list_command->add_option("topic", topic)
@@ -251,6 +284,12 @@ int main(int argc, char** argv) {
         return sweep(options);
       }
       if (*table_command) return print_table(folder, target, mixed);
+      if (*plot_command) {
+        if (!figures_folder.empty()) figures.insert(figures.end(), {"--output", figures_folder});
+        if (plot_target >= 0) figures.insert(figures.end(), {"--target", fmt::format("{}", plot_target)});
+        if (mixed) figures.push_back("--allow-mixed");
+        return plot(folder, figures);
+      }
       if (*list_command) return list(topic, word);
       if (*show_command) return show_file(file, plan_only);
       if (*trace_command) {

@@ -32,6 +32,9 @@ examples:
   python3 plots/all.py out/quickstart
       all figures, as PNG and PDF, in out/quickstart/plots
 
+  python3 plots/all.py out/quickstart convergence traffic
+      these two alone; `dsgd plot out/quickstart convergence traffic` is the same
+
   python3 plots/all.py out/quickstart -o paper/figures --target 0.85
       elsewhere, with the time to 85 % test accuracy instead of the target in the experiment
 
@@ -48,6 +51,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="RESULTS_DIR", type=Path,
                         help="folder with the result files (*.h5) of a sweep")
+    names = [figure.__name__ for figure in FIGURES + OF_EXPERIMENTS]
+    parser.add_argument("figures", metavar="FIGURE", nargs="*",
+                        help="one of " + ", ".join(names) + "; default: all that the results make")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path,
                         help="where figures go (default: RESULTS_DIR/plots)")
     parser.add_argument("--target", metavar="X", type=fraction,
@@ -57,6 +63,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"{options.folder}: not a folder")
+    if unknown := [name for name in options.figures if name not in names]:
+        parser.error(f"{unknown[0]}: no such figure (allowed: {', '.join(names)})")
     return options
 
 
@@ -82,10 +90,13 @@ def main(arguments: list[str] | None = None) -> int:
         drawn = 0
         for figure in FIGURES + OF_EXPERIMENTS:
             name = figure.__name__
+            if options.figures and name not in options.figures:
+                continue
             try:
                 paths = style.save(figure.draw(found), output, name)
             except style.OfAnotherExperiment:
-                pass
+                if options.figures:
+                    print(f"no {name}: it is for results of another shape")
             except style.LeftOut as reason:
                 print(f"no {name}: {reason}")
             else:

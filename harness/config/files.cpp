@@ -26,13 +26,16 @@ std::vector<fs::path> toml_files(const fs::path& folder) {
   return files;
 }
 
-std::vector<fs::path> shipped(const char* what) {
+// Beside an installed program, else in the sources that it was built from.
+fs::path shipped_folder(const std::string& what) {
   std::error_code none;
   const fs::path program = fs::read_symlink("/proc/self/exe", none);
   const fs::path installed = program.parent_path().parent_path() / "share/dsgd" / what;
-  return toml_files(fs::is_directory(installed, none) ? installed
-                                                      : fs::path(DSGD_SOURCE_DIR) / "harness" / what);
+  if (fs::is_directory(installed, none)) return installed;
+  return fs::path(DSGD_SOURCE_DIR) / (what == "plots" ? "" : "harness") / what;
 }
+
+std::vector<fs::path> shipped(const char* what) { return toml_files(shipped_folder(what)); }
 
 Names names_of(const std::vector<fs::path>& files) {
   Names names;

@@ -11,8 +11,9 @@ using Names = std::vector<std::string>;
 std::string listed(const Names& names);                           // "a, b, c"
 Names names_of(const std::vector<std::filesystem::path>& files);  // without folder and ending
 
-// Experiments and clusters that come with the program: `what` is their folder.
-std::vector<std::filesystem::path> shipped(const char* what);
+// What comes with the program: "experiments", "clusters" (TOML files) and "plots".
+std::filesystem::path shipped_folder(const std::string& what);
+std::vector<std::filesystem::path> shipped(const char* what);  // its TOML files
 std::vector<std::filesystem::path> toml_files(const std::filesystem::path& folder);
 // The file that a name means: a path from `folder` on, or one of `files`. Throws ConfigError.
 std::filesystem::path find_shipped(const std::string& name, const std::vector<std::filesystem::path>& files,

@@ -1269,7 +1269,7 @@ class Mistakes(Case):
         self.assertIn('minibatch = "256 / workers"', dsgd("list", "keys").stdout)
 
     def test_options(self):
-        commands = "(allowed: run, sweep, table, list, show, replay, trace, calibrate, data, doctor; dsgd --help explains them)"
+        commands = "(allowed: run, sweep, table, plot, list, show, replay, trace, calibrate, data, doctor; dsgd --help explains them)"
         for words, expect in [([], [commands, "dsgd sweep quickstart --dry-run"]),
                               (["swep", "quickstart"], ["dsgd: swep: unknown command, did you mean sweep?", commands]),
                               (["--dry-run", "sweep"], "dsgd: --dry-run: unknown option (allowed: --help, --version"),
