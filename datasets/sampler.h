@@ -6,14 +6,9 @@
 #include <span>
 #include <vector>
 
-namespace dsgd {
+#include "data_order.h"
 
-// Who reads which samples. Declared by the strategy.
-enum class DataOrder {
-  global,  // the minibatches of P workers are, side by side, that of one worker with P times the size
-  shard,   // each worker has its own part of the set, cut once from the seed and reshuffled every epoch
-  queue,   // one stream; whoever is idle takes the next portion (a parameter server hands out positions)
-};
+namespace dsgd {
 
 struct Minibatch {
   std::span<const std::uint32_t> ids;  // valid until the next call; all of one epoch

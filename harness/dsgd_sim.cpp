@@ -38,7 +38,7 @@ std::vector<std::string> doubts(const RunResult& recorded, const RunConfig& conf
 
 // What each shard took, or each worker answered, in that order.
 std::vector<std::vector<Request>> course_of(const RunResult& recorded, const RunConfig& config) {
-  std::vector<std::vector<Request>> course(config.strategy->pairs ? config.workers() : config.servers());
+  std::vector<std::vector<Request>> course(config.strategy->pairs() ? config.workers() : config.servers());
   for (const RequestRow& row : read_requests(recorded.file)) {
     if (row.worker < 0 || row.worker >= config.workers())
       throw std::runtime_error(fmt::format("{}: a request of worker {}, of which there are {}",

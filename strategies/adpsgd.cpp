@@ -61,7 +61,8 @@ extern const StrategyEntry adpsgd_entry{
     .name = "adpsgd",
     .summary = "gossip without waiting: averages with one random neighbour",
     .paper = "Lian et al. 2018 (AD-PSGD)",
-    .data_order = "shard",
+    .kind = StrategyEntry::Kind::pairs,
+    .data_order = DataOrder::shard,
     .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<AdPsgd>(c);
     },
@@ -77,9 +78,8 @@ extern const StrategyEntry adpsgd_entry{
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
         },
-    .identities = {{.of = Identity::one_worker}},
-    .pairs = true,
     .own_models = true,
-    .collectives = 0};
+    .collectives = 0,
+    .tests = {.identities = {{.of = Identity::one_worker}}}};
 
 }  // namespace dsgd

@@ -47,7 +47,7 @@ const StrategyEntry* find_strategy(const std::string& name) {
 }
 
 std::string needs_whole_vector(const StrategyEntry& entry, const OptimizerSettings& optimizer) {
-  if (!entry.make_rule || entry.own_models) return "";
+  if (!entry.served() || entry.own_models) return "";
   if (optimizer.rule == OptimizerSettings::Rule::lars) return "optimizer.rule";
   return optimizer.clip > 0 && !entry.clips_on_workers ? "optimizer.clip" : "";
 }

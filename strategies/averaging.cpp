@@ -60,7 +60,7 @@ extern const StrategyEntry averaging_entry{
     .name = "averaging",
     .summary = "parameter averaging every tau local steps",
     .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j; Lin et al. 2018 (post-local SGD)",
-    .data_order = "shard",
+    .data_order = DataOrder::shard,
     .parameters = Aggregation::with(
         {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
          state_parameter("keep"),
@@ -89,9 +89,9 @@ extern const StrategyEntry averaging_entry{
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)},
                        {"period", double(s.integer("tau"))}};
         },
-    .conformance = {{"tau", std::int64_t(3)}},
-    .identities = {{.of = Identity::one_worker, .settings = {{"tau", std::int64_t(4)}}},
-                   {.of = Identity::linear, .settings = {{"tau", std::int64_t(1)}}},
-                   {.of = Identity::sync, .settings = {{"warmup_steps", std::int64_t(1000)}}}}};
+    .tests = {.conformance = {{"tau", std::int64_t(3)}},
+              .identities = {{.of = Identity::one_worker, .settings = {{"tau", std::int64_t(4)}}},
+                             {.of = Identity::linear, .settings = {{"tau", std::int64_t(1)}}},
+                             {.of = Identity::sync, .settings = {{"warmup_steps", std::int64_t(1000)}}}}}};
 
 }  // namespace dsgd

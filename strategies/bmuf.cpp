@@ -101,7 +101,7 @@ extern const StrategyEntry bmuf_entry{
     .name = "bmuf",
     .summary = "blockwise model-update filtering: block momentum on averaged models",
     .paper = "Chen & Huo 2016",
-    .data_order = "shard",
+    .data_order = DataOrder::shard,
     .parameters = {{"block", std::int64_t(20), "local steps in a block", 1, 1e9},
                    {"eta", -1.0, "block momentum; negative: 1 - 1/N", -1, 0.999},
                    {"zeta", 1.0, "block learning rate", 0, 100},
@@ -134,12 +134,13 @@ extern const StrategyEntry bmuf_entry{
                        {"eta", block_momentum(s, c)},
                        {"effective_gain", effective_gain(s, c)}};
         },
-    .conformance = {{"block", std::int64_t(3)}, {"zeta", 0.5}},
-    .identities = {{.of = Identity::one_worker,
-                    .settings = {{"block", std::int64_t(4)}, {"eta", 0.0}, {"reset_local_momentum", false}},
-                    .rounding = 1},
-                   {.of = Identity::linear,
-                    .settings = {{"block", std::int64_t(1)}, {"eta", 0.0}, {"reset_local_momentum", false}},
-                    .rounding = 1}}};
+    .tests = {.conformance = {{"block", std::int64_t(3)}, {"zeta", 0.5}},
+              .identities = {
+                  {.of = Identity::one_worker,
+                   .settings = {{"block", std::int64_t(4)}, {"eta", 0.0}, {"reset_local_momentum", false}},
+                   .rounding = 1},
+                  {.of = Identity::linear,
+                   .settings = {{"block", std::int64_t(1)}, {"eta", 0.0}, {"reset_local_momentum", false}},
+                   .rounding = 1}}}};
 
 }  // namespace dsgd

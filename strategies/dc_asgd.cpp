@@ -51,7 +51,8 @@ extern const StrategyEntry dc_asgd_entry{
     .name = "dc_asgd",
     .summary = "asynchronous SGD that corrects gradients for their delay",
     .paper = "Zheng et al. 2017",
-    .data_order = "queue",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::queue,
     .parameters = {{"compensation",
                     std::string("adaptive"),
                     "factor of the correction",
@@ -72,8 +73,9 @@ extern const StrategyEntry dc_asgd_entry{
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}, {"lambda", strength(s)}};
         },
     .tolerates_loss = true,
-    .conformance = {{"lambda", 0.25}, {"m", 0.5}},
-    .identities = {{.of = Identity::in_turn},
-                   {.of = Identity::in_turn, .settings = {{"compensation", std::string("constant")}}}}};
+    .tests = {.conformance = {{"lambda", 0.25}, {"m", 0.5}},
+              .identities = {
+                  {.of = Identity::in_turn},
+                  {.of = Identity::in_turn, .settings = {{"compensation", std::string("constant")}}}}}};
 
 }  // namespace dsgd

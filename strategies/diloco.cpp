@@ -46,7 +46,7 @@ extern const StrategyEntry diloco_entry{
     .name = "diloco",
     .summary = "averaging whose result is the gradient of an outer optimizer",
     .paper = "Douillard et al. 2023",
-    .data_order = "shard",
+    .data_order = DataOrder::shard,
     .parameters =
         {{"H", std::int64_t(500), "local steps between two outer ones", 1, 1e9},
          {"outer", std::string("nesterov"), "rule of the outer steps", 0, 0, {"sgd", "momentum", "nesterov"}},
@@ -64,12 +64,13 @@ extern const StrategyEntry diloco_entry{
                        {"period", double(s.integer("H"))},
                        {"effective_gain", s.number("outer_rate") / (1 - mu)}};
         },
-    .conformance = {{"H", std::int64_t(3)}, {"outer_momentum", 0.5}},
-    .identities = {{.of = Identity::one_worker,
-                    .settings = {{"H", std::int64_t(4)}, {"outer_rate", 1.0}, {"outer_momentum", 0.0}},
-                    .rounding = 1},
-                   {.of = Identity::linear,
-                    .settings = {{"H", std::int64_t(1)}, {"outer", std::string("sgd")}, {"outer_rate", 1.0}},
-                    .rounding = 1}}};
+    .tests = {.conformance = {{"H", std::int64_t(3)}, {"outer_momentum", 0.5}},
+              .identities = {
+                  {.of = Identity::one_worker,
+                   .settings = {{"H", std::int64_t(4)}, {"outer_rate", 1.0}, {"outer_momentum", 0.0}},
+                   .rounding = 1},
+                  {.of = Identity::linear,
+                   .settings = {{"H", std::int64_t(1)}, {"outer", std::string("sgd")}, {"outer_rate", 1.0}},
+                   .rounding = 1}}}};
 
 }  // namespace dsgd

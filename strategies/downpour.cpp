@@ -120,7 +120,8 @@ extern const StrategyEntry downpour_entry{
     .name = "downpour",
     .summary = "asynchronous SGD through a sharded parameter server",
     .paper = "Dean et al. 2012 (algorithm 1.1)",
-    .data_order = "shard",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::shard,
     .parameters = {{"n_fetch", std::int64_t(1), "steps between two fetches", 1, 1e9},
                    {"n_push", std::int64_t(1), "steps between two pushes", 1, 1e9},
                    {"overlap", true, "fetch while the gradient is computed"},
@@ -157,10 +158,10 @@ extern const StrategyEntry downpour_entry{
           return c.workers > 1 && alone.samples > all.samples ? alone : all;
         },
     .tolerates_loss = true,
-    .conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
-    .identities = {{.of = Identity::one_worker},
-                   {.of = Identity::one_worker, .settings = {{"n_fetch", std::int64_t(3)}}},
-                   {.of = Identity::in_turn, .settings = {{"overlap", false}}}},
-    .clips_on_workers = true};
+    .clips_on_workers = true,
+    .tests = {.conformance = {{"n_fetch", std::int64_t(2)}, {"n_push", std::int64_t(3)}},
+              .identities = {{.of = Identity::one_worker},
+                             {.of = Identity::one_worker, .settings = {{"n_fetch", std::int64_t(3)}}},
+                             {.of = Identity::in_turn, .settings = {{"overlap", false}}}}}};
 
 }  // namespace dsgd

@@ -85,7 +85,7 @@ extern const StrategyEntry dpsgd_entry{
     .name = "dpsgd",
     .summary = "local steps from the mean of the neighbours' models (gossip)",
     .paper = "Lian et al. 2017 (D-PSGD)",
-    .data_order = "shard",
+    .data_order = DataOrder::shard,
     .parameters = {{"topology",
                     std::string("ring"),
                     "whose models a worker averages its own with",
@@ -113,10 +113,11 @@ extern const StrategyEntry dpsgd_entry{
                        {"period", 1},
                        {"spectral_gap", spectral_gap(neighbours(s, c.workers), c.workers)}};
         },
-    .identities = {{.of = Identity::one_worker},
-                   {.of = Identity::linear,
-                    .settings = {{"topology", std::string("complete")}, {"mix", std::string("after")}}}},
     .own_models = true,
-    .collectives = 0};
+    .collectives = 0,
+    .tests = {.identities = {
+                  {.of = Identity::one_worker},
+                  {.of = Identity::linear,
+                   .settings = {{"topology", std::string("complete")}, {"mix", std::string("after")}}}}}};
 
 }  // namespace dsgd

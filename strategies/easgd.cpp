@@ -49,6 +49,7 @@ StrategyEntry asynchronous(const char* name, const char* summary, bool momentum)
   e.make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
     return std::make_unique<Easgd>(s, c);
   };
+  e.kind = StrategyEntry::Kind::servers;
   e.make_rule = [](const Settings&, const Context&) -> std::unique_ptr<Rule> {
     return std::make_unique<Centre>();
   };

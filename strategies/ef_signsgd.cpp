@@ -45,7 +45,7 @@ extern const StrategyEntry ef_signsgd_entry{
     .name = "ef_signsgd",
     .summary = "the scaled sign of each worker's gradient, the error later",
     .paper = "Karimireddy, Rebjock, Stich, Jaggi 2019",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .make = [](const Settings&, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<ScaledSign>(c));
     },
@@ -55,7 +55,7 @@ extern const StrategyEntry ef_signsgd_entry{
           return double(steps) * to_everyone_cost(c, bytes_of(32 * tensors + c.parameters));
         },
     .effective = every_step,
-    .identities = {{.of = Identity::none, .why = "all elements of a tensor travel as one size"}},
-    .elements = true};
+    .elements = true,
+    .tests = {.identities = {{.of = Identity::none, .why = "all elements of a tensor travel as one size"}}}};
 
 }  // namespace dsgd

@@ -102,7 +102,8 @@ extern const StrategyEntry fasgd_entry{
     .name = "fasgd",
     .summary = "asynchronous SGD with rates divided by staleness and by the gradients' deviation",
     .paper = "Odena 2016",
-    .data_order = "queue",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::queue,
     .parameters = {{"variant",
                     std::string("intended"),
                     "what the rate is divided by: the deviation, its inverse, the magnitude",
@@ -131,11 +132,12 @@ extern const StrategyEntry fasgd_entry{
           return Facts{{"global_minibatch", double(c.minibatch)}, {"period", 1}};
         },
     .tolerates_loss = true,
-    .conformance = {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}, {"c_fetch", 0.125}, {"c_push", 0.125}},
-    .identities = {{.of = Identity::in_turn, .settings = {{"beta", 1.0}}},
-                   {.of = Identity::in_turn,
-                    .settings = {{"beta", 1.0}, {"variant", std::string("printed")}}}},
     .cost_is_bound = true,
-    .conformance_rate = 2};
+    .tests = {.conformance =
+                  {{"gamma", 0.5}, {"beta", 0.5}, {"epsilon", 0.25}, {"c_fetch", 0.125}, {"c_push", 0.125}},
+              .identities = {{.of = Identity::in_turn, .settings = {{"beta", 1.0}}},
+                             {.of = Identity::in_turn,
+                              .settings = {{"beta", 1.0}, {"variant", std::string("printed")}}}},
+              .rate = 2}};
 
 }  // namespace dsgd

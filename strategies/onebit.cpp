@@ -58,7 +58,7 @@ extern const StrategyEntry onebit_entry{
     .name = "onebit",
     .summary = "sync with one bit an element, both ways, the error later",
     .paper = "Seide, Fu, Droppo, Li, Yu 2014",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"bucket", std::int64_t(512), "consecutive elements that share two values", 1, 1e9}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<OneBit>(s), std::make_unique<OneBit>(s));
@@ -68,9 +68,9 @@ extern const StrategyEntry onebit_entry{
           return double(steps) * through_owners_cost(c, [&](std::size_t n) { return OneBit::bytes(s, n); });
         },
     .effective = every_step,
-    .conformance = {{"bucket", std::int64_t(3)}},
-    .identities = {{.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}}},
     .collectives = 2,
-    .elements = true};
+    .elements = true,
+    .tests = {.conformance = {{"bucket", std::int64_t(3)}},
+              .identities = {{.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}}}}};
 
 }  // namespace dsgd

@@ -73,7 +73,7 @@ extern const StrategyEntry powersgd_entry{
     .name = "powersgd",
     .summary = "sync that sends low-rank factors of each matrix, the error later",
     .paper = "Vogels, Karimireddy, Jaggi 2019",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"rank", std::int64_t(2), "of the factors, at most that of the matrix", 1, 1e6}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<PowerSgd>(s, c);
@@ -89,9 +89,10 @@ extern const StrategyEntry powersgd_entry{
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
         },
-    .conformance = {{"rank", std::int64_t(1)}},
-    .identities = {{.of = Identity::sync, .settings = {{"rank", std::int64_t(1000)}}, .rounding = 10}},
     .collectives = 2,
-    .elements = true};
+    .elements = true,
+    .tests = {.conformance = {{"rank", std::int64_t(1)}},
+              .identities = {
+                  {.of = Identity::sync, .settings = {{"rank", std::int64_t(1000)}}, .rounding = 10}}}};
 
 }  // namespace dsgd

@@ -82,7 +82,7 @@ extern const StrategyEntry qsgd_entry{
     .name = "qsgd",
     .summary = "sync with stochastically rounded gradients",
     .paper = "Alistarh, Grubic, Li, Tomioka, Vojnovic 2017",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"bits", std::int64_t(4), "bits of an element: its sign and its level", 2, 16},
                    {"bucket", std::int64_t(512), "consecutive elements that share a norm", 1, 1e9},
                    {"norm",
@@ -99,8 +99,9 @@ extern const StrategyEntry qsgd_entry{
           return double(steps) * to_everyone_cost(c, Qsgd::bytes(s, c.parameters));
         },
     .effective = every_step,
-    .conformance = {{"bucket", std::int64_t(5)}},
-    .identities = {{.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}, .rounding = 1}},
-    .elements = true};
+    .elements = true,
+    .tests = {.conformance = {{"bucket", std::int64_t(5)}},
+              .identities = {
+                  {.of = Identity::sync, .settings = {{"bucket", std::int64_t(1)}}, .rounding = 1}}}};
 
 }  // namespace dsgd

@@ -103,7 +103,8 @@ extern const StrategyEntry sandblaster_entry{
     .name = "sandblaster",
     .summary = "L-BFGS on the servers, portions of large batches for idle workers",
     .paper = "Dean et al. 2012 (algorithm 1.2)",
-    .data_order = "queue",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::queue,
     .parameters = {{"batch", std::int64_t(6000), "samples of a gradient", 1, 1e12},
                    {"portion", std::int64_t(4), "minibatches that a worker is given at a time", 1, 1e9},
                    {"backups", std::int64_t(1), "copies of a portion near the end of a batch", 0, 4096},
@@ -136,12 +137,12 @@ extern const StrategyEntry sandblaster_entry{
           return update.samples > all.samples ? update : all;
         },
     .tolerates_loss = true,
-    .conformance = {{"batch", std::int64_t(24)},
-                    {"portion", std::int64_t(2)},
-                    {"backups", std::int64_t(3)},
-                    {"history", std::int64_t(3)}},
-    .identities = {{.of = Identity::none, .why = "its steps are those of L-BFGS"}},
     .cost_is_bound = true,
-    .in_batches = true};
+    .in_batches = true,
+    .tests = {.conformance = {{"batch", std::int64_t(24)},
+                              {"portion", std::int64_t(2)},
+                              {"backups", std::int64_t(3)},
+                              {"history", std::int64_t(3)}},
+              .identities = {{.of = Identity::none, .why = "its steps are those of L-BFGS"}}}};
 
 }  // namespace dsgd

@@ -45,7 +45,7 @@ extern const StrategyEntry signsgd_entry{
     .name = "signsgd",
     .summary = "the sign of most workers' gradients",
     .paper = "Bernstein, Wang, Azizzadenesheli, Anandkumar 2018",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"beta", 0.0, "momentum of the workers before the vote (Signum)", 0, 0.9999}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<Vote>(s.number("beta")),
@@ -60,10 +60,11 @@ extern const StrategyEntry signsgd_entry{
                 "its steps are signs, of one length whatever the gradient (allowed: optimizer.clip = 0)");
           return every_step(s, c);
         },
-    .conformance = {{"beta", 0.9}},
-    .identities = {{.of = Identity::none, .why = "every weight moves by the rate, whatever its gradient"}},
     .collectives = 2,
     .elements = true,
-    .conformance_rate = 8};
+    .tests = {.conformance = {{"beta", 0.9}},
+              .identities = {{.of = Identity::none,
+                              .why = "every weight moves by the rate, whatever its gradient"}},
+              .rate = 8}};
 
 }  // namespace dsgd

@@ -51,7 +51,7 @@ extern const StrategyEntry slowmo_entry{
     .name = "slowmo",
     .summary = "averaging with a slow momentum from period to period",
     .paper = "Wang et al. 2019",
-    .data_order = "shard",
+    .data_order = DataOrder::shard,
     .parameters = {{"tau", std::int64_t(12), "local steps in a period", 1, 1e9},
                    {"alpha", 1.0, "slow learning rate", 0, 100},
                    {"beta", 0.7, "slow momentum", 0, 0.999},
@@ -69,12 +69,13 @@ extern const StrategyEntry slowmo_entry{
                        {"period", double(s.integer("tau"))},
                        {"effective_gain", s.number("alpha") / (1 - s.number("beta"))}};
         },
-    .conformance = {{"tau", std::int64_t(3)}, {"beta", 0.5}},
-    .identities = {{.of = Identity::one_worker,
-                    .settings = {{"tau", std::int64_t(4)}, {"beta", 0.0}, {"state", std::string("keep")}},
-                    .rounding = 1},
-                   {.of = Identity::linear,
-                    .settings = {{"tau", std::int64_t(1)}, {"beta", 0.0}, {"state", std::string("keep")}},
-                    .rounding = 1}}};
+    .tests = {.conformance = {{"tau", std::int64_t(3)}, {"beta", 0.5}},
+              .identities = {
+                  {.of = Identity::one_worker,
+                   .settings = {{"tau", std::int64_t(4)}, {"beta", 0.0}, {"state", std::string("keep")}},
+                   .rounding = 1},
+                  {.of = Identity::linear,
+                   .settings = {{"tau", std::int64_t(1)}, {"beta", 0.0}, {"state", std::string("keep")}},
+                   .rounding = 1}}}};
 
 }  // namespace dsgd

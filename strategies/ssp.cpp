@@ -45,7 +45,8 @@ extern const StrategyEntry ssp_entry{
     .name = "ssp",
     .summary = "asynchronous SGD in which nobody is more than s steps ahead",
     .paper = "Ho et al. 2013",
-    .data_order = "shard",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::shard,
     .parameters = {{"s", std::int64_t(3), "steps that the fastest worker may be ahead of the slowest", 0,
                     1e9}},
     .make = PullPush::make,
@@ -59,7 +60,7 @@ extern const StrategyEntry ssp_entry{
                        {"period", 1},
                        {"staleness_bound", double(c.workers - 1) * double(2 * s.integer("s") + 1)}};
         },
-    .conformance = {{"s", std::int64_t(1)}},
-    .identities = {{.of = Identity::in_turn, .settings = {{"s", std::int64_t(0)}}}}};
+    .tests = {.conformance = {{"s", std::int64_t(1)}},
+              .identities = {{.of = Identity::in_turn, .settings = {{"s", std::int64_t(0)}}}}}};
 
 }  // namespace dsgd

@@ -49,7 +49,8 @@ extern const StrategyEntry staleness_aware_entry{
     .name = "staleness_aware",
     .summary = "n-softsync with learning rates divided by staleness",
     .paper = "Zhang et al. 2015",
-    .data_order = "queue",
+    .kind = StrategyEntry::Kind::servers,
+    .data_order = DataOrder::queue,
     .parameters = {{"n", std::int64_t(1),
                     "updates per round of all workers: c = floor(workers / n) gradients an update", 1},
                    {"modulation",
@@ -71,11 +72,11 @@ extern const StrategyEntry staleness_aware_entry{
                        {"period", 1}};
         },
     .tolerates_loss = true,
-    .conformance = {{"n", std::int64_t(2)}},
-    .identities = {{.of = Identity::one_worker},
-                   {.of = Identity::in_turn, .settings = {{"n", std::int64_t(4096)}}},
-                   {.of = Identity::in_turn,
-                    .settings = {{"n", std::int64_t(4096)},
-                                 {"modulation", std::string("inverse_plus_one")}}}}};
+    .tests = {.conformance = {{"n", std::int64_t(2)}},
+              .identities = {{.of = Identity::one_worker},
+                             {.of = Identity::in_turn, .settings = {{"n", std::int64_t(4096)}}},
+                             {.of = Identity::in_turn,
+                              .settings = {{"n", std::int64_t(4096)},
+                                           {"modulation", std::string("inverse_plus_one")}}}}}};
 
 }  // namespace dsgd

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "communicator.h"
+#include "data_order.h"
 #include "optimizer.h"
 #include "parameter.h"
 #include "server.h"
@@ -141,25 +142,31 @@ Least least_for_all(const Context& c, std::int64_t minibatches = 1, const std::s
 // One line of the table of strategies.
 struct StrategyEntry {
   std::string name, summary, paper;
-  std::string data_order;  // global, shard or queue (datasets/sampler.h)
+  // How workers meet: in every step, at parameter servers (make_rule), or two by two at their own pace.
+  enum class Kind { lock_step, servers, pairs } kind = Kind::lock_step;
+  DataOrder data_order;
   std::vector<Parameter> parameters;
   std::unique_ptr<Strategy> (*make)(const Settings&, const Context&);
-  std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // null: workers as equals, no servers
+  std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // of Kind::servers, else null
   Cost (*cost)(const Settings&, const Context&, std::int64_t steps);
   Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
   Least (*least)(const Settings&, const Context&) = nullptr;  // null: a minibatch of every worker will do
   bool tolerates_loss = false;                                // goes on where a push never arrives
-  std::map<std::string, Value> conformance;  // non-degenerate settings for the conformance tests
-  std::vector<Identity> identities;          // at least one
-  bool pairs = false;                        // workers at their own pace, who average two by two
-  bool own_models = false;                   // workers end apart; master() is the common model
-  int collectives = 1;                       // over all workers at the end of a period
-  bool clips_on_workers = false;             // optimizer.clip; not the servers
-  bool elements = false;  // reads and writes single elements: its vectors are in the host's memory
+  bool own_models = false;        // workers end apart; master() is the common model
+  int collectives = 1;            // over all workers at the end of a period
+  bool clips_on_workers = false;  // optimizer.clip; not the servers
+  bool elements = false;          // reads and writes single elements: its vectors are in the host's memory
   bool cost_is_bound =
       false;                // messages depend on the data or on who is idle: `cost` is the most that is sent
   bool in_batches = false;  // Rule::batch(); samples are read again, in the same batch or as a copy
-  double conformance_rate = 1;  // times the tests' rates, where this one's mean something else
+  // What the tests of every strategy need to know of it.
+  struct Tests {
+    std::map<std::string, Value> conformance = {};  // settings that are not degenerate
+    std::vector<Identity> identities = {};          // at least one
+    double rate = 1;  // times the tests' rates, where this one's mean something else
+  } tests;
+  bool pairs() const { return kind == Kind::pairs; }
+  bool served() const { return kind == Kind::servers; }
 };
 
 const std::vector<const StrategyEntry*>& all_strategies();

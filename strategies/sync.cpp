@@ -40,7 +40,7 @@ extern const StrategyEntry sync_entry{
     .name = "sync",
     .summary = "gradient averaging every step",
     .paper = "Zhang et al. 2015 (hardsync)",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = Aggregation::with({{"bucket_mib",
                                       1.0,
                                       "MiB of the gradient that GPUs add up at a time, the last layers' "
@@ -58,6 +58,6 @@ extern const StrategyEntry sync_entry{
         [](const Settings&, const Context& c) {
           return Facts{{"global_minibatch", double(c.workers * c.minibatch)}, {"period", 1}};
         },
-    .identities = {{.of = Identity::sync}}};
+    .tests = {.identities = {{.of = Identity::sync}}}};
 
 }  // namespace dsgd

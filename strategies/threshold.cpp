@@ -47,7 +47,7 @@ extern const StrategyEntry threshold_entry{
     .name = "threshold",
     .summary = "sync that sends +-tau for elements beyond a threshold, the rest later",
     .paper = "Strom 2015",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"tau", 0.001, "elements of a worker's mean gradient beyond it are sent, as +-tau", 1e-30,
                     1e30}},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
@@ -58,9 +58,9 @@ extern const StrategyEntry threshold_entry{
           return double(steps) * to_everyone_cost(c, bytes_of(32 + 2 * c.parameters));
         },
     .effective = every_step,
-    .conformance = {{"tau", 8.0}},
-    .identities = {{.of = Identity::none, .why = "an element travels as +-tau, whatever it is"}},
     .elements = true,
-    .cost_is_bound = true};
+    .cost_is_bound = true,
+    .tests = {.conformance = {{"tau", 8.0}},
+              .identities = {{.of = Identity::none, .why = "an element travels as +-tau, whatever it is"}}}};
 
 }  // namespace dsgd

@@ -108,7 +108,7 @@ extern const StrategyEntry topk_entry{
     .name = "topk",
     .summary = "sync that sends the largest elements, the rest later (Deep Gradient Compression)",
     .paper = "Lin, Han, Mao, Wang, Dally 2018",
-    .data_order = "global",
+    .data_order = DataOrder::global,
     .parameters = {{"density", 0.001, "share of the elements that is sent", 1e-9, 1},
                    {"momentum_correction", true, "momentum and nesterov before the selection, not after it"},
                    {"masking", true, "zero the momentum of what is sent"},
@@ -134,12 +134,13 @@ extern const StrategyEntry topk_entry{
           return cost;
         },
     .effective = every_step,
-    .conformance = {{"density", 0.2}, {"warmup_steps", std::int64_t(3)}},
-    .identities =
-        {{.of = Identity::sync, .settings = {{"density", 1.0}, {"momentum_correction", false}}},
-         {.of = Identity::one_worker, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1},
-         {.of = Identity::linear, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1}},
     .elements = true,
-    .cost_is_bound = true};
+    .cost_is_bound = true,
+    .tests =
+        {.conformance = {{"density", 0.2}, {"warmup_steps", std::int64_t(3)}},
+         .identities = {
+             {.of = Identity::sync, .settings = {{"density", 1.0}, {"momentum_correction", false}}},
+             {.of = Identity::one_worker, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1},
+             {.of = Identity::linear, .settings = {{"density", 1.0}, {"masking", false}}, .rounding = 1}}}};
 
 }  // namespace dsgd

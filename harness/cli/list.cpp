@@ -45,8 +45,8 @@ int list_strategies(const std::string& word) {
     std::vector<std::string> also;
     for (const PaperName& p : paper_names())
       if (p.strategy == s->name && p.settings.empty()) also.push_back(p.name);
-    fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper, s->data_order,
-               s->make_rule ? "; needs parameter servers" : "");
+    fmt::print("  {:<16} {}\n      {}; data order {}{}\n", s->name, s->summary, s->paper,
+               to_string(s->data_order), s->served() ? "; needs parameter servers" : "");
     if (!also.empty()) fmt::print("      also {}\n", fmt::join(also, ", "));
     for (const PaperName& p : paper_names())
       if (p.strategy == s->name && !p.settings.empty()) fmt::print("      {}: {}\n", p.name, p.settings);

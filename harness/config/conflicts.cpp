@@ -37,7 +37,7 @@ const Fit& fit(const ModelEntry& model, const Shape& shape, int classes) {
 Least least_budget(const RunConfig& run) {
   const Context context = context_of(run, 0);
   if (run.strategy->least) return run.strategy->least(run.strategy_settings, context);
-  if (run.strategy->make_rule || run.strategy->pairs) return least_for_all(context);
+  if (run.strategy->kind != StrategyEntry::Kind::lock_step) return least_for_all(context);
   if (run.settings.number("sample_fraction") > 0) return {};
   return {std::int64_t(run.workers()) * run.minibatch(),
           fmt::format("a step of {} workers takes {} minibatches of {}", run.workers(), run.workers(),
@@ -56,7 +56,7 @@ std::optional<Conflict> training_conflict(const RunConfig& run, std::size_t trai
                     "from {:g} up)",
                     fraction, train, 1 / double(train))};
   }
-  const auto sharing = std::size_t(run.data_order() == "queue" ? 1 : run.workers());
+  const auto sharing = std::size_t(run.data_order() == DataOrder::queue ? 1 : run.workers());
   const std::size_t step = sharing * std::size_t(run.minibatch());
   if (step <= train || train < sharing) return std::nullopt;
   const std::size_t most = train / std::size_t(run.minibatch());
@@ -95,25 +95,26 @@ std::vector<Conflict> conflicts(const RunConfig& run) {
              fmt::format("a budget of {} samples is too small: {} (allowed: samples from {} up)",
                          run.samples(), least.why, least.samples));
 
-  const bool served = run.strategy->make_rule;
-  if ((served || run.strategy->pairs) && run.data_order() == "global")
+  const bool served = run.strategy->served();
+  if ((served || run.strategy->pairs()) && run.data_order() == DataOrder::global)
     conflict({"data_order"},
              fmt::format("\"global\" needs workers in lock-step, which {} has not (allowed: auto, shard{})",
                          run.strategy->name, served ? ", queue" : ""));
-  if (!served && run.data_order() == "queue")
+  if (!served && run.data_order() == DataOrder::queue)
     conflict({"data_order"},
              fmt::format("\"queue\" needs a parameter server, which {} has not (allowed: auto, {}shard)",
-                         run.strategy->name, run.strategy->pairs ? "" : "global, "));
+                         run.strategy->name, run.strategy->pairs() ? "" : "global, "));
 
-  if ((served || run.strategy->pairs) && run.settings.number("sample_fraction") > 0)
+  if ((served || run.strategy->pairs()) && run.settings.number("sample_fraction") > 0)
     conflict({"sample_fraction"},
              fmt::format("needs workers in lock-step, which {} has not (allowed: 0)", run.strategy->name));
   if (run.settings.text("shares") == "proportional" &&
-      (run.data_order() != "global" || run.strategy->data_order != "global"))
-    conflict({"shares", "data_order"},
-             fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
-                         "their samples, which {} {} (allowed: equal)",
-                         run.strategy->name, run.strategy->data_order == "global" ? "does" : "does not"));
+      (run.data_order() != DataOrder::global || run.strategy->data_order != DataOrder::global))
+    conflict(
+        {"shares", "data_order"},
+        fmt::format("\"proportional\" needs data_order \"global\" and a strategy that weighs workers by "
+                    "their samples, which {} {} (allowed: equal)",
+                    run.strategy->name, run.strategy->data_order == DataOrder::global ? "does" : "does not"));
 
   if (run.leaver() >= 0 && run.workers() == 1)
     conflict({"faults.leave_step", "workers"},
@@ -135,7 +136,7 @@ std::vector<Conflict> conflicts(const RunConfig& run) {
                                           run.strategy->name, fmt::join(tolerant, ", ")));
   }
 
-  if (run.strategy->in_batches && run.data_order() != "queue")
+  if (run.strategy->in_batches && run.data_order() != DataOrder::queue)
     conflict({"data_order"},
              fmt::format("{} hands out portions of a batch (allowed: auto, queue)", run.strategy->name));
 

@@ -44,7 +44,7 @@ struct RunConfig {
   int minibatch() const;         // per worker
   std::int64_t samples() const;  // budget
   std::uint64_t seed() const;
-  std::string data_order() const;
+  DataOrder data_order() const;
   OptimizerSettings optimizer() const;
   SyntheticSpec synthetic() const;
   bool normalised() const;            // pixels, per channel

@@ -172,13 +172,12 @@ const Parameter& together_key() {
 bool RunConfig::skips_gradients() const { return settings.text("gradient") == "skipped"; }
 bool RunConfig::simulated() const { return settings.text("engine") == "simulated"; }
 int RunConfig::workers() const { return int(settings.integer("workers")); }
-int RunConfig::servers() const { return strategy->make_rule ? int(settings.integer("servers")) : 0; }
+int RunConfig::servers() const { return strategy->served() ? int(settings.integer("servers")) : 0; }
 int RunConfig::minibatch() const { return int(settings.integer("minibatch")); }
 std::int64_t RunConfig::samples() const { return settings.integer("samples"); }
 std::uint64_t RunConfig::seed() const { return std::uint64_t(settings.integer("seed")); }
-std::string RunConfig::data_order() const {
-  const std::string& order = settings.text("data_order");
-  return order == "auto" ? strategy->data_order : order;
+DataOrder RunConfig::data_order() const {
+  return dsgd::data_order(settings.text("data_order")).value_or(strategy->data_order);  // auto
 }
 
 OptimizerSettings RunConfig::optimizer() const {
@@ -265,7 +264,7 @@ bool matters(const RunKey& key, const RunConfig& run) {
   if (key.name == "faults.leave_worker") return run.settings.integer("faults.leave_step") > 0;
   if (key.name == "faults.leave_step") return run.settings.integer(key.name) > 0;
   if (key.name == "faults.drop") return run.settings.number(key.name) > 0;
-  if (key.name == "servers") return run.strategy->make_rule != nullptr;
+  if (key.name == "servers") return run.strategy->served();
   if (key.name == "optimizer.momentum")
     return is("optimizer.rule", {"momentum", "nesterov", "adam", "adamw", "lars"});
   if (key.name == "optimizer.initial_accumulator") return is("optimizer.rule", {"adagrad"});
@@ -296,7 +295,7 @@ void RunConfig::normalise() {
   if (settings.integer("faults.leave_worker") == workers() - 1)
     settings.set("faults.leave_worker", std::int64_t(-1));
   settings.set("normalise", normalised() ? "channel" : "none");
-  settings.set("data_order", data_order());
+  settings.set("data_order", to_string(data_order()));
   settings.set("synthetic.shape", to_string(synthetic().shape));
   settings.set("device", device().name);
 }

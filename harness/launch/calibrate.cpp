@@ -155,8 +155,7 @@ class Calibration {
       if (o_.ranks > 1) add(gradients(device, o_.models.front(), middle_, 1), pass);
       for (const std::string& strategy : o_.strategies)
         for (const int workers : {1, 2})
-          if (workers == 1 || !find_strategy(strategy)->make_rule)
-            add(steps(device, strategy, workers), pass);
+          if (workers == 1 || !find_strategy(strategy)->served()) add(steps(device, strategy, workers), pass);
     }
     add(steps(o_.devices.front(), round_trips, 1), pass);
     if (cores_ > 1) add(steps(o_.devices.front(), round_trips, 2, cores_ - 1), pass);

@@ -43,7 +43,7 @@ struct Rank {
 
   double seconds() const { return world.now() - start; }
   void start_clock();  // collective: everybody is ready
-  bool pairs() const { return config.strategy->pairs; }
+  bool pairs() const { return config.strategy->pairs(); }
   bool traced() const { return config.settings.flag("trace"); }
   // The part of the model that this rank keeps copies of.
   ShardRange own() const;

@@ -11,10 +11,6 @@
 namespace dsgd {
 namespace {
 
-DataOrder order_of(const std::string& name) {
-  return name == "global" ? DataOrder::global : name == "shard" ? DataOrder::shard : DataOrder::queue;
-}
-
 class Training {
  public:
   explicit Training(Rank& rank)
@@ -41,7 +37,7 @@ class Training {
     log_.totals.share = shares.empty() ? 1.0 / config_.workers() : shares[world_.rank()];
     Sampler sampler({.samples = process_.data.train.count,
                      .seed = config_.seed(),
-                     .order = order_of(config_.data_order()),
+                     .order = config_.data_order(),
                      .worker = world_.rank(),
                      .workers = config_.workers(),
                      .minibatch = config_.minibatch(),
@@ -50,7 +46,7 @@ class Training {
                      .shares = shares},
                     process_.orders);
     ModelReplica r(process_.model, process_.data.train, config_.augmentation(), sampler,
-                   config_.data_order() == "queue", work, rank_.pace());
+                   config_.data_order() == DataOrder::queue, work, rank_.pace());
     r.w = w;
     r.g = g;
     copy(process_.w, r.w);

@@ -108,7 +108,7 @@ struct PlainSgd : testing::TestWithParam<const StrategyEntry*> {
   }
   static bool fits(const StrategyEntry& entry, const Shape& shape) {
     return bool(entry.make_rule) == (shape.servers > 0) &&
-           std::any_of(entry.identities.begin(), entry.identities.end(),
+           std::any_of(entry.tests.identities.begin(), entry.tests.identities.end(),
                        [&](const Identity& identity) { return fits(identity, shape); });
   }
   static bool fits(const Shape& shape) { return fits(*GetParam(), shape); }
@@ -128,7 +128,7 @@ double rounding() { return 2e-5 * std::max(1.0, world().workers() / 3.0); }
 RANKS_TEST_P(PlainSgd, UnderEveryRuleAndOption) {
   const StrategyEntry& entry = *GetParam();
   const Shape shape{world().workers(), world().servers()};
-  for (const Identity& identity : entry.identities) {
+  for (const Identity& identity : entry.tests.identities) {
     if (!fits(identity, shape)) continue;
     const bool together = identity.of == Identity::linear || identity.of == Identity::sync;
     Job job{.strategy = entry.name, .settings = identity.settings};
@@ -177,7 +177,7 @@ TEST(Options, AllMakeADifference) {
 TEST(Options, AreRefusedWhereTheyMeanNothing) {
   for (const StrategyEntry* entry : all_strategies()) {
     if (bool(entry->make_rule) != (world().servers() > 0)) continue;
-    Job job{.strategy = entry->name, .settings = entry->conformance};
+    Job job{.strategy = entry->name, .settings = entry->tests.conformance};
     for (const auto& [name, optimizer] : all_optimizers(100)) {
       job.optimizer = optimizer;
       const bool own_rule =

@@ -44,8 +44,8 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
 TEST(Gpu, StrategiesGiveTheHostsWeights) {
   DSGD_NEEDS_GPU(space);
   for (const StrategyEntry* entry : all_strategies()) {
-    if (entry->make_rule || entry->pairs || entry->elements) continue;
-    Job job{.strategy = entry->name, .settings = entry->conformance};
+    if (entry->make_rule || entry->pairs() || entry->elements) continue;
+    Job job{.strategy = entry->name, .settings = entry->tests.conformance};
     job.problem.curved = true;
     job.budget = 12 * world().workers() * world_minibatch + 1;
     job.optimizer = {.rule = OptimizerSettings::Rule::momentum, .learning_rate = 1.0 / 64};

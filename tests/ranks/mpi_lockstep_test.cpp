@@ -379,9 +379,9 @@ TEST(Twin, PowerSgd) {
 // A phase of its own, for every strategy that compresses and no other.
 TEST(Traffic, KnowsTheTimeOfCompression) {
   for (const StrategyEntry* entry : all_strategies()) {
-    if (entry->make_rule || entry->pairs) continue;
+    if (entry->make_rule || entry->pairs()) continue;
     const JobOutcome outcome =
-        run({.strategy = entry->name, .settings = entry->conformance, .budget = steps(9)});
+        run({.strategy = entry->name, .settings = entry->tests.conformance, .budget = steps(9)});
     EXPECT_GE(outcome.traffic.compressed, 0);
     EXPECT_EQ(world().simulated() || outcome.traffic.compressed > 0, world().simulated() || entry->elements)
         << entry->name;

@@ -173,7 +173,9 @@ TEST(AnyOrder, TheOthersGoOnWithoutOneThatLeaves) {
     if (!entry->make_rule) continue;
     for (const int leaver : {0, world().workers() - 1})
       for (const int step : {0, 1, 4}) {
-        Job job{.strategy = entry->name, .settings = entry->conformance, .budget = 100 * world_minibatch + 1};
+        Job job{.strategy = entry->name,
+                .settings = entry->tests.conformance,
+                .budget = 100 * world_minibatch + 1};
         job.optimizer.learning_rate = 1.0 / 64;
         job.leaver = leaver;
         job.leave_step = step;
@@ -224,7 +226,7 @@ TEST(AnyOrder, CountersAgreeWithTheRequests) {
   for (const StrategyEntry* entry : all_strategies()) {
     if (!entry->make_rule) continue;
     const Job job{
-        .strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
+        .strategy = entry->name, .settings = entry->tests.conformance, .budget = 60 * world_minibatch + 1};
     const JobOutcome outcome = run(job);
     std::vector<std::int64_t> recorded(2 * world().workers());  // bytes and messages of each
     std::array<std::int64_t, 1> again{0};
@@ -278,7 +280,8 @@ TEST(AnyOrder, SandblasterIsSerialLbfgs) {
 TEST(Replay, KeepsTheOrderWhoeverIsSlow) {
   for (const StrategyEntry* entry : all_strategies()) {
     if (!entry->make_rule) continue;
-    Job job{.strategy = entry->name, .settings = entry->conformance, .budget = 60 * world_minibatch + 1};
+    Job job{
+        .strategy = entry->name, .settings = entry->tests.conformance, .budget = 60 * world_minibatch + 1};
     const auto with_slow = [&](int rank) {
       return run(job, [rank](Worker&) {
         if (world().rank() != rank) return;

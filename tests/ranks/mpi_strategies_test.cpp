@@ -19,7 +19,7 @@ class Entry : public testing::TestWithParam<const StrategyEntry*> {
  protected:
   // With a budget of `steps` steps of all workers, and one sample that makes the last minibatch a short one.
   Job conformance(int steps) const {
-    Job job{.strategy = GetParam()->name, .settings = GetParam()->conformance};
+    Job job{.strategy = GetParam()->name, .settings = GetParam()->tests.conformance};
     job.problem.curved = true;
     job.budget = std::int64_t(steps) * world().workers() * world_minibatch + 1;
     job.optimizer.learning_rate = 1.0 / 64;
@@ -50,11 +50,13 @@ struct Entries : Entry {
   }
 };
 bool always(const StrategyEntry&, const Shape&) { return true; }
-bool lock_step(const StrategyEntry& entry, const Shape& shape) { return shape.servers == 0 && !entry.pairs; }
+bool lock_step(const StrategyEntry& entry, const Shape& shape) {
+  return shape.servers == 0 && !entry.pairs();
+}
 bool fixed_order(const StrategyEntry& entry, const Shape& shape) {
   return lock_step(entry, shape) || shape.workers == 1;
 }
-bool in_pairs(const StrategyEntry& entry, const Shape&) { return entry.pairs; }
+bool in_pairs(const StrategyEntry& entry, const Shape&) { return entry.pairs(); }
 
 struct Conformance : Entries<always> {};
 struct LockStep : Entries<lock_step> {};
@@ -73,11 +75,11 @@ INSTANTIATE_TEST_SUITE_P(Table, FixedOrder, testing::ValuesIn(FixedOrder::all())
 // gradient counts as a sixteenth: sums of two, at a staleness of eight. The noise of the samples stays far
 // below that; the bound leaves a factor of two.
 double distance_at_the_end(const StrategyEntry& entry, const Space& space) {
-  Job job{.strategy = entry.name, .settings = entry.conformance};
+  Job job{.strategy = entry.name, .settings = entry.tests.conformance};
   // A worker that the system let do little pulls the others back with its old model: there must be time.
-  const bool uneven = entry.own_models && (world().servers() || entry.pairs);
+  const bool uneven = entry.own_models && (world().servers() || entry.pairs());
   job.budget = 5120 * world_minibatch * (uneven ? 4 : 1);
-  job.optimizer.learning_rate = entry.conformance_rate / 64;
+  job.optimizer.learning_rate = entry.tests.rate / 64;
   job.optimizer.schedule = {.kind = Schedule::Kind::step, .samples = job.budget / 2 + 1, .factor = 0.25};
   job.space = &space;
   const auto each = [](Worker& worker) {
@@ -91,7 +93,7 @@ RANKS_TEST_P(Conformance, ReachesTheOptimum) {
 }
 
 RANKS_TEST_P(Conformance, ReachesTheOptimumInAnyMemory) {
-  if (GetParam()->elements || !(world().servers() || GetParam()->pairs) || world().workers() > 3)
+  if (GetParam()->elements || !(world().servers() || GetParam()->pairs()) || world().workers() > 3)
     return SUCCEED();
   EXPECT_LT(distance_at_the_end(*GetParam(), far_space()), 0.1 * 8);
 }
@@ -105,7 +107,7 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
     EXPECT_GE(samples[0], job.budget);
     EXPECT_TRUE(samples[0] == job.budget || GetParam()->in_batches);  // copies come on top
     world().sum(outcome.uses);
-    if (GetParam()->data_order != "shard" &&
+    if (GetParam()->data_order != DataOrder::shard &&
         !GetParam()->in_batches) {  // one stream: every sample as often as any other
       const auto [least, most] = std::minmax_element(outcome.uses.begin(), outcome.uses.end());
       EXPECT_LE(*most - *least, 1);
@@ -114,7 +116,7 @@ RANKS_TEST_P(Conformance, SpendsTheBudgetToTheSample) {
       EXPECT_EQ(server.used + server.unapplied, job.budget);
       EXPECT_EQ(server.counted, server.arrivals);
     }
-    if (outcome.servers.empty() && !GetParam()->pairs) {
+    if (outcome.servers.empty() && !GetParam()->pairs()) {
       EXPECT_EQ(outcome.steps, steps + 1);
     }
   }
@@ -124,7 +126,7 @@ RANKS_TEST_P(Conformance, SendsWhatTheTableSays) {
   for (const int steps : {1, 7, 12}) {
     Job job = conformance(steps);
     const JobOutcome outcome = run(job);
-    if (!world().is_worker() || GetParam()->pairs) continue;
+    if (!world().is_worker() || GetParam()->pairs()) continue;
     const Cost cost = GetParam()->cost(job.chosen(), job.context(job.problem.n), outcome.steps);
     if (GetParam()->cost_is_bound) {
       EXPECT_LE(double(outcome.traffic.bytes_sent), cost.bytes_sent) << outcome.steps << " steps";

@@ -39,7 +39,12 @@ struct Job {
   const StrategyEntry& entry() const { return *find_strategy(strategy); }
   Settings chosen() const { return Settings(entry().parameters, settings); }
   Order order_of(int worker) const {
-    return {order.empty() ? entry().data_order : order, worker, world().workers(), minibatch, budget, shares};
+    return {order.empty() ? to_string(entry().data_order) : order,
+            worker,
+            world().workers(),
+            minibatch,
+            budget,
+            shares};
   }
   // Of a vector that is a matrix and a bias, unless the optimizer knows better.
   Context context(std::size_t parameters) const {
@@ -67,7 +72,7 @@ class Worker {
     context.space = job.space;
     context.group = &world().group();
     context.server = server_;
-    if (job.entry().pairs) {
+    if (job.entry().pairs()) {
       const bool again = !job.replayed.empty();
       replica.work = pairs = context.pairs =
           &world().pairs(replica.w, job.budget, again ? &job.replayed : nullptr);

@@ -11,10 +11,10 @@
 #include <random>
 #include <set>
 
+#include "checkpoint.h"
 #include "parts/compressed.h"
 #include "parts/low_rank.h"
 #include "parts/sparse.h"
-#include "checkpoint.h"
 #include "twins.h"
 
 namespace dsgd::test {
@@ -401,7 +401,8 @@ TEST(Compressor, ContinuesFromACheckpoint) {
   for (const auto& name : {"topk"s, "qsgd"s, "threshold"s, "signsgd"s, "ef_signsgd"s, "onebit"s}) {
     Context c{.parameters = 100};
     c.optimizer.rule = Optimization::momentum;
-    Made first(name, find_strategy(name)->conformance, c), second(name, find_strategy(name)->conformance, c);
+    Made first(name, find_strategy(name)->tests.conformance, c),
+        second(name, find_strategy(name)->tests.conformance, c);
     Vector e(host_space(), 100);
     for (std::uint32_t t = 0; t < 6; ++t) {
       first->accumulate(floats(random_vector(100, t)), e);

@@ -526,7 +526,7 @@ TEST(Experiment, DefaultsAreThoseOfTheTable) {
     if (key.name == "device" || key.name == "data_order" || key.name == "normalise") continue;  // resolved
     if (key.name.starts_with("cluster.")) continue;  // of simulated runs
     EXPECT_EQ(run.settings.values().at(key.name), key.fallback) << key.name;
-    EXPECT_EQ(run.data_order(), "global");
+    EXPECT_EQ(run.data_order(), DataOrder::global);
   }
   EXPECT_EQ(run.settings.text("data_order"), "global");
   EXPECT_EQ(run.settings.text("normalise"), "none");
@@ -1556,7 +1556,7 @@ TEST(Parameter, TablesAreSound) {
       EXPECT_TRUE(own.insert(p.name).second) << strategy->name << "." << p.name;
       sound(p);
     }
-    EXPECT_NO_THROW(Settings(strategy->parameters, strategy->conformance)) << strategy->name;
+    EXPECT_NO_THROW(Settings(strategy->parameters, strategy->tests.conformance)) << strategy->name;
   }
 }
 

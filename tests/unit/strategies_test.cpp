@@ -40,24 +40,23 @@ TEST(Table, IsComplete) {
     EXPECT_EQ(find_strategy(entry->name), entry);
     EXPECT_FALSE(entry->summary.empty()) << entry->name;
     EXPECT_FALSE(entry->paper.empty()) << entry->name;
-    EXPECT_TRUE(entry->data_order == "global" || entry->data_order == "shard" || entry->data_order == "queue")
-        << entry->name << ": " << entry->data_order;
+    EXPECT_EQ(entry->served(), bool(entry->make_rule)) << entry->name;
     EXPECT_TRUE(entry->make && entry->cost && entry->effective) << entry->name;
-    EXPECT_TRUE(entry->data_order != "queue" || entry->make_rule)
+    EXPECT_TRUE(entry->data_order != DataOrder::queue || entry->served())
         << entry->name << " has nobody to ask for work";
     for (const Parameter& parameter : entry->parameters)
       EXPECT_FALSE(parameter.help.empty()) << parameter.name;
     // Unknown keys and values out of range throw.
-    EXPECT_NO_THROW(Settings(entry->parameters, entry->conformance)) << entry->name;
-    EXPECT_FALSE(entry->identities.empty())
-        << entry->name << " does not say where it is plain SGD, or why nowhere (expected: .identities)";
-    for (const Identity& identity : entry->identities) {
+    EXPECT_NO_THROW(Settings(entry->parameters, entry->tests.conformance)) << entry->name;
+    EXPECT_FALSE(entry->tests.identities.empty())
+        << entry->name << " does not say where it is plain SGD, or why nowhere (expected: .tests.identities)";
+    for (const Identity& identity : entry->tests.identities) {
       EXPECT_NO_THROW(Settings(entry->parameters, identity.settings)) << entry->name;
       EXPECT_EQ(identity.of == Identity::none, !identity.why.empty()) << entry->name;
-      EXPECT_TRUE(identity.of != Identity::none || entry->identities.size() == 1) << entry->name;
+      EXPECT_TRUE(identity.of != Identity::none || entry->tests.identities.size() == 1) << entry->name;
       EXPECT_TRUE(identity.of != Identity::in_turn || entry->make_rule) << entry->name << " has no turns";
       EXPECT_TRUE((identity.of != Identity::linear && identity.of != Identity::sync) ||
-                  !(entry->make_rule || entry->pairs))
+                  !(entry->make_rule || entry->pairs()))
           << entry->name << " is not in lock-step";
     }
     EXPECT_NO_THROW(Settings(entry->parameters)) << entry->name;
@@ -68,7 +67,7 @@ TEST(Table, IsComplete) {
 TEST(Table, CostsNothingForNothing) {
   const Context context{.parameters = 1000, .workers = 3, .servers = 2};
   for (const StrategyEntry* entry : all_strategies()) {
-    const Settings settings(entry->parameters, entry->conformance);
+    const Settings settings(entry->parameters, entry->tests.conformance);
     const Cost none = entry->cost(settings, context, 0), many = entry->cost(settings, context, 1000);
     EXPECT_LE(none.bytes_sent, 64 * context.servers) << entry->name;  // a pull that finds the budget spent
     EXPECT_GT(many.bytes_sent, 0) << entry->name;
@@ -385,7 +384,7 @@ struct Cluster {
           std::string order = {})
       : entry(*find_strategy(strategy)), settings(entry.parameters, given), w(host_space(), problem.n) {
     problem.curved = true;
-    if (order.empty()) order = entry.data_order;
+    if (order.empty()) order = to_string(entry.data_order);
     Context context{.space = &host_space(),
                     .workers = workers,
                     .servers = servers,
@@ -728,7 +727,7 @@ double against_pull_push_twin(Cluster& cluster, Plain& plain) {
     plain.arrive(k, travelling[k].front().g, travelling[k].front().version);
     travelling[k].pop_front();
   };
-  const bool queue = cluster.entry.data_order == "queue";
+  const bool queue = cluster.entry.data_order == DataOrder::queue;
   std::int64_t position = 0;
   Dice dice;
   double far = 0;
@@ -1092,7 +1091,8 @@ TEST(Checkpoint, OfLearnersAndRulesIsComplete) {
     for (const auto& optimizer : server_optimizers())
       for (const int workers : {1, 2, 3, 4}) {
         const auto end = [&](int interrupted_at) {
-          Cluster cluster(entry->name, entry->conformance, optimizer, workers, entry->in_batches ? 1 : 2,
+          Cluster cluster(entry->name, entry->tests.conformance, optimizer, workers,
+                          entry->in_batches ? 1 : 2,
                           1 << 20);  // sums over shards need them at work side by side
           Dice dice;
           for (int event = 0; event < 60; ++event) {
