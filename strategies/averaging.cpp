@@ -62,15 +62,10 @@ extern const StrategyEntry averaging_entry{
     .paper = "Moritz et al. 2016 (SparkNet); Deeplearning4j; Lin et al. 2018 (post-local SGD)",
     .data_order = DataOrder::shard,
     .parameters = Aggregation::with(
-        {{"tau", std::int64_t(10), "local steps between two averagings", 1, 1e9},
-         state_parameter("keep"),
-         {"warmup_steps", std::int64_t(0), "steps over which the period grows to tau", 0, 1e9},
-         {"warmup",
-          std::string("constant"),
-          "the period on the way: 1 (post-local SGD), or growing",
-          0,
-          0,
-          {"constant", "linear", "exponential"}}}),
+        {Parameter::integer("tau", 10, "local steps between two averagings", 1, 1e9), state_parameter("keep"),
+         Parameter::integer("warmup_steps", 0, "steps over which the period grows to tau", 0, 1e9),
+         Parameter::choice("warmup", "constant", {"constant", "linear", "exponential"},
+                           "the period on the way: 1 (post-local SGD), or growing")}),
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Averaging>(s, c);
     },

@@ -47,11 +47,11 @@ extern const StrategyEntry diloco_entry{
     .summary = "averaging whose result is the gradient of an outer optimizer",
     .paper = "Douillard et al. 2023",
     .data_order = DataOrder::shard,
-    .parameters =
-        {{"H", std::int64_t(500), "local steps between two outer ones", 1, 1e9},
-         {"outer", std::string("nesterov"), "rule of the outer steps", 0, 0, {"sgd", "momentum", "nesterov"}},
-         {"outer_rate", 0.7, "rate of the outer steps", 0, 100},
-         {"outer_momentum", 0.9, "momentum of the outer steps", 0, 0.999}},
+    .parameters = {Parameter::integer("H", 500, "local steps between two outer ones", 1, 1e9),
+                   Parameter::choice("outer", "nesterov", {"sgd", "momentum", "nesterov"},
+                                     "rule of the outer steps"),
+                   Parameter::number("outer_rate", 0.7, "rate of the outer steps", 0, 100),
+                   Parameter::number("outer_momentum", 0.9, "momentum of the outer steps", 0, 0.999)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<DiLoCo>(s, c);
     },

@@ -122,12 +122,12 @@ extern const StrategyEntry downpour_entry{
     .paper = "Dean et al. 2012 (algorithm 1.1)",
     .kind = StrategyEntry::Kind::servers,
     .data_order = DataOrder::shard,
-    .parameters = {{"n_fetch", std::int64_t(1), "steps between two fetches", 1, 1e9},
-                   {"n_push", std::int64_t(1), "steps between two pushes", 1, 1e9},
-                   {"overlap", true, "fetch while the gradient is computed"},
-                   {"local_learning_rate", 0.0,
-                    "rate of the steps between fetches; 0: optimizer.learning_rate", 0},
-                   {"warm_start", std::int64_t(0), "samples that the first replica works on alone", 0}},
+    .parameters = {Parameter::integer("n_fetch", 1, "steps between two fetches", 1, 1e9),
+                   Parameter::integer("n_push", 1, "steps between two pushes", 1, 1e9),
+                   Parameter::flag("overlap", true, "fetch while the gradient is computed"),
+                   Parameter::number("local_learning_rate", 0.0,
+                                     "rate of the steps between fetches; 0: optimizer.learning_rate", 0),
+                   Parameter::integer("warm_start", 0, "samples that the first replica works on alone", 0)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Downpour>(s, c);
     },

@@ -86,18 +86,11 @@ extern const StrategyEntry dpsgd_entry{
     .summary = "local steps from the mean of the neighbours' models (gossip)",
     .paper = "Lian et al. 2017 (D-PSGD)",
     .data_order = DataOrder::shard,
-    .parameters = {{"topology",
-                    std::string("ring"),
-                    "whose models a worker averages its own with",
-                    0,
-                    0,
-                    {"ring", "exponential", "complete"}},
-                   {"mix",
-                    std::string("before"),
-                    "the models are averaged before the step, while gradients are computed, or after it",
-                    0,
-                    0,
-                    {"before", "after"}}},
+    .parameters = {Parameter::choice("topology", "ring", {"ring", "exponential", "complete"},
+                                     "whose models a worker averages its own with"),
+                   Parameter::choice(
+                       "mix", "before", {"before", "after"},
+                       "the models are averaged before the step, while gradients are computed, or after it")},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Dpsgd>(s, c);
     },

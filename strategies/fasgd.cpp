@@ -104,19 +104,18 @@ extern const StrategyEntry fasgd_entry{
     .paper = "Odena 2016",
     .kind = StrategyEntry::Kind::servers,
     .data_order = DataOrder::queue,
-    .parameters = {{"variant",
-                    std::string("intended"),
-                    "what the rate is divided by: the deviation, its inverse, the magnitude",
-                    0,
-                    0,
-                    {"intended", "printed", "released"}},
-                   {"gamma", 0.9, "share of the old moments kept (intended, printed)", 0, 1},
-                   {"beta", 0.9, "share of the old v kept (intended, printed)", 0, 1},
-                   {"epsilon", 1e-4, "added to the variance (intended, printed)", 1e-12, 1},
-                   {"c_fetch", 0.0,
-                    "leaves out fetches where the gradients deviate little (B-FASGD); 0: none", 0, 1e6},
-                   {"c_push", 0.0, "leaves out pushes where the gradients deviate little (B-FASGD); 0: none",
-                    0, 1e6}},
+    .parameters = {Parameter::choice(
+                       "variant", "intended", {"intended", "printed", "released"},
+                       "what the rate is divided by: the deviation, its inverse, the magnitude"),
+                   Parameter::number("gamma", 0.9, "share of the old moments kept (intended, printed)", 0, 1),
+                   Parameter::number("beta", 0.9, "share of the old v kept (intended, printed)", 0, 1),
+                   Parameter::number("epsilon", 1e-4, "added to the variance (intended, printed)", 1e-12, 1),
+                   Parameter::number(
+                       "c_fetch", 0.0,
+                       "leaves out fetches where the gradients deviate little (B-FASGD); 0: none", 0, 1e6),
+                   Parameter::number(
+                       "c_push", 0.0,
+                       "leaves out pushes where the gradients deviate little (B-FASGD); 0: none", 0, 1e6)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Fasgd>(s, c);
     },

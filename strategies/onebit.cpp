@@ -59,7 +59,7 @@ extern const StrategyEntry onebit_entry{
     .summary = "sync with one bit an element, both ways, the error later",
     .paper = "Seide, Fu, Droppo, Li, Yu 2014",
     .data_order = DataOrder::global,
-    .parameters = {{"bucket", std::int64_t(512), "consecutive elements that share two values", 1, 1e9}},
+    .parameters = {Parameter::integer("bucket", 512, "consecutive elements that share two values", 1, 1e9)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<OneBit>(s), std::make_unique<OneBit>(s));
     },

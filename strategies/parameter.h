@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -22,6 +23,23 @@ struct Parameter {
   std::vector<std::string> allowed;  // for text; empty: anything
   bool between_gpus = false;         // means something only where workers' vectors are in GPUs' memory
   bool added = false;  // after results had ids: at its default it is part of none (results/compatibility.md)
+
+  static constexpr double unlimited = std::numeric_limits<double>::infinity();
+  static Parameter integer(std::string name, std::int64_t fallback, std::string help, double min = -unlimited,
+                           double max = unlimited) {
+    return {std::move(name), fallback, std::move(help), min, max};
+  }
+  static Parameter number(std::string name, double fallback, std::string help, double min = -unlimited,
+                          double max = unlimited) {
+    return {std::move(name), fallback, std::move(help), min, max};
+  }
+  static Parameter flag(std::string name, bool fallback, std::string help) {
+    return {std::move(name), fallback, std::move(help)};
+  }
+  static Parameter choice(std::string name, std::string fallback, std::vector<std::string> choices,
+                          std::string help) {
+    return {std::move(name), std::move(fallback), std::move(help), -unlimited, unlimited, std::move(choices)};
+  }
 };
 
 std::string kind(const Parameter& parameter);     // "an integer"

@@ -74,7 +74,7 @@ extern const StrategyEntry powersgd_entry{
     .summary = "sync that sends low-rank factors of each matrix, the error later",
     .paper = "Vogels, Karimireddy, Jaggi 2019",
     .data_order = DataOrder::global,
-    .parameters = {{"rank", std::int64_t(2), "of the factors, at most that of the matrix", 1, 1e6}},
+    .parameters = {Parameter::integer("rank", 2, "of the factors, at most that of the matrix", 1, 1e6)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<PowerSgd>(s, c);
     },

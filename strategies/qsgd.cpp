@@ -83,14 +83,11 @@ extern const StrategyEntry qsgd_entry{
     .summary = "sync with stochastically rounded gradients",
     .paper = "Alistarh, Grubic, Li, Tomioka, Vojnovic 2017",
     .data_order = DataOrder::global,
-    .parameters = {{"bits", std::int64_t(4), "bits of an element: its sign and its level", 2, 16},
-                   {"bucket", std::int64_t(512), "consecutive elements that share a norm", 1, 1e9},
-                   {"norm",
-                    std::string("max"),
-                    "what a bucket is divided by: its largest element or its Euclidean norm",
-                    0,
-                    0,
-                    {"max", "l2"}}},
+    .parameters = {Parameter::integer("bits", 4, "bits of an element: its sign and its level", 2, 16),
+                   Parameter::integer("bucket", 512, "consecutive elements that share a norm", 1, 1e9),
+                   Parameter::choice(
+                       "norm", "max", {"max", "l2"},
+                       "what a bucket is divided by: its largest element or its Euclidean norm")},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<Qsgd>(s, c));
     },

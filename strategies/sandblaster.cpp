@@ -105,11 +105,11 @@ extern const StrategyEntry sandblaster_entry{
     .paper = "Dean et al. 2012 (algorithm 1.2)",
     .kind = StrategyEntry::Kind::servers,
     .data_order = DataOrder::queue,
-    .parameters = {{"batch", std::int64_t(6000), "samples of a gradient", 1, 1e12},
-                   {"portion", std::int64_t(4), "minibatches that a worker is given at a time", 1, 1e9},
-                   {"backups", std::int64_t(1), "copies of a portion near the end of a batch", 0, 4096},
-                   {"history", std::int64_t(10), "pairs of differences kept", 1, 1000},
-                   {"resample", true, "a new batch after every accepted step"}},
+    .parameters = {Parameter::integer("batch", 6000, "samples of a gradient", 1, 1e12),
+                   Parameter::integer("portion", 4, "minibatches that a worker is given at a time", 1, 1e9),
+                   Parameter::integer("backups", 1, "copies of a portion near the end of a batch", 0, 4096),
+                   Parameter::integer("history", 10, "pairs of differences kept", 1, 1000),
+                   Parameter::flag("resample", true, "a new batch after every accepted step")},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Sandblaster>(s, c);
     },

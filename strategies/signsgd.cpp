@@ -46,7 +46,8 @@ extern const StrategyEntry signsgd_entry{
     .summary = "the sign of most workers' gradients",
     .paper = "Bernstein, Wang, Azizzadenesheli, Anandkumar 2018",
     .data_order = DataOrder::global,
-    .parameters = {{"beta", 0.0, "momentum of the workers before the vote (Signum)", 0, 0.9999}},
+    .parameters = {Parameter::number("beta", 0.0, "momentum of the workers before the vote (Signum)", 0,
+                                     0.9999)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<Vote>(s.number("beta")),
                                           std::make_unique<Vote>(0));

@@ -52,10 +52,9 @@ extern const StrategyEntry slowmo_entry{
     .summary = "averaging with a slow momentum from period to period",
     .paper = "Wang et al. 2019",
     .data_order = DataOrder::shard,
-    .parameters = {{"tau", std::int64_t(12), "local steps in a period", 1, 1e9},
-                   {"alpha", 1.0, "slow learning rate", 0, 100},
-                   {"beta", 0.7, "slow momentum", 0, 0.999},
-                   state_parameter("reset")},
+    .parameters = {Parameter::integer("tau", 12, "local steps in a period", 1, 1e9),
+                   Parameter::number("alpha", 1.0, "slow learning rate", 0, 100),
+                   Parameter::number("beta", 0.7, "slow momentum", 0, 0.999), state_parameter("reset")},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<SlowMo>(s, c);
     },

@@ -47,8 +47,8 @@ extern const StrategyEntry ssp_entry{
     .paper = "Ho et al. 2013",
     .kind = StrategyEntry::Kind::servers,
     .data_order = DataOrder::shard,
-    .parameters = {{"s", std::int64_t(3), "steps that the fastest worker may be ahead of the slowest", 0,
-                    1e9}},
+    .parameters = {Parameter::integer("s", 3, "steps that the fastest worker may be ahead of the slowest", 0,
+                                      1e9)},
     .make = PullPush::make,
     .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
       return std::make_unique<SspRule>(s, c);

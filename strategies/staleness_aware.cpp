@@ -51,14 +51,11 @@ extern const StrategyEntry staleness_aware_entry{
     .paper = "Zhang et al. 2015",
     .kind = StrategyEntry::Kind::servers,
     .data_order = DataOrder::queue,
-    .parameters = {{"n", std::int64_t(1),
-                    "updates per round of all workers: c = floor(workers / n) gradients an update", 1},
-                   {"modulation",
-                    std::string("inverse"),
-                    "what staleness does to the rate",
-                    0,
-                    0,
-                    {"none", "inverse", "inverse_plus_one"}}},
+    .parameters = {Parameter::integer(
+                       "n", 1, "updates per round of all workers: c = floor(workers / n) gradients an update",
+                       1),
+                   Parameter::choice("modulation", "inverse", {"none", "inverse", "inverse_plus_one"},
+                                     "what staleness does to the rate")},
     .make = PullPush::make,
     .make_rule = [](const Settings& s, const Context& c) -> std::unique_ptr<Rule> {
       return std::make_unique<StalenessRule>(s, c);

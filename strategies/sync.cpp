@@ -41,14 +41,14 @@ extern const StrategyEntry sync_entry{
     .summary = "gradient averaging every step",
     .paper = "Zhang et al. 2015 (hardsync)",
     .data_order = DataOrder::global,
-    .parameters = Aggregation::with({{"bucket_mib",
-                                      1.0,
-                                      "MiB of the gradient that GPUs add up at a time, the last layers' "
-                                      "while they compute those before; 0: all after it",
-                                      0,
-                                      4096,
-                                      {},
-                                      true}}),
+    .parameters =
+        Aggregation::with({{.name = "bucket_mib",
+                            .fallback = 1.0,
+                            .help = "MiB of the gradient that GPUs add up at a time, the last layers' "
+                                    "while they compute those before; 0: all after it",
+                            .min = 0,
+                            .max = 4096,
+                            .between_gpus = true}}),
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Sync>(s, c);
     },

@@ -48,8 +48,8 @@ extern const StrategyEntry threshold_entry{
     .summary = "sync that sends +-tau for elements beyond a threshold, the rest later",
     .paper = "Strom 2015",
     .data_order = DataOrder::global,
-    .parameters = {{"tau", 0.001, "elements of a worker's mean gradient beyond it are sent, as +-tau", 1e-30,
-                    1e30}},
+    .parameters = {Parameter::number(
+        "tau", 0.001, "elements of a worker's mean gradient beyond it are sent, as +-tau", 1e-30, 1e30)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       return std::make_unique<Compressed>(c, std::make_unique<Threshold>(s));
     },

@@ -109,12 +109,15 @@ extern const StrategyEntry topk_entry{
     .summary = "sync that sends the largest elements, the rest later (Deep Gradient Compression)",
     .paper = "Lin, Han, Mao, Wang, Dally 2018",
     .data_order = DataOrder::global,
-    .parameters = {{"density", 0.001, "share of the elements that is sent", 1e-9, 1},
-                   {"momentum_correction", true, "momentum and nesterov before the selection, not after it"},
-                   {"masking", true, "zero the momentum of what is sent"},
-                   {"clip", 0.0, "largest norm of the mean gradient, workers clip at 1/sqrt(P) of it; 0: any",
-                    0, 1e30},
-                   {"warmup_steps", std::int64_t(0), "steps in which the density falls, from 1/4", 0, 1e9}},
+    .parameters = {Parameter::number("density", 0.001, "share of the elements that is sent", 1e-9, 1),
+                   Parameter::flag("momentum_correction", true,
+                                   "momentum and nesterov before the selection, not after it"),
+                   Parameter::flag("masking", true, "zero the momentum of what is sent"),
+                   Parameter::number(
+                       "clip", 0.0,
+                       "largest norm of the mean gradient, workers clip at 1/sqrt(P) of it; 0: any", 0, 1e30),
+                   Parameter::integer("warmup_steps", 0, "steps in which the density falls, from 1/4", 0,
+                                      1e9)},
     .make = [](const Settings& s, const Context& c) -> std::unique_ptr<Strategy> {
       Context own = c;
       if (corrects(s, c)) {

@@ -19,17 +19,19 @@ std::vector<std::string> names_of(const Table& table, std::vector<std::string> f
   return first;
 }
 
+// The helpers of Parameter, with the help last.
 RunKey text(const char* name, const char* fallback, const char* help, std::vector<std::string> choices = {}) {
-  constexpr double unlimited = std::numeric_limits<double>::infinity();
-  return {{name, std::string(fallback), help, -unlimited, unlimited, std::move(choices)}};
+  return {Parameter::choice(name, fallback, std::move(choices), help)};
 }
 RunKey integer(const char* name, std::int64_t fallback, double min, double max, const char* help) {
-  return {{name, fallback, help, min, max, {}}};
+  return {Parameter::integer(name, fallback, help, min, max)};
 }
 RunKey number(const char* name, double fallback, double min, double max, const char* help) {
-  return {{name, fallback, help, min, max, {}}};
+  return {Parameter::number(name, fallback, help, min, max)};
 }
-RunKey flag(const char* name, bool fallback, const char* help) { return {{name, fallback, help}}; }
+RunKey flag(const char* name, bool fallback, const char* help) {
+  return {Parameter::flag(name, fallback, help)};
+}
 RunKey added(RunKey key) {
   key.added = true;
   return key;

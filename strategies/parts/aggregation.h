@@ -29,13 +29,9 @@ class Aggregation {
   }
 
   static std::vector<Parameter> with(std::vector<Parameter> others = {}) {
-    others.push_back({"aggregation",
-                      std::string("allreduce"),
-                      "how vectors are added up: by all, along a tree, or by worker 0",
-                      0,
-                      0,
-                      {"allreduce", "tree", "star"}});
-    others.push_back({"depth", std::int64_t(2), "levels of the tree", 1, 30});
+    others.push_back(Parameter::choice("aggregation", "allreduce", {"allreduce", "tree", "star"},
+                                       "how vectors are added up: by all, along a tree, or by worker 0"));
+    others.push_back(Parameter::integer("depth", 2, "levels of the tree", 1, 30));
     return others;
   }
   // Of worker c.rank: one vector to who adds up, and the sum to each whose vector this worker added.

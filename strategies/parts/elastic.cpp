@@ -19,8 +19,9 @@ StrategyEntry Elastic::entry(std::string name, std::string summary, bool momentu
       .summary = std::move(summary),
       .paper = "Zhang, Choromanska, LeCun 2015",
       .data_order = DataOrder::shard,
-      .parameters = {{"tau", std::int64_t(10), "local steps between two exchanges", 1, 1e9},
-                     {"beta", 0.9, "share of the way to the workers' mean; alpha = beta / p", 0, 1}},
+      .parameters = {Parameter::integer("tau", 10, "local steps between two exchanges", 1, 1e9),
+                     Parameter::number("beta", 0.9, "share of the way to the workers' mean; alpha = beta / p",
+                                       0, 1)},
       .effective = effective,
       .own_models = true,
       .tests = {.conformance = {{"tau", std::int64_t(3)}, {"beta", 0.5}},
@@ -28,7 +29,7 @@ StrategyEntry Elastic::entry(std::string name, std::string summary, bool momentu
                                 .settings = {{"tau", std::int64_t(1000)}, {"beta", 1.0}},
                                 .rounding = 1}}}};
   if (momentum) {
-    e.parameters.push_back({"delta", 0.99, "momentum of the local steps", 0, 0.999999});
+    e.parameters.push_back(Parameter::number("delta", 0.99, "momentum of the local steps", 0, 0.999999));
     e.tests.conformance["delta"] = 0.5;
     e.tests.identities[0].settings["delta"] = 0.0;
   }

@@ -64,8 +64,8 @@ class OuterLoop : public Strategy {
 };
 
 inline Parameter state_parameter(const char* fallback) {
-  return {"state", std::string(fallback),       "local optimizer's state at the end of a period", 0,
-          0,       {"keep", "average", "reset"}};
+  return Parameter::choice("state", fallback, {"keep", "average", "reset"},
+                           "local optimizer's state at the end of a period");
 }
 // A mean of the model and, with state = "average", one of the optimizer's state. aggregate(vectors): its
 // cost.
