@@ -1,10 +1,14 @@
 #!/usr/bin/python3
-"""Libraries that a build may lack are known to few files, by the compiler's record of what it read."""
+"""Who may include what: a forbidden include does not compile, and few files know the libraries that a build may lack."""
+import json
 import os
 import re
+import shlex
 import subprocess
+import tempfile
 import unittest
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("DSGD_BUILD", "build"))
 
 # What a library's headers have in their paths, and the objects that may depend on them.
@@ -19,7 +23,51 @@ READERS = {
 }
 
 
+# A source of each library, and headers that it must not see: one of every library that it does not stand on.
+FORBIDDEN = {
+    "models/vec/vec.cpp": ["dataset.h", "network.h", "strategy.h", "mpi/ranks.h", "config/experiment.h"],
+    "datasets/idx.cpp": ["network.h", "strategy.h", "mpi/ranks.h", "config/experiment.h"],
+    "models/model.cpp": ["strategy.h", "mpi/ranks.h", "config/experiment.h"],
+    "strategies/sync.cpp": ["dataset.h", "sampler.h", "network.h", "device.h", "kernels/dense.h", "mpi/ranks.h", "config/experiment.h"],
+    "strategies/runtime/mpi/world.cpp": ["dataset.h", "network.h", "config/experiment.h"],
+    "harness/run/run.cpp": ["mpi/ranks.h"],
+}
+ALLOWED = {
+    "models/vec/vec.cpp": ["optimizer.h"],
+    "datasets/idx.cpp": ["random.h", "dataset.h"],
+    "models/model.cpp": ["dataset.h", "vec.h", "kernels/dense.h"],
+    "strategies/sync.cpp": ["vec.h", "optimizer.h", "parts/sparse.h", "communicator.h"],
+    "strategies/runtime/mpi/world.cpp": ["strategy.h", "vec.h", "message.h"],
+    "harness/run/run.cpp": ["strategy.h", "model.h", "dataset.h", "vec.h", "results/record.h"],
+}
+
+
+def compiles(command, header):
+    """Whether a source elsewhere, compiled as this one is, may include the header."""
+    words = shlex.split(command["command"])
+    while os.path.basename(words[0]) in ("ccache", "sccache"):
+        words.pop(0)
+    cut = words.index("-o")
+    words[cut:cut + 2] = []
+    words[words.index("-c"):] = ["-fsyntax-only"]
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp") as source:
+        source.write(f'#include "{header}"\n')
+        source.flush()
+        return subprocess.run([*words, source.name], cwd=command["directory"], capture_output=True).returncode == 0
+
+
 class Includes(unittest.TestCase):
+    def test_forbidden(self):
+        with open(f"{BUILD}/compile_commands.json") as f:
+            commands = {os.path.relpath(c["file"], ROOT): c for c in json.load(f) if "dsgd_smpi.dir" not in c["command"]}
+        for source in FORBIDDEN:
+            for header in ALLOWED[source]:
+                with self.subTest(source=source, allowed=header):
+                    self.assertTrue(compiles(commands[source], header))
+            for header in FORBIDDEN[source]:
+                with self.subTest(source=source, forbidden=header):
+                    self.assertFalse(compiles(commands[source], header))
+
     def test_optional_libraries(self):
         if not os.path.exists(f"{BUILD}/build.ninja"):
             self.skipTest("the build keeps no record of headers: configure it with -G Ninja")
