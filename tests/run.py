@@ -1,15 +1,20 @@
 #!/usr/bin/python3
 """Runs all tests of a build and prints one line for each program, every skipped test with its reason, and the totals.
 
-usage: run.py BUILD_DIR [--gpu] [--excuse=REASON] [NAME ...]     NAME: part of a program's name; default: all
+usage: run.py BUILD_DIR [--quick] [--gpu] [--list] [--excuse=REASON] [NAME ...]     NAME: part of a program's name, or =NAME; default: all
+--quick: what takes seconds: no whole runs, and of the ranks' tests one world of each kind
 --gpu: only the tests that need a GPU; one that is skipped fails
+--list: label and name of each program, as ctest wants them; nothing is run
 --excuse: tests may be skipped for that reason, too (part of what they say)
+Programs of one process that measure no time run side by side, one for each core; the others by themselves.
 """
+import concurrent.futures
 import glob
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as xml
 
@@ -20,6 +25,18 @@ from sanitizers import sanitized
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = "/usr/bin/python3"
 LIMIT, SANITIZED_LIMIT = 600, 3600  # seconds a program
+
+# Seconds that a program should take on two cores that have nothing else to do; who takes longer is named at the end.
+BUDGETS = {"mpi_": 30, "simulated_test": 120, "gpu_": 60, "layers_": 60, "end_to_end_test.py": 300, "simulated_runs_test.py": 240, "plots_test.py": 120,
+           "namespaces_test.py": 60, "calibrate_test.py": 60, "convergence_test.py": 60, "gpu_runs_test.py": 90}
+BUDGET = 20
+
+# A single process, and no clock in it that another program's work would disturb.
+SIDE_BY_SIDE = ("cluster_test", "compression_test", "datasets_test", "experiment_test", "gather_test", "gpu_kernels_test", "gpu_parts_test",
+                "gpu_parts_twin_test", "gpu_test", "gpu_twin_test", "layers_test", "layers_twin_test", "model_test", "model_twin_test",
+                "optimizer_test", "oracles_test", "plots_test.py", "sampler_test", "shard_test", "simulated_test", "simulation_test",
+                "strategies_test", "winograd_test", "wire_test")
+QUICK_WORLDS = ("-2w0s", "-2w1s")
 
 # Workers, servers and ranks per host (0: all) of the mpi_*_test programs; mpi_lockstep_* run without servers, mpi_servers_* with.
 WORLDS = [(workers, servers, 0) for servers in (0, 1, 2) for workers in (1, 2, 3, 4)] + [
@@ -108,61 +125,115 @@ def count_unittest(log, report):
     return passed, failed, skipped
 
 
-def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    build, gpu = sys.argv[1], "--gpu" in sys.argv
-    wanted = [word for word in sys.argv[2:] if not word.startswith("--")]
-    os.chdir(ROOT)
-    logs = f"{build}/logs"
-    os.makedirs(logs, exist_ok=True)
-    environment = dict(os.environ, **variables(), DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
-    environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # Open MPI's own
-    environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
-    limit = SANITIZED_LIMIT if sanitized(build) else LIMIT
-    with open("tests/skips.txt") as f:
-        declared = [] if gpu else [line.split("#")[0].strip() for line in f]
-    allowed = [line for line in declared if not line.startswith("because ")]
-    reasons = [line.removeprefix("because ") for line in declared if line.startswith("because ")]
-    reasons += [word.removeprefix("--excuse=") for word in sys.argv if word.startswith("--excuse=")]
-    totals, bad = [0, 0, 0], []
-    for name, command, kind in (gpu_programs if gpu else programs)(build):
-        if wanted and not any(w in name for w in wanted):
-            continue
-        report = os.path.abspath(f"{logs}/{name}.xml")
+def label(name):
+    if name.startswith("mpi_") or name == "simulated_test":
+        return "ranks"
+    return "runs" if name.endswith(".py") else "gpu" if "gpu" in name or "twin" in name else "unit"
+
+
+def side_by_side(name):
+    return any(name == one or name.startswith(one + "-") for one in SIDE_BY_SIDE)
+
+
+def budget(name):
+    return next((seconds for part, seconds in BUDGETS.items() if name.startswith(part)), BUDGET)
+
+
+def is_quick(name):
+    if name.startswith("mpi_"):
+        return name.endswith(QUICK_WORLDS)
+    return not name.endswith(".py") and name != "simulated_test" or name in ("includes_test.py", "links_test.py", "mutations_test.py")
+
+
+class Suite:
+    """Runs programs, and counts what their tests say."""
+
+    def __init__(self, build, gpu, excuses):
+        self.build, self.logs = build, f"{build}/logs"
+        os.makedirs(self.logs, exist_ok=True)
+        self.environment = dict(os.environ, **variables(), DSGD_BUILD=os.path.abspath(build), OMP_NUM_THREADS="1")
+        self.environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # Open MPI's own
+        self.environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
+        self.limit = SANITIZED_LIMIT if sanitized(build) else LIMIT
+        with open("tests/skips.txt") as f:
+            declared = [] if gpu else [line.split("#")[0].strip() for line in f]
+        self.allowed = [line for line in declared if not line.startswith("because ")]
+        self.reasons = [line.removeprefix("because ") for line in declared if line.startswith("because ")] + excuses
+        self.totals, self.bad, self.slow = [0, 0, 0], [], []
+        self.telling = threading.Lock()
+
+    def run(self, name, command, kind):
+        report, path = os.path.abspath(f"{self.logs}/{name}.xml"), f"{self.logs}/{name}.log"
         if os.path.exists(report):
             os.remove(report)
         begun = time.time()
-        with open(f"{logs}/{name}.log", "w") as log:
+        with open(path, "w") as log:
             try:
-                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=limit,
-                                      env=dict(environment, GTEST_OUTPUT=f"xml:{report}")).returncode
+                code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=self.limit,
+                                      env=dict(self.environment, GTEST_OUTPUT=f"xml:{report}")).returncode
             except subprocess.TimeoutExpired:
-                code = "no end after %d s" % limit
-        with open(f"{logs}/{name}.log", errors="replace") as log:
+                code = "no end after %d s" % self.limit
+        with self.telling:
+            self.tell(name, kind, code, time.time() - begun, path, report)
+
+    def tell(self, name, kind, code, seconds, path, report):
+        with open(path, errors="replace") as log:
             text = log.read()
         passed, failed, skipped = (count_gtest if kind == "gtest" else count_unittest)(text, report)
         if code != 0 and failed == 0:
             failed = 1
-        excused = {r: [test for test in skipped if r in skipped[test]] for r in reasons}
-        unexpected = [test for test in skipped if test not in allowed and not any(test in tests for tests in excused.values())]
-        totals = [a + b for a, b in zip(totals, (passed, failed + len(unexpected), len(skipped) - len(unexpected)))]
-        print(f"{'ok  ' if not failed and not unexpected else 'FAIL'} {name:<40} {passed:>4} passed {time.time() - begun:6.1f} s", flush=True)
+        excused = {r: [test for test in skipped if r in skipped[test]] for r in self.reasons}
+        unexpected = [test for test in skipped if test not in self.allowed and not any(test in tests for tests in excused.values())]
+        self.totals = [a + b for a, b in zip(self.totals, (passed, failed + len(unexpected), len(skipped) - len(unexpected)))]
+        print(f"{'ok  ' if not failed and not unexpected else 'FAIL'} {name:<40} {passed:>4} passed {seconds:6.1f} s of {budget(name)}",
+              flush=True)
+        if seconds > budget(name):
+            self.slow.append(f"{name} ({seconds:.0f} s of {budget(name)})")
         for reason, tests in excused.items():
             if tests:
                 print(f"     skipped {len(tests)} tests: {skipped[tests[0]][skipped[tests[0]].index(reason):]}")
         for test, reason in skipped.items():
             if any(test in tests for tests in excused.values()):
                 continue
-            print(f"     skipped {test}: {reason}{'' if test in allowed else '   (not in tests/skips.txt)'}")
+            print(f"     skipped {test}: {reason}{'' if test in self.allowed else '   (not in tests/skips.txt)'}")
         if failed or unexpected:
-            bad.append(name)
+            self.bad.append(name)
             print("".join(f"     | {line}\n" for line in text.splitlines()[-40:]), end="")
-            print(f"     exit code {code}; whole log: {logs}/{name}.log")
-    if bad:
-        print("failed: " + " ".join(bad))
-    print(f"{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped")
-    sys.exit(1 if bad or totals[0] == 0 else 0)
+            print(f"     exit code {code}; whole log: {path}", flush=True)
 
 
-main()
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    build, options = os.path.abspath(sys.argv[1]), [word for word in sys.argv[2:] if word.startswith("--")]
+    for option in options:
+        if option not in ("--quick", "--gpu", "--list") and not option.startswith("--excuse="):
+            sys.exit(f"run.py: {option}: unknown option\n{__doc__}")
+    gpu, wanted = "--gpu" in options, [word for word in sys.argv[2:] if not word.startswith("--")]
+    os.chdir(ROOT)
+    chosen = [(name, command, kind) for name, command, kind in (gpu_programs if gpu else programs)(build)
+              if not wanted or any(w[1:] == name if w.startswith("=") else w in name for w in wanted)]
+    if "--quick" in options:
+        chosen = [program for program in chosen if is_quick(program[0])]
+    if "--list" in options:
+        print("\n".join(f"{label(name)} {name}" for name, _, _ in chosen))
+        return 0
+    begun = time.time()
+    suite = Suite(build, gpu, [option.removeprefix("--excuse=") for option in options if option.startswith("--excuse=")])
+    together = [program for program in chosen if not gpu and side_by_side(program[0])]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(suite.run, *program) for program in together]:
+            done.result()
+    for program in chosen:
+        if program not in together:
+            suite.run(*program)
+    if suite.slow:
+        print("longer than their budgets on two idle cores: " + ", ".join(suite.slow))
+    if suite.bad:
+        print("failed: " + " ".join(suite.bad))
+    passed, failed, skipped = suite.totals
+    print(f"{passed} passed, {failed} failed, {skipped} skipped in {(time.time() - begun) / 60:.1f} min")
+    return 1 if suite.bad or passed == 0 else 0
+
+
+sys.exit(main())
