@@ -45,11 +45,12 @@ for suite in "$@"; do
   debootstrap --variant=minbase "$suite" "$root" "$mirror" >/dev/null
   cp /etc/resolv.conf "$root/etc/"
   git clone -q . "$root/root/dsgd"
+  commit=$(git -C "$root/root/dsgd" rev-parse --short HEAD)
   for command in "${commands[@]}"; do
     begun=$SECONDS
     end=green
     in_fresh "$root" "$command" || { end=failed; failed+=("$suite: $command"); }
-    echo "== $suite: $command: $end after $(((SECONDS - begun) / 60)) min $(((SECONDS - begun) % 60)) s, at $(git rev-parse --short HEAD)"
+    echo "== $suite: $command: $end after $(((SECONDS - begun) / 60)) min $(((SECONDS - begun) % 60)) s, at $commit"
   done
 done
 [ ${#failed[@]} -eq 0 ] || { printf 'failed on %s\n' "${failed[@]}" >&2; exit 1; }
