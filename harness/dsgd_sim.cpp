@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dsgd-sim: one simulated run, all of its ranks in this process. Started by dsgd:
 //   dsgd-sim PLAN PART [DATA_DIR]
 //   dsgd-sim --check PLAN          whether the plan's cluster can be simulated

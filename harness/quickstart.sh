@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # From nothing to a table and plots: installs what is missing, builds, fetches the data, compares the strategies on LeNet and
 # Fashion-MNIST, draws the plots. Options go to `dsgd sweep quickstart`, for example: --set samples=60000
 set -euo pipefail

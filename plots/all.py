@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws all figures of a folder of result files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Horizontal bars, one row per strategy and number of workers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Picks the best trial of every strategy and number of workers from the results of a search."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test accuracy against samples, and against seconds."""
 
 from __future__ import annotations

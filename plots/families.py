@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test accuracy of many strategies with one number of workers, a row of panels for each family, sync in all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What uneven workers do to the staleness of n-softsync: its mean, and how much of it is beyond 2n."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed-up of periodic averaging by period, workers and cost of a synchronisation, beside naive parallelisation, and SparkNet's
 model of both (Moritz et al. 2016):
     naive: C / (C/K + S)        periodic: N C / ((tau C + S) M)        N, M: steps and rounds to the target

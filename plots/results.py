@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads result files, schema version 1: the only module that knows it. results/README.md defines every number here."""
 
 from __future__ import annotations

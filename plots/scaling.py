@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Throughput of a worker and time to the target against the number of workers, a row for each family, a column for each cluster;
 of several learning rates the best at each number of workers."""
 

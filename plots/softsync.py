@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixed rates against rates divided by staleness, and how stale gradients are (n-softsync, Zhang et al. 2015)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed-up against the number of workers, with the ideal line and the base named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How stale gradients are when they arrive at a parameter server."""
 
 from __future__ import annotations

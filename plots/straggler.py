@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time to the target by how much slower one worker is, a row for each strategy."""
 
 from __future__ import annotations

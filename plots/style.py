@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The look that all figures share: colours, legend, title, notes and footer around the panels."""
 
 from __future__ import annotations

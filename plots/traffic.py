@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is sent: by a worker in the whole run, and by all ranks for 1000 samples."""
 
 from __future__ import annotations

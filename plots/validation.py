@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds simulated runs against the real ones that they are twins of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous decentralised parallel SGD (Lian, Zhang, Zhang, Liu 2018, algorithm 1): nobody waits for all
 // the others. Worker i, again and again, at its own pace,
 //   g <- gradient(x_i)                        while x_i travels to a neighbour j, drawn by the seed

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Parameter averaging every tau local steps (Moritz et al. 2016, SparkNet; Deeplearning4j's
 // ParameterAveragingTrainingMaster), and post-local SGD (Lin, Stich, Patel, Jaggi 2018).
 //   each worker:         w_k <- w_k - alpha * g_k       (or the optimizer's rule, with its own state)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Blockwise model-update filtering (Chen & Huo 2016): N workers take `block` local steps from W_g, then one
 // filtered update:
 //   Wbar  <- (1/N) * sum_k W_k

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Delay-compensated asynchronous SGD (Zheng et al. 2017): the server corrects a gradient for the way that the
 // model has gone since, with the outer product of the gradient, its diagonal, in place of the Hessian.
 //   pull by worker m:   w_bak(m) <- w;  send w

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Distributed low-communication training (Douillard et al. 2023): H local steps, then the mean of what the
 // workers moved by is the gradient of an outer optimizer.
 //   each worker:         H inner steps from theta          (AdamW in the paper: optimizer.rule = "adamw")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Downpour SGD (Dean et al. 2012, algorithm 1.1): replicas fetch and push at their own pace; sharded servers
 // apply what arrives.
 //   if t mod n_fetch == 0: start fetch: w <- servers

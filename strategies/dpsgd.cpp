@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decentralised parallel SGD (Lian, Zhang, Zhang, Hsieh, Zhang, Liu 2017, algorithm 1): a step along one's
 // own gradient, from a weighted mean of one's own model and those of the neighbours.
 //   x_k <- sum_j W_kj * x_j - gamma * g_k(x_k)       mix = before: models travel while gradients are computed

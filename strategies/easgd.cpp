@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous elastic averaging, easgd and eamsgd (Zhang, Choromanska, LeCun 2015, algorithms 1 and 2;
 // equations in elastic.h): every tau local steps a worker pulls the centre c, computes d = alpha * (x - c)
 // and pushes d, which the servers add to whatever c has become. So nothing has to be atomic. A worker starts

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Elastic averaging in lock-step, easgd_sync and eamsgd_sync (Zhang, Choromanska, LeCun 2015, equations 5 and
 // 6, there with tau = 1; more in elastic.h): every tau local steps, and at the end,
 //   d_i <- alpha * (x_i - c);   x_i <- x_i - d_i;   c <- c + sum_i d_i

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scaled signs with error feedback (Karimireddy, Rebjock, Stich, Jaggi 2019), to everyone. For each tensor
 //   p_k <- g_k + e_k;   C(p_k) = |p_k|_1 / n * sign(p_k);   e_k <- p_k - C(p_k)      sign(0) = 1
 //   w <- w - alpha * (1/P) * sum_k C(p_k)               (or the optimizer's rule)

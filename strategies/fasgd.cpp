@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Faster asynchronous SGD (Odena 2016): the rate of every parameter is divided by the staleness of the
 // gradient and by a moving average v of the gradient's standard deviation.
 //   n <- gamma * n + (1 - gamma) * g^2                                        (element-wise)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // 1-bit SGD (Seide, Fu, Droppo, Li, Yu 2014). On every worker, in every step, with a residual e
 //   p <- g + e
 //   q_i = (p_i >= 0);   C(p)_i = mean of the p_j with q_j = q_i in its bucket      (least squares)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PowerSGD (Vogels, Karimireddy, Jaggi 2019). For every matrix of weights, n x m, a product of n x r and r x
 // m travels, found by one step of a power iteration from the last step's Q. On worker k, with a residual e_k,
 //   M_k <- g_k + e_k

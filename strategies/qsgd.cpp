@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Quantised SGD (Alistarh, Grubic, Li, Tomioka, Vojnovic 2017). Every bucket of d elements travels as one
 // norm and, for every element, its sign and a level of 0..s, drawn so that the mean is right:
 //   a = s * |v_i| / norm;   level = floor(a) + 1 with probability a - floor(a), else floor(a)

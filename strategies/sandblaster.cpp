@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sandblaster L-BFGS (Dean et al. 2012, algorithm 1.2): workers compute the gradient of one large batch, in
 // portions that go to whoever is idle; the servers make a step of L-BFGS of it.
 //   worker:   accrued <- 0;  for every minibatch of a portion: accrued <- accrued + g(w);  push accrued

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // signSGD and Signum with majority vote (Bernstein, Wang, Azizzadenesheli, Anandkumar 2018;
 // Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019). Votes are counted by a server; here by the owner of
 // each slice, so that a bit travels each way:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Slow momentum (Wang et al. 2019): tau local steps, then a step of momentum along what they achieved
 // together.
 //   every tau steps:     u <- beta * u + (x - (1/P) * sum_k w_k) / gamma        gamma: the local rate

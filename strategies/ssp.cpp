@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stale synchronous parallel (Ho et al. 2013): workers add their updates to the servers' vector at their own
 // pace, but the fastest is never more than s clocks ahead of the slowest.
 //   worker p, at clock c_p:   u <- -alpha * g(w);   w <- w + u;   c_p <- c_p + 1

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // n-softsync with staleness-modulated rates (Zhang, Gupta, Lian, Liu 2015): the server updates whenever c
 // gradients have arrived, from any learners.
 //   c     = floor(lambda / n), at least 1            lambda: learners that have not left

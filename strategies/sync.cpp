@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Synchronous SGD: the mean gradient of all workers' minibatches, every step ("hardsync": Zhang, Gupta, Lian,
 // Liu 2015).
 //   g <- (1 / sum_k b_k) * sum_k sum_{x in batch of k} dL(w, x)/dw

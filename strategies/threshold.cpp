@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threshold-quantised sparse gradients (Strom 2015). With a residual r on every worker, in every step
 //   r_i <- r_i + g_i
 //   r_i > tau:    send (i, +tau);  r_i <- r_i - tau

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sparse gradients: the k = density * n largest elements, the rest later; with the momentum optimizers Deep
 // Gradient Compression (Lin, Han, Mao, Wang, Dally 2018). In every step, on every worker
 //   g <- g * min(1, clip / (sqrt(P) * |g|), optimizer.clip / |g|)     local clipping

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs the two commands of the README on a bare Debian: debootstrap's smallest system, a clone of the last commit, nothing else.
 # Not one of the tests: needs root, the network, 4 GB and about 30 minutes for each suite.
 # usage: tests/fresh_machine.sh [SUITE ...]     default: bookworm trixie (Debian 12 and 13), one after the other

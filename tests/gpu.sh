@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Everything that needs a GPU, in one go and under 8 minutes: tests, benchmarks beside PyTorch, a table last.
 # usage: bash tests/gpu.sh [OUT] [--sanitize]    results (JSON, HDF5, logs) to OUT, default gpu-results
 #        bash tests/gpu.sh bundle                packs the programs with all libraries that a machine with a GPU may lack: gpu-bundle/

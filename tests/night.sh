@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # What is too slow for every commit, or needs another system; run it at night. Needs what tests/run.sh needs, root for bare systems.
 # usage: tests/night.sh [STEP ...]     default: all steps, in this order
 #        tests/night.sh --last         when each step last passed, and on which commit

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Whether everything is defined once: links dsgd and dsgd-sim with link-time optimisation, which compares types between files
 # (-Wodr), and compiles every header into one file, which compares inline functions (the target all_headers).
 # usage: tests/odr.sh     builds in build-odr/

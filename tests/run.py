@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Runs all tests of a build and prints one line for each program, every skipped test with its reason, and the totals.
 
 usage: run.py BUILD_DIR [--quick] [--gpu] [--list] [--excuse=REASON] [NAME ...]     NAME: part of a program's name, or =NAME; default: all

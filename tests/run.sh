@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Installs what is missing, builds everything with warnings as errors, runs every test. Fails on a failed test and on a skipped one
 # that is not listed in tests/skips.txt. Logs: build-tests/logs.
 # usage: tests/run.sh [OPTION ...]     options of tests/run.py; --quick: the tests that take seconds

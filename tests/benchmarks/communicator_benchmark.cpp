@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the communicator's verbs cost, with memory shared between the ranks of this host and without, side by
 // side in every round of one run; and the memory bandwidth to compare with.
 //   mpirun -n P communicator_benchmark [--benchmark_filter=REGEX]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """dsgd beside PyTorch on one GPU, in turns, and what dsgd's own layers cost there.
 
   steps       training steps a second, data on the card: dsgd, and PyTorch eager, as a CUDA graph, and compiled (max-autotune)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's side of gpu.py: training steps on one GPU. Reads a line of JSON for each question, answers with one.
 
   {"cell": [model, minibatch, precision], "variants": [...], "seconds": 0.3}   samples per second of each variant, or why not

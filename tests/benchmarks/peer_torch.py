@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's side of peers.py: one rank of one measurement; the answer is a line of JSON from rank 0.
 
 A step takes a minibatch of bytes from memory, scales it, and does forward, loss, backward and SGD with momentum.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """dsgd and PyTorch side by side, in turns: training steps on one rank and on two, or the time to a test accuracy.
 
 The ratio of a pair is dsgd's rate over that of the best of PyTorch's variants, measured right before or after; "best"

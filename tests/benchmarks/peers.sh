@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # dsgd beside PyTorch in one run: checks what is needed, then starts peers.py.
 # usage: peers.sh BUILD_DIR [--time-to-accuracy] [OPTION ...]; --help lists them. PYTHON: an interpreter that has torch
 set -euo pipefail

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What recording costs beside a LeNet step with minibatch 32: the counter `share_of_step` must stay below
 // 0.01.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """What simulated ranks cost, beside the targets: memory and time of whole simulations, the overhead over bare gradients.
 
     /usr/bin/python3 tests/benchmarks/scale.py BUILD_DIR [memory] [overhead] [timing] [agreement]    # about four minutes; default: all

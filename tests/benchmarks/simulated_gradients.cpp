@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What simulating costs beside its gradients: simulates the run of a plan, and now and then stops it for two
 // bare gradients, in turns for as many replicas as there are workers, each with its own model and gradient,
 // of which the second counts. Prints, for each stretch of the simulation, processor time of a minibatch in

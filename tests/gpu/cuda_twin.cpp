@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A twin of CUDA's runtime, cuDNN and cuBLASLt in the host's memory, for the GPU device where there is no
 // GPU. It does what their documentation says, refuses what that forbids (in a capture above all), and puts
 // off whatever is queued, in changing orders, as far as streams and events allow: what the device forgot to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NCCL's part of cuda_twin.cpp, for whole runs: dsgd on ranks whose GPUs are twins, each with a card of its
 // own where DSGD_TWIN_CARDS is set. Sums are made by MPI as soon as they are asked for.
 

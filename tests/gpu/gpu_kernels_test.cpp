@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The arithmetic of the GPU's own kernels, compiled for the host, against the reference: what can be tested
 // of them where there is no GPU.
 

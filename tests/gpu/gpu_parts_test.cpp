@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Parts of a gradient that are used before all of it is there, and portions of a vector that pass through the
 // host.
 

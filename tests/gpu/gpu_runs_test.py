@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Runs on a GPU, and what can be tested of them without one: the script for machines that have one, and how ranks end.
 
     DSGD_BUILD=build /usr/bin/python3 tests/gpu/gpu_runs_test.py -v

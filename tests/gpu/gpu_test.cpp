@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What only a GPU has: its memory, graphs of steps, samples that stay there, losses that come late. Its
 // layers and models are tested with those of all devices (layers_test, model_test).
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts bugs into the sources, one at a time, rebuilds what changed, and lists the bugs that no test notices."""
 import argparse
 import concurrent.futures

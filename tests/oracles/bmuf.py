@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """BMUF: three conventions on the same inputs. float64, one process, all workers simulated. Run: python3 bmuf.py > bmuf.txt
 
 fairseq  facebookresearch/fairseq fairseq/optim/bmuf.py as it stands from about v0.9.0 to the last release (read in the

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Gradient compressors. float64 (the programs: float32), 2 or 3 workers in one process. Run: python3 compressors.py > compressors.txt
 Gradients: a matrix of 6 rows and 4 columns a worker, stored COLUMN-MAJOR in the lines (column 0 first), fixed table; none is 0.
 

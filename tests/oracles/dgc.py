@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Deep Gradient Compression as released: synxlin/deep-gradient-compression@b929ca7a. float64 (the program: the model's type,
 Horovod), one process, 3 workers simulated. Run: python3 dgc.py > dgc.txt
 Files followed: dgc/compression.py (DGCCompressor), dgc/optim/sgd.py (DGCSGD), dgc/clip_grad.py (clip_grad_norm_); dgc/memory.py

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """EASGD, EAMSGD and Downpour as in the released Torch program sixin-zh/mpiT. float64 (the program: float32, many processes).
 Run: python3 easgd_downpour.py > easgd_downpour.txt
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """LARS on one layer. float64. Run: python3 lars.py > lars.txt  (numpy-free)
 
 torchlars  kakaobrain/torchlars lars.py, adaptive_lr.cc: a = |p| / (|g| + wd |p| + eps) * trust, 1 if a norm is 0;

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Server rules that take pushes (worker, version held, gradient). float64. Run: python3 push_servers.py > push_servers.txt
 
 Every case has the same pushes per c (gradients a server update needs): 'push K WORKER HELD TAU' with 'grad K', HELD the version

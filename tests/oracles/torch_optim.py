@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Optimizer rules as PyTorch computes them: torch.optim of torch 1.13 (Debian python3-torch 1.13.1+dfsg-4), float64, run as is
 (foreach=False). Run: nice /usr/bin/python3 torch_optim.py > torch_optim.txt
 One vector of 8 numbers, 10 steps, gradients a fixed table (the last number's gradient is 0 for the first 3 steps).

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Post-local SGD in a real DDP run (gloo, 2 and 3 processes, float64): torch 1.13 (Debian python3-torch 1.13.1+dfsg-4),
 torch.distributed.optim.PostLocalSGDOptimizer + PeriodicModelAverager(period, warmup_steps) +
 ddp_comm_hooks.post_localSGD_hook(start_localSGD_iter = start, post_local_gradient_allreduce=False), all unchanged.

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """PowerSGD: the traces come from PyTorch's own hook in a real DDP run (gloo, 2 and 3 processes). float64.
 Program: torch 1.13 (Debian python3-torch 1.13.1+dfsg-4), torch/distributed/algorithms/ddp_comm_hooks/powerSGD_hook.py,
 unchanged; its _orthogonalize is only wrapped so that its input can be printed.

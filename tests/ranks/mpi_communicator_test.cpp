@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The communicator's verbs against closed forms: every rank and element has another value, and the sums are
 // exact in float32.
 //   mpirun -n P mpi_communicator_test            workers as equals

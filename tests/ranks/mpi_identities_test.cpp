@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strategies at the settings at which their entries say that they are plain SGD (Identity in
 // strategies/strategy.h), under every rule and option of the optimizer: against serial SGD in this process.
 //   mpirun -n P mpi_identities_test              strategies of equal workers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of a GPU under the strategies and the groups. On a machine without a GPU all of it is skipped.
 //   mpirun -n P mpi_lockstep_gpu_test      P ranks on one card; NCCL where each has a card of its own
 

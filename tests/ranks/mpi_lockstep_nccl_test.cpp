@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NcclGroup with a twin of NCCL and CUDA's streams under it: vectors of the host's memory that count as a
 // GPU's, sums over MPI that are there at once, or never. What it cannot show is that NCCL itself does as
 // told.

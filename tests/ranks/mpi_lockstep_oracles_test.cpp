@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strategies of equal workers against traces of others' programs, made without a look at this one's code:
 // tests/oracles. Traces are of 2, 3 or 4 workers; worlds of other sizes have nothing to compare.
 //   mpirun -n P mpi_lockstep_oracles_test

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strategies of equal workers against their plain twins, one-process SGD and each other.
 //   mpirun -n P mpi_lockstep_test
 // Where P is a power of two, every number of the identities is exact in float32 (rates of 1/2, integers,

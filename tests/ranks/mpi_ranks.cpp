@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // main() of a test program that runs under mpirun:  mpirun -n RANKS PROGRAM [SERVERS [RANKS_PER_HOST]]
 // All ranks run every test: one that fails on a rank fails on all of them, an exception or a test that hangs
 // ends all of them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of a GPU between workers and servers that share the card. On a machine without a GPU all of it is
 // skipped.
 //   mpirun -n P+S mpi_servers_gpu_test S

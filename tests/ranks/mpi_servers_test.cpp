@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strategies with servers on real ranks: what holds whatever the order of arrivals, and the order forced.
 //   mpirun -n P+S mpi_servers_test S
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What every line of the table of strategies promises, at its `conformance` settings, whoever wrote it.
 //   mpirun -n P mpi_strategies_test              strategies of equal workers
 //   mpirun -n P+S mpi_strategies_test S          strategies with servers

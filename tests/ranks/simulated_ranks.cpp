@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // main() of simulated_test: the tests of the mpi_*_test programs in this one process, on simulated ranks.
 
 #include <simgrid/actor.h>

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """`dsgd calibrate`, as a user runs it: what it writes can be simulated, and what it cannot write it says.
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/calibrate_test.py -v

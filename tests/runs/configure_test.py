@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A build that lacks something says so when it is configured.
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/configure_test.py -v

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Every strategy learns: LeNet on Fashion-MNIST with 8 simulated workers at its committed settings, half an epoch, one seed.
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/convergence_test.py -v

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """End-to-end tests: the program `dsgd` as a user runs it, with real ranks that are killed and stopped, and disks that are full.
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/end_to_end_test.py -v

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Who may include what: a forbidden include does not compile, and few files know the libraries that a build may lack."""
 import json
 import os

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Links of all Markdown files lead somewhere, and what they quote is as it is.
 
     /usr/bin/python3 tests/runs/links_test.py -v
@@ -57,6 +58,14 @@ class Links(unittest.TestCase):
                     if anchor:
                         self.assertIn(anchor, anchors(path))
         self.assertGreater(seen, 50)
+
+    def test_every_source_names_its_licence(self):
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+        if not listed:
+            self.skipTest("the build keeps no record of sources: no git here")
+        sources = [f for f in listed if f.endswith((".h", ".cpp", ".cu", ".py", ".sh", ".cmake", "CMakeLists.txt")) and not f.startswith("tests/fixtures")]
+        self.assertGreater(len(sources), 250)
+        self.assertEqual([f for f in sources if "SPDX-License-Identifier: Apache-2.0" not in read(f)[:200]], [])
 
     def test_first_page_is_short(self):
         self.assertLessEqual(os.path.getsize(f"{ROOT}/README.md"), 12 * 1024)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of mutations.toml: its bugs fit the sources, and every strategy has some."""
 import collections
 import glob

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Real jobs over TCP between network namespaces with shaped links, and simulations of the same: do seconds agree?
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/namespaces_test.py -v

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of plots/, on invented result files; with RESULTS_DIR, on the real ones in it as well.
 
     python3 tests/runs/plots_test.py [RESULTS_DIR]

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Simulated runs, as a user makes them: the same results to the last bit, today and against the transcripts in tests/golden.
 
     DSGD_BUILD=build /usr/bin/python3 tests/runs/simulated_runs_test.py -v

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests know of Open MPI's launcher, which is ORTE's up to 4.1 and PRRTE's from 5.0 on."""
 import os
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // Tests that run on all ranks of a world. In files that include this one, TEST and RANKS_TEST_P do so, in

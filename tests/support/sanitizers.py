@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether sanitizers watch the programs of a build."""
 import os
 import re

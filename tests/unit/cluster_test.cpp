@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Modelled clusters: what is read, where ranks sit, what they charge.
 
 #include "config/cluster.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Messages of compressed gradients: codes, compressors beside their plain twins, what stays behind. No
 // message travels here.
 

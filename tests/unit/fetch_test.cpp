@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HTTPS needs the server that tests/unit/fetch_test.sh starts: DSGD_TEST_SERVER is its address.
 #include "fetch.h"
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Downloads from a local HTTPS server that also misbehaves.
 # Usage: bash tests/unit/fetch_test.sh BUILD_DIR
 set -euo pipefail

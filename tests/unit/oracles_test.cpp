@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The optimizer, the servers' rules and the workers that push to them against traces of others' programs,
 // made without a look at this one's code: tests/oracles.
 

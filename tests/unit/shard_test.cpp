@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One server's part, driven by scripts of pulls and arrivals: versions, staleness, sums of c arrivals,
 // budget.
 

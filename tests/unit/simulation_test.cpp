@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Virtual time has closed forms: latencies and bytes over bandwidth, and what is charged.
 
 #include "simulated/simulation.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of strategies, and the learners' side of the strategies with servers: several learners in this
 // process, run in a scripted order against shards that answer at once, beside their plain twins.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What carries vectors between ranks, without MPI: sizes of messages, shared memory, slots.
 
 #include "wire.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <cudnn.h>
 #include <fmt/format.h>
 #ifdef DSGD_HAVE_NCCL

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // What the communicator's files share. They are compiled twice, and they alone know MPI: with processes/ for

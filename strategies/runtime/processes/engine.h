@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // Ranks that are processes of their own. Those of one host share memory and wait for each other by reading

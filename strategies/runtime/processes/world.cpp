@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <mpi.h>
 #ifdef OPEN_MPI
 #include <mpi-ext.h>  // MPIX_CUDA_AWARE_SUPPORT

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // Simulated ranks: threads of one process, which take turns and whose clock advances in MPI calls alone. They

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // What SimGrid's versions, from 3.32 to 4.x, name differently, and what none of them has in a header.
