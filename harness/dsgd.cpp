@@ -117,7 +117,7 @@ int main(int argc, char** argv) {
       "  dsgd plot out/mine                                 its figures\n"
       "  dsgd show out/mine/sync-2w-seed1-0123456789ab.h5   everything about one run"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "dsgd 0.1.0, " + build_summary());
+  app.set_version_flag("--version", "dsgd " DSGD_VERSION ", " + build_summary());
 
   SweepOptions options;
   const auto add_run_options = [&](CLI::App* command) {
