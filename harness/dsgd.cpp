@@ -88,8 +88,8 @@ int plot(const std::string& folder, const std::vector<std::string>& arguments) {
   argv.push_back(nullptr);
   execv(argv[0], argv.data());
   throw std::runtime_error(
-      fmt::format("{}: {}; plots need it, h5py and matplotlib (Debian: apt install python3-h5py "
-                  "python3-matplotlib)",
+      fmt::format("{}: {}; plots need it, h5py, matplotlib and SciPy (Debian: apt install python3-h5py "
+                  "python3-matplotlib python3-scipy)",
                   argv[0], std::strerror(errno)));
 }
 

@@ -25,8 +25,8 @@ need_packages() {
   "${root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-build_packages=(git g++ cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev libtomlplusplus-dev libcli11-dev
+build_packages=(git g++ cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libboost-dev libdnnl-dev libtomlplusplus-dev libcli11-dev
   libfmt-dev libsimgrid-dev zlib1g-dev libssl-dev curl ca-certificates)
 data_packages=(dataset-fashion-mnist)
-plot_packages=(python3 python3-h5py python3-matplotlib)
+plot_packages=(python3 python3-h5py python3-matplotlib python3-scipy)
 test_packages=(libgtest-dev libbenchmark-dev openssl python3-numpy clang-format)

@@ -22,8 +22,8 @@ try:
     import time_breakdown
     import traffic
 except ModuleNotFoundError as error:
-    sys.exit(f"{error}. The plots need h5py, matplotlib and numpy; on Debian: "
-             "apt install python3-h5py python3-matplotlib")
+    sys.exit(f"{error}. The plots need h5py, matplotlib, numpy and SciPy; on Debian: "
+             "apt install python3-h5py python3-matplotlib python3-scipy")
 
 FIGURES = (convergence, speedup, staleness, time_breakdown, traffic)
 OF_EXPERIMENTS = (families, jitter, periods, scaling, softsync, straggler)  # each for results of one shape

@@ -12,7 +12,7 @@ from pathlib import Path
 try:
     import results
 except ModuleNotFoundError as error:
-    sys.exit(f"{error}. It needs h5py and numpy; on Debian: apt install python3-h5py")
+    sys.exit(f"{error}. It needs h5py, numpy and SciPy; on Debian: apt install python3-h5py python3-scipy")
 
 EXAMPLES = """
 examples:

@@ -8,7 +8,7 @@ import statistics
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
@@ -54,25 +54,12 @@ class Estimate(NamedTuple):
         return math.nan if self.half is None else self.half
 
 
+@cache
 def student_t(freedom: int) -> float:
-    """t(0.975, freedom): inverts the closed form of P(|T| < t) (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    """t(0.975, freedom)."""
+    from scipy.stats import t  # takes a second, and files are read on machines without it
 
-    def inside(t: float) -> float:
-        theta = math.atan(t / math.sqrt(freedom))
-        odd = freedom % 2
-        term = total = math.cos(theta) if odd else 1.0
-        for k in range(2 + odd, freedom - 1, 2):
-            term *= math.cos(theta) ** 2 * (k - 1) / k
-            total += term
-        if not odd:
-            return math.sin(theta) * total
-        return 2 / math.pi * (theta + (math.sin(theta) * total if freedom > 1 else 0.0))
-
-    low, high = 0.0, 13.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < 0.95 else (low, middle)
-    return high
+    return float(t.ppf(0.975, freedom))
 
 
 def estimate(values: Iterable[float | None]) -> Estimate | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 try:
     import results
 except ModuleNotFoundError as error:
-    sys.exit(f"{error}. The table needs h5py and numpy; on Debian: apt install python3-h5py")
+    sys.exit(f"{error}. The table needs h5py, numpy and SciPy; on Debian: apt install python3-h5py python3-scipy")
 
 EXAMPLES = """
 example:

@@ -296,9 +296,10 @@ int doctor(int ranks, const LaunchOptions& options) {
       program("downloads", {"curl", "--version"}, "for `dsgd data fetch` install curl (Debian: curl)"));
   all.push_back(program("plots",
                         {"/usr/bin/python3", "-c",
-                         "import h5py, matplotlib; print('h5py', h5py.__version__ + ', Matplotlib', "
-                         "matplotlib.__version__)"},
-                        "for plots/ install h5py and Matplotlib (Debian: python3-h5py python3-matplotlib)"));
+                         "import h5py, matplotlib, scipy; print('h5py', h5py.__version__ + ', Matplotlib', "
+                         "matplotlib.__version__ + ', SciPy', scipy.__version__)"},
+                        "for plots/ install h5py, Matplotlib and SciPy (Debian: python3-h5py "
+                        "python3-matplotlib python3-scipy)"));
 
   constexpr const char* marks[] = {"ok", "-", "MISSING"};
   std::vector<std::string> broken;

@@ -198,12 +198,6 @@ def texts(figure) -> str:
 
 
 class Statistics(unittest.TestCase):
-    def test_student_t_agrees_with_tables(self):
-        known = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 9: 2.2622, 10: 2.2281, 29: 2.0452,
-                 30: 2.0423, 99: 1.9842, 299: 1.9679}
-        for freedom, value in known.items():
-            self.assertAlmostEqual(results.student_t(freedom), value, 4, f"{freedom} degrees of freedom")
-
     def test_interval(self):
         # Mean 2, s = 1, n = 3: 4.3027 / sqrt(3).
         mean, half, n = results.estimate([1.0, None, 2.0, 3.0])
