@@ -187,7 +187,9 @@ int main(int argc, char** argv) {
       ->required()
       ->check(
           CLI::IsMember({"strategies", "models", "datasets", "devices", "clusters", "experiments", "keys"}));
-  list_command->add_option("word", word, "of strategies: a part of a name or paper, e.g. sasgd");
+  list_command->add_option(
+      "word", word,
+      "of strategies: a part of a name or paper, e.g. sasgd; of keys: a part of one or of its help");
   CLI::App* show_command = app.add_subcommand("show", "show one result file");
   show_command->add_option("file", file)->required();
   show_command->add_flag("--plan", plan_only, "only which implementation each layer got");

@@ -16,6 +16,17 @@ namespace dsgd {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+bool holds_results(const fs::path& folder) {
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(folder, none))
+    if (entry.path().extension() == ".h5") return true;
+  return false;
+}
+
+}  // namespace
+
 std::string listed(const Names& names) { return fmt::to_string(fmt::join(names, ", ")); }
 
 std::vector<fs::path> toml_files(const fs::path& folder) {
@@ -48,9 +59,19 @@ fs::path find_shipped(const std::string& name, const std::vector<fs::path>& file
                       const fs::path& folder) {
   std::error_code none;
   const fs::path path = folder / name;
+  if (path.extension() == ".h5")
+    throw ConfigError(
+        {fmt::format("{}: is a result: `dsgd show {}` says what is in it, `dsgd replay {}` makes it again "
+                     "(allowed: a TOML file)",
+                     name, name, name)});
   if (fs::exists(path, none) && !fs::is_directory(path, none)) return path;
   for (const fs::path& file : files)
     if (file.stem() == name) return file;
+  if (fs::is_directory(path, none) && holds_results(path))
+    throw ConfigError(
+        {fmt::format("{}: is a folder of results: `dsgd table {}` and `dsgd plot {}` show them (allowed: a "
+                     "TOML file; -o {} adds runs to the folder)",
+                     name, name, name, name)});
   throw ConfigError(
       {fmt::format("{}: {}{} (allowed: a TOML file, or one of {})", name,
                    fs::exists(path, none) ? "is a folder"

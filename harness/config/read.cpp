@@ -78,6 +78,23 @@ toml::table parse_override(const std::string& key, const std::string& value) {
   return parse(key + " = " + quoted);
 }
 
+// What other programs call our keys.
+const std::map<std::string, std::string>& elsewhere() {
+  static const std::map<std::string, std::string> names{
+      {"epochs", "a budget is `samples`, of all workers together: epochs times the training set"},
+      {"batch_size", "a worker's batch is `minibatch`"},
+      {"batch", "a worker's batch is `minibatch`"},
+      {"lr", "the rate is `optimizer.learning_rate`"},
+      {"weight_decay", "decay is `optimizer.l2`"},
+      {"nodes", "ranks that compute are `workers`"},
+      {"gpus", "ranks that compute are `workers`, what computes is `device`"}};
+  return names;
+}
+
+std::string a_few(const Names& keys) {
+  return keys.size() <= 10 ? listed(keys) : "those of `dsgd list keys`; `dsgd list keys WORD` searches them";
+}
+
 }  // namespace
 
 Names strategy_names() {
@@ -94,7 +111,14 @@ Names usable_names(const std::string& key) {
 toml::table parse(const std::string& text) { return toml::parse(std::string_view(text)); }
 
 std::string explain(const toml::parse_error& e) {
-  return fmt::format("{} (allowed: TOML, text in quotes)", e.description());
+  const std::string what(e.description());
+  // cluster = "NAME" stands for cluster.name; TOML sees text, and then a table of the same name.
+  const bool both =
+      what.find("redefine existing string") != what.npos || what.find("redefine existing table") != what.npos;
+  return fmt::format("{} (allowed: TOML, text in quotes{})", what,
+                     both ? "; where a table has a short form, as cluster = \"NAME\" is, write cluster.name "
+                            "= \"NAME\" beside its other keys"
+                          : "");
 }
 
 // Reads an experiment over the one that it is based on.
@@ -211,9 +235,12 @@ void Reader::unknown(const std::string& table, const std::string& name, const So
       for (const Parameter& p : strategy->parameters)
         candidates.push_back(fmt::format("strategy.{}.{}", strategy->name, p.name));
   }
-  const std::string hint = did_you_mean(name, candidates);
+  std::string hint = did_you_mean(name, candidates);
+  if (const auto foreign = elsewhere().find(name);
+      foreign != elsewhere().end() && table.empty() && !scope.cluster)
+    hint = ", " + foreign->second;
   problem(at, scope.prefix() + table + name,
-          "unknown key" + (hint.empty() ? fmt::format(" (allowed: {})", listed(known)) : hint));
+          "unknown key" + (hint.empty() ? fmt::format(" (allowed: {})", a_few(known)) : hint));
 }
 
 void Reader::read_strategies(const toml::node& node, const SourcePlace& at) {
@@ -242,7 +269,7 @@ void Reader::read_strategy(const std::string& name, const toml::node& node, cons
   const bool left_out = source_ > 0 && node.value_exact<bool>() == false;
   if (!node.is_table() && !left_out)
     return problem(place(node.source()), key,
-                   fmt::format("expected a table (allowed: {})", listed(scope.keys())));
+                   fmt::format("expected a table (allowed: {})", a_few(scope.keys())));
   Names present;
   for (auto s = strategies_.begin(); s != strategies_.end(); ++s) {
     if (s->strategy == scope.strategy) {

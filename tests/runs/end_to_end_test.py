@@ -267,7 +267,7 @@ def strategy_parameters():
         if re.match(r"  \S", line):
             name = line.split()[0]
             parameters[name] = set()
-        elif match := re.match(r"      (\S+) +.*\(default ", line):
+        elif match := re.match(r" {6}(\w+) {2,}\S", line):  # padded to a column
             parameters[name].add(match[1])
     return parameters
 
@@ -285,7 +285,7 @@ class RecordChecks:
             self.assertEqual({field: np.dtype(t) for field, t in TABLES[name]},
                              {field: table.dtype[field] for field in table.dtype.names}, name)
         own = {"strategy." + key for key in strategy_parameters()[r.config["strategy"]]}
-        run_keys = {key for key in re.findall(r"^ +(\S+) .*\(default ", dsgd("list", "keys").stdout, re.M)
+        run_keys = {key for key in re.findall(r"^ {6}(\S+) ", dsgd("list", "keys").stdout, re.M)
                     if key not in ("base", "together") and not key.startswith("cluster.")}  # of experiments, of simulated runs
         self.assertGreater(len(run_keys), 20)
         self.assertEqual(run_keys | own | {"strategy", "text"}, set(r.config))
