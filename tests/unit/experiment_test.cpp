@@ -9,6 +9,7 @@
 #include <fstream>
 #include <random>
 #include <set>
+#include <sstream>
 
 #include "config/cluster.h"
 #include "config/expression.h"
@@ -204,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "keys WORD` searches them)"},
         Mistake{
             "cluster.jitter = 0.1\ncluster = 'one-straggler'\n[strategy.sync]",
-            "x.toml:2:9: syntax: Error while parsing key-value pair: cannot redefine existing table "
+            "x.toml:2:11: syntax: Error while parsing key-value pair: cannot redefine existing table "
             "'cluster' "
             "(allowed: TOML, text in quotes; where a table has a short form, as cluster = \"NAME\" is, write "
             "cluster.name = \"NAME\" beside its other keys)"},
@@ -1566,4 +1567,51 @@ TEST(Parameter, TablesAreSound) {
 }
 
 }  // namespace
+// harness/FEATURES.md: rows of set-ups, columns of kinds of strategies.
+TEST(Features, AreAsTheirPageSays) {
+  const auto trimmed = [](std::string text) {
+    text.erase(0, text.find_first_not_of(" `"));
+    text.erase(text.find_last_not_of(" `") + 1);
+    return text;
+  };
+  std::ifstream page(fs::path(DSGD_SOURCE_DIR) / "harness/FEATURES.md");
+  std::size_t cells = 0;
+  for (std::string row; std::getline(page, row);) {
+    std::vector<std::string> columns;
+    std::stringstream in(row);
+    for (std::string column; std::getline(in, column, '|');) columns.push_back(trimmed(column));
+    if (columns.size() < 6 || columns[1] == "feature" || columns[1].starts_with("-")) continue;
+    std::string setup = columns[2];
+    for (std::size_t at; (at = setup.find(", ")) != std::string::npos;) setup.replace(at, 2, "\n");
+    const std::string but = columns.size() > 6 ? columns[6] : "";
+    for (const std::string engine : {"mpi", "simulated"}) {
+      const bool says_engine = setup.find("engine = ") != std::string::npos;
+      if (says_engine && setup.find(engine) == std::string::npos) continue;
+      if (engine == "simulated" && no_simulator()) continue;
+      for (const StrategyEntry* strategy : all_strategies()) {
+        std::string expected = columns[3 + int(strategy->kind)];
+        std::stringstream others("`" + but);  // the cell lost its first mark
+        for (std::string group; std::getline(others, group, ';');)
+          if (group.find("`" + strategy->name + "`") != std::string::npos)
+            expected = trimmed(group.substr(group.find(": ") + 2));
+        const std::string text = fmt::format(
+            "{}workers = 2\nsamples = 60000\ndataset = \"synthetic\"\nsynthetic.shape = \"3x32x32\"\n"
+            "{}\n[strategy.{}]",
+            says_engine ? "" : fmt::format("engine = \"{}\"\n", engine), setup, strategy->name);
+        const Lines found = problems(text);
+        ++cells;
+        if (expected == "works")
+          EXPECT_EQ(found, Lines{"no problem"}) << text;
+        else
+          EXPECT_TRUE(
+              std::any_of(found.begin(), found.end(),
+                          [&](const std::string& line) { return line.find(expected) != std::string::npos; }))
+              << text << "\nis refused by: " << fmt::format("{}", fmt::join(found, "; "))
+              << "\nexpected: " << expected;
+      }
+    }
+  }
+  EXPECT_GT(cells, 300u);
+}
+
 }  // namespace dsgd
