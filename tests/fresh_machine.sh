@@ -45,6 +45,8 @@ for suite in "$@"; do
   echo "== $suite: a bare system from $mirror"
   debootstrap --variant=minbase "$suite" "$root" "$mirror" >/dev/null
   cp /etc/resolv.conf "$root/etc/"
+  # As an installer writes it: without, every start of Open MPI waits for a name server that knows nothing of this host.
+  printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$(hostname)" >"$root/etc/hosts"
   git clone -q . "$root/root/dsgd"
   commit=$(git -C "$root/root/dsgd" rev-parse --short HEAD)
   for command in "${commands[@]}"; do
