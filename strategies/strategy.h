@@ -17,20 +17,22 @@
 
 namespace dsgd {
 
-// One worker's minibatch. Empty when the budget is spent; count may be 0 in the last step of an epoch shared
-// by many workers.
+// One worker's minibatch. It converts to false when the budget is spent. ids may be empty in the last step of
+// an epoch, when too few samples are left for all workers.
 struct Batch {
+  // Samples of the training set; valid until the next Replica::next().
   std::span<const std::uint32_t> ids;
   std::int64_t global_count = 0;  // samples of all workers in this step
-  bool last = false;              // nothing is left of the budget after this one
+  bool last = false;              // the budget is spent after this one
   int count() const { return int(ids.size()); }
   explicit operator bool() const { return global_count > 0; }
 };
 
-// One worker's access to the model and the data.
+// One worker's access to its model and data.
 class Replica {
  public:
-  // A summed loss. A GPU may still be at work on it: it is waited for where somebody looks at the number.
+  // The loss summed over a batch. A GPU computes it asynchronously: reading the number waits for it. It must
+  // be read before the next gradient begins.
   class Loss {
    public:
     Loss(double known) : known_(known) {}
@@ -42,31 +44,34 @@ class Replica {
     Replica* late_ = nullptr;
   };
   virtual ~Replica() = default;
+  // The next minibatch. Ends the validity of the last one.
   virtual Batch next() = 0;
-  // g <- sum over the batch of dL(w)/dw; returns the summed loss, to be looked at before the next one is
-  // asked for. An empty batch gives zeros.
+  // g <- sum over the batch of dL(w)/dw; zeros for an empty batch. On a GPU it is asynchronous with respect
+  // to the host: g is complete for later operations of its space.
   virtual Loss gradient(ConstVec w, const Batch& batch, Vec g) = 0;
-  // The same; what is at work behind its host may tell of parts of g, never of all.
+  // The same, but a GPU may call the OnReady for parts of the gradient that are complete before the whole is.
+  // The calls need not cover the whole vector; Group::end_sum() handles the rest.
   virtual Loss gradient_in_parts(ConstVec at, const Batch& batch, Vec into, const OnReady&) {
     return gradient(at, batch, into);
   }
-  // g <- the gradient at `at`, then the optimizer's step of w with it; `when`: its `used`. A GPU has both in
-  // the graph of a step.
+  // g <- the gradient at `at`, then optimizer.step(w, g, scale, when). A GPU runs both as one CUDA graph
+  // where it can. when: the samples used so far, for the schedule.
   virtual Loss descend(ConstVec at, const Batch& batch, Optimizer& optimizer, double scale,
                        std::int64_t when) {
     const Loss loss = gradient(at, batch, g);
     optimizer.step(w, g, scale, when);
     return loss;
   }
-  Vec w, g;               // this worker's model and gradient
-  std::int64_t t = 0;     // steps that this worker has done
-  std::int64_t used = 0;  // samples that all workers have used before this step (lock-step strategies)
+  Vec w, g;            // this worker's model and gradient, n floats each
+  std::int64_t t = 0;  // steps that this worker has completed
+  // Samples that all workers used before this step. Set for lock-step strategies; others ask Work::used().
+  std::int64_t used = 0;
 
  private:
   virtual double loss() { return 0; }  // of the last gradient
 };
 
-// Walks over everything that a checkpoint must hold.
+// Visits everything that a checkpoint must hold. `name` identifies each item within a strategy.
 class State {
  public:
   virtual ~State() = default;
@@ -79,101 +84,108 @@ class State {
   }
 };
 
+// What the settings of a run amount to, such as the samples per update: name and number.
 using Facts = std::vector<std::pair<std::string, double>>;
 
-// One step of a paper's loop. No clock, no evaluation, no file, no role test.
+// One step of a paper's loop, on one worker. It contains no clock, no evaluation, no file access and no test
+// of the rank's role.
 class Strategy {
  public:
   virtual ~Strategy() = default;
   virtual bool step(Replica& r) = 0;  // one minibatch; false when the budget is spent
-  virtual Vec master(Replica& r) {
-    return r.w;
-  }  // the model that the paper reports; may be collective; leaves training as it was
+  // The model that the paper reports. Does not change training. May be collective, so all workers call it
+  // together. The result is valid until the next step.
+  virtual Vec master(Replica& r) { return r.w; }
   virtual void visit(State&) {}
 };
 
-// What a strategy is made from.
+// What a strategy or a rule is constructed from. Pointers are valid as long as the run.
 struct Context {
-  Group* group = nullptr;             // workers as equals
-  ParameterServer* server = nullptr;  // null for strategies without a rule
-  Pairs* pairs = nullptr;             // null for strategies not in pairs
-  Shards* shards = nullptr;           // on servers; null: there is one
-  const Space* space = nullptr;
-  std::size_t parameters = 0;
+  Group* group = nullptr;             // workers only
+  ParameterServer* server = nullptr;  // workers only; null for strategies without a rule
+  Pairs* pairs = nullptr;             // null for other kinds than `pairs`
+  Shards* shards = nullptr;           // servers only; null if there is one
+  const Space* space = nullptr;       // of the model and the gradient
+  std::size_t parameters = 0;         // n, the size of the model
   int workers = 1, servers = 0, minibatch = 32;
-  int rank = 0;  // of the worker
+  int rank = 0;  // the worker's
   OptimizerSettings optimizer;
   std::uint64_t seed = 1;  // of the run
 };
 
-// What one worker sends in `steps` steps: the formula that the counters are checked against.
+// What one worker sends in `steps` steps. Tests compare this formula with the counters of Traffic.
 struct Cost {
   double bytes_sent = 0, messages = 0;
 };
 inline Cost operator+(Cost a, Cost b) { return {a.bytes_sent + b.bytes_sent, a.messages + b.messages}; }
 inline Cost operator*(double times, Cost c) { return {times * c.bytes_sent, times * c.messages}; }
+// Periods that `steps` steps begin.
 inline std::int64_t periods(std::int64_t steps, std::int64_t period) { return (steps + period - 1) / period; }
-Cost all_reduce_cost(const Context& c, int vectors = 1);  // 2*(P-1)/P*4n bytes for each
-Cost pull_cost(const Context& c);                         // the requests: a header to each server
-Cost push_cost(const Context& c);  // a header and its part of the vector to each server
+Cost all_reduce_cost(const Context& c, int vectors = 1);  // 2*(P-1)/P*4n bytes for each vector
+Cost pull_cost(const Context& c);                         // a request header to each server
+Cost push_cost(const Context& c);  // to each server a header and its shard's part of the gradient
 
-// Settings at which a strategy is plain SGD: the tests hold it against that under every rule and option of
-// the optimizer.
+// Settings at which a strategy is plain SGD. Tests compare it with plain SGD under every optimizer rule and
+// option.
 struct Identity {
   enum Of {
-    one_worker,  // one worker is serial SGD
-    in_turn,     // so are several who take turns, a minibatch each
-    linear,      // workers in lock-step are `sync` where an update is linear in the gradients
-    sync,        // they are, always
+    one_worker,  // with one worker it is serial SGD
+    in_turn,     // so it is with several workers that take turns, a minibatch each
+    linear,      // in lock-step it is `sync` if the update is linear in the gradients
+    sync,        // in lock-step it is `sync` under every rule
     none         // there are no such settings
   } of;
   std::map<std::string, Value> settings = {};
-  double rounding = 0;   // off by so many times what sums in another order are; 0: to the bit, but for these
-  std::string why = {};  // there are none
+  // Tolerance, in multiples of the rounding error of a sum in another order. It comes on top of that error
+  // where the sums do have another order; otherwise 0 demands equal bits.
+  double rounding = 0;
+  std::string why = {};  // of `none`: why there are no such settings
 };
 
-// Samples that a budget must have for every worker to have some work and for one update, and why.
+// The smallest budget, in samples, at which every worker gets work and one update is made, and why.
 struct Least {
   std::int64_t samples = 1;
   std::string why;
 };
-// Of workers that ask a server for so many minibatches at a time; `key`: what says so.
+// For workers that ask a server for `minibatches` minibatches at a time. key: the setting that says so, for
+// the message.
 Least least_for_all(const Context& c, std::int64_t minibatches = 1, const std::string& key = {});
 
-// One line of the table of strategies.
+// One row of the table of strategies.
 struct StrategyEntry {
   std::string name, summary, paper;
-  // How workers meet: in every step, at parameter servers (make_rule), or two by two at their own pace.
+  // How workers meet: all in every step, at parameter servers, or two by two at their own pace.
   enum class Kind { lock_step, servers, pairs } kind = Kind::lock_step;
   DataOrder data_order;
   std::vector<Parameter> parameters;
   std::unique_ptr<Strategy> (*make)(const Settings&, const Context&);
-  std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // of Kind::servers, else null
+  std::unique_ptr<Rule> (*make_rule)(const Settings&, const Context&);  // Kind::servers only, else null
   Cost (*cost)(const Settings&, const Context&, std::int64_t steps);
-  Facts (*effective)(const Settings&, const Context&);  // what the settings amount to, stored in every result
-  Least (*least)(const Settings&, const Context&) = nullptr;  // null: a minibatch of every worker will do
-  bool tolerates_loss = false;                                // goes on where a push never arrives
-  bool own_models = false;        // workers end apart; master() is the common model
-  int collectives = 1;            // over all workers at the end of a period
-  bool clips_on_workers = false;  // optimizer.clip; not the servers
-  bool elements = false;          // reads and writes single elements: its vectors are in the host's memory
-  bool cost_is_bound =
-      false;                // messages depend on the data or on who is idle: `cost` is the most that is sent
-  bool in_batches = false;  // Rule::batch(); samples are read again, in the same batch or as a copy
-  // What the tests of every strategy need to know of it.
+  Facts (*effective)(const Settings&, const Context&);        // stored in every result
+  Least (*least)(const Settings&, const Context&) = nullptr;  // null: one minibatch per worker is enough
+  bool tolerates_loss = false;                                // trains on if a push is lost (faults.drop)
+  bool own_models = false;        // workers end with different models; master() is the common one
+  int collectives = 1;            // calls over all workers at the end of a period
+  bool clips_on_workers = false;  // workers apply optimizer.clip, not the servers
+  bool elements = false;          // accesses single elements, so its vectors are in host memory
+  // `cost` is an upper bound: what is sent depends on the data or on timing.
+  bool cost_is_bound = false;
+  bool in_batches = false;  // uses Rule::batch(); samples are read again, in the same batch or as a copy
+  // What the tests of all strategies need to know of it.
   struct Tests {
     std::map<std::string, Value> conformance = {};  // settings that are not degenerate
     std::vector<Identity> identities = {};          // at least one
-    double rate = 1;  // times the tests' rates, where this one's mean something else
+    double rate = 1;  // factor on the tests' learning rates, where this strategy's mean something else
   } tests;
   bool pairs() const { return kind == Kind::pairs; }
   bool served() const { return kind == Kind::servers; }
 };
 
 const std::vector<const StrategyEntry*>& all_strategies();
-const StrategyEntry* find_strategy(const std::string& name);  // nullptr when unknown
-// The optimizer's key for which servers need norms of the whole vector, which several have in parts; empty:
-// none.
+const StrategyEntry* find_strategy(const std::string& name);  // nullptr if unknown
+// The key of the optimizer that makes a server use the norm of the whole vector: "optimizer.rule" (lars) or
+// "optimizer.clip". Empty if there is none. With several servers none has the whole vector, so such runs are
+// refused.
 std::string needs_whole_vector(const StrategyEntry& entry, const OptimizerSettings& optimizer);
 
 }  // namespace dsgd
