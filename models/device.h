@@ -15,8 +15,8 @@
 namespace dsgd {
 
 struct Loss {
-  double sum = 0;            // softmax cross-entropy, natural logarithm, summed over the samples
-  std::int64_t correct = 0;  // samples whose largest logit (of equal ones the first) is the label's
+  double sum = 0;            // softmax cross-entropy in nats, summed over the samples
+  std::int64_t correct = 0;  // samples whose largest logit, of equal ones the first, is the label's
   Loss& operator+=(const Loss& other) {
     sum += other.sum;
     correct += other.correct;
@@ -24,21 +24,23 @@ struct Loss {
   }
 };
 
-// Mean and variance (divided by their number) of what reaches batch norm, over samples and pixels: an element
-// for every channel of the first batch norm, then of the second, and so on.
+// Mean and (biased) variance of the input of batch norm over samples and pixels. One element per channel of
+// the first batch norm, then of the second, and so on.
 struct Moments {
   std::vector<double> mean, variance;
 };
 
 class Plan;
 
-// The loss of a gradient that a device may still be at work on.
+// The loss of a gradient that a device may still be computing. It must not outlive its Plan.
 class PendingLoss {
  public:
   PendingLoss(const Loss& known) : loss_(known) {}
   PendingLoss(Plan& plan, std::uint64_t ticket) : plan_(&plan), ticket_(ticket) {}
   bool known() const { return !plan_; }
-  Loss get();  // waits for it
+  // Blocks until the loss is known. On a GPU it throws std::logic_error if the plan has computed too many
+  // other gradients since.
+  Loss get();
 
  private:
   Loss loss_;
@@ -46,39 +48,41 @@ class PendingLoss {
   std::uint64_t ticket_ = 0;
 };
 
-// A network prepared for minibatches of up to `batch` samples on one device. Owns activations, never weights.
-// Nothing allocates after construction. Vectors are in canonical order, in the device's space or, copied to
-// and fro, in the host's memory; x, labels, logits, dlogits and dx are in the host's.
+// A network prepared for minibatches of up to `batch` samples on one device. It owns activations, but no
+// weights. After construction it allocates nothing. w, g and `at` are flat vectors in canonical order, in the
+// device's space or, at the price of a copy, in the host's. x, labels, logits, dlogits and dx are in host
+// memory.
 class Plan {
  public:
   Plan(const Network& net, int batch);
   virtual ~Plan() = default;
   // x: n rows of the network's input, n <= batch. Returns n rows of logits, valid until the next call. Batch
-  // norm takes the moments of these n samples, or `given` ones.
+  // norm uses the moments of these n samples, or `given` if it is not null.
   virtual const float* forward(ConstVec w, const float* x, int n, const Moments* given = nullptr) = 0;
-  // After forward with the same w, x and n and no given moments, all of it still in place: dlogits (n rows)
-  // -> g, overwritten with the sum over the samples; dx (n rows) too unless null.
+  // dlogits: n rows. g <- the gradient, summed over the samples; dx <- n rows of gradients at the input,
+  // unless null. Requires a preceding forward() with the same w, x and n, with unchanged contents and without
+  // given moments.
   virtual void backward(ConstVec w, const float* dlogits, int n, Vec g, float* dx = nullptr) = 0;
-  // Which implementation each layer got, one line each.
+  // One line per layer: the implementation that was chosen.
   virtual std::vector<std::string> implementations() const = 0;
-  // Copies of activations, gradients or weights that a gradient makes only to have them in another layout.
+  // Copies of activations, gradients or weights per gradient that only change their layout.
   virtual int reorders() const { return 0; }
 
-  // g <- sum over the n samples of dL(w)/dw. labels: n class indices.
+  // g <- sum over the n samples of dL(w)/dw. labels: n class indices. score() computes the loss alone.
   virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);
   virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given);
-  // The same of the samples `ids` of a set, read as gather() does. A device may keep a copy of the set, which
-  // must not change then; it may be at work when this returns, in the order of the calls and with its
-  // space's. Then it may have told `ready` of parts of g, as often as it likes.
+  // The same for the samples `ids` of a set, read as gather() does. A device may keep a copy of the set,
+  // which must not change from then on. It may compute asynchronously with respect to the host, in the order
+  // of the calls to it and to its space. It then may call `ready` for parts of g.
   virtual PendingLoss gradient(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
                                const Augmentation& how, Vec g, const OnReady& ready = {});
-  // The same gradient, and then the step `descent` with that g.
+  // g <- the gradient at `at`, then the step `descent` with g.
   virtual PendingLoss descend(ConstVec at, const Samples& from, std::span<const std::uint32_t> ids,
                               const Augmentation& how, Vec g, const Descent& descent);
   virtual Loss score(ConstVec w, const Samples& from, std::span<const std::uint32_t> ids,
                      const Moments* given);
   int batch() const { return batch_; }
-  const Moments& moments() const { return moments_; }  // that batch norm took last
+  const Moments& moments() const { return moments_; }  // those that batch norm computed last
 
  protected:
   friend class PendingLoss;
@@ -95,19 +99,19 @@ class Device {
   virtual ~Device() = default;
   virtual const Space& space() const = 0;
   virtual std::unique_ptr<Plan> plan(const Network& net, int batch) = 0;
-  virtual std::string library() const { return "none"; }  // name and version of what does the arithmetic
-  // The best size of the pieces into which a minibatch of `batch` samples is cut (they stay in cache); with
-  // batch norm it stays whole.
+  virtual std::string library() const { return "none"; }  // name and version of the library that computes
+  // Number of samples in the pieces into which a minibatch is best cut, so that activations stay in cache.
+  // With batch norm it must not be cut.
   virtual int piece(const Network&, int batch) const { return batch; }
 };
 
-// softmax cross-entropy over n rows of `classes` logits; writes dL/dlogits = softmax - onehot unless dlogits
+// Softmax cross-entropy over n rows of `classes` logits. Writes dL/dlogits = softmax - onehot unless dlogits
 // is null.
 Loss softmax_cross_entropy(const float* logits, const std::uint8_t* labels, int n, int classes,
                            float* dlogits);
 
-// What is multiplied: on hosts by dense layers, on GPUs by convolutions, too. Vectors and sums are float32 in
-// any case: fp32 is float32 throughout, tf32 rounds factors to 11 significant bits, bf16 takes activations,
+// Precision of the factors in matrix products: on hosts of dense layers, on GPUs also of convolutions.
+// Vectors and sums are always float32. tf32 rounds factors to 11 significant bits. bf16 stores activations,
 // their gradients and a copy of the weights in bfloat16.
 enum class Precision { fp32, tf32, bf16 };
 Precision precision(const std::string& name);  // throws std::invalid_argument
@@ -116,18 +120,19 @@ struct DeviceEntry {
   std::string name, summary;
   std::string (*why_not)(Precision);
   std::unique_ptr<Device> (*create)(Precision);
-  std::string former_name = {};      // still understood, and what runs' ids are made of
-  std::string (*lacks)() = nullptr;  // empty, or what this build does without and how to mend that
-  // Empty when it can be used here, else the reason and what to do.
+  std::string former_name = {};      // still accepted, and part of the ids of runs
+  std::string (*lacks)() = nullptr;  // what this build lacks, and the remedy; empty: nothing
+  // Why the device cannot be used here, and the remedy; empty if it can.
   std::string unavailable(Precision p = Precision::fp32) const { return why_not(p); }
   std::unique_ptr<Device> make(Precision p = Precision::fp32) const { return create(p); }
 };
-const std::vector<DeviceEntry>& all_devices();            // from the specification to the fastest
-const DeviceEntry* find_device(const std::string& name);  // by either name; nullptr when unknown
-std::string device_today(const std::string& name);        // for a former name today's, others as they are
+const std::vector<DeviceEntry>& all_devices();            // from the slowest, `reference`, to the fastest
+const DeviceEntry* find_device(const std::string& name);  // by current or former name; nullptr if unknown
+// The current name for a former one; other names are returned unchanged.
+std::string device_today(
+    const std::string& name);  // the current name for a former one; other names are returned unchanged
 
-// Computes nothing, of vectors in hollow_space(): for runs that find their time alone. Losses are not
-// numbers.
+// A device that computes nothing, for vectors in hollow_space(). Its losses are NaN.
 std::unique_ptr<Device> make_hollow();
 
 }  // namespace dsgd

@@ -6,11 +6,11 @@
 
 namespace dsgd {
 
-// Who reads which samples. Declared by the strategy.
+// Which worker reads which samples. Each strategy declares it.
 enum class DataOrder {
-  global,  // the minibatches of P workers are, side by side, that of one worker with P times the size
-  shard,   // each worker has its own part of the set, cut once from the seed and reshuffled every epoch
-  queue,   // one stream; whoever is idle takes the next portion (a parameter server hands out positions)
+  global,  // the minibatches of P workers, side by side, are one worker's minibatch of P times the size
+  shard,   // each worker has a part of the set of its own, cut once by the seed and reshuffled every epoch
+  queue,   // one stream; each idle worker takes the next portion (parameter servers hand out positions)
 };
 
 inline std::string to_string(DataOrder order) {

@@ -6,9 +6,10 @@
 
 namespace dsgd {
 
-// Random numbers that are the same on every host: the standard fixes its engines, but not its distributions.
+// Random numbers that are the same on every host. The C++ standard specifies its engines exactly, but not its
+// distributions.
 
-// SplitMix64 (Steele, Lea, Flood 2014): what it makes of its counter, and of the counter's next value.
+// SplitMix64 (Steele, Lea, Flood 2014): its output function, and its output for the counter after z.
 inline std::uint64_t finalised(std::uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
   z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
@@ -16,7 +17,7 @@ inline std::uint64_t finalised(std::uint64_t z) {
 }
 inline std::uint64_t mixed(std::uint64_t z) { return finalised(z + 0x9e3779b97f4a7c15); }
 
-// 64 random bits for one purpose of a seed. Different (seed, purpose, index) give unrelated ones.
+// 64 random bits. Different (seed, purpose, index) give independent bits.
 inline std::uint64_t hash(std::uint64_t seed, std::uint64_t purpose, std::uint64_t index) {
   return mixed(mixed(mixed(seed) + purpose) + index);
 }

@@ -6,7 +6,7 @@
 namespace dsgd {
 
 inline float uniform(std::uint64_t x) { return float(finalised(x) >> 40) * 0x1p-24f; }  // in [0, 1)
-// The same of a seed's stream: different (seed, stream, draw) give unrelated numbers.
+// Uniform in [0, 1). Different (seed, stream, draw) give independent numbers.
 inline double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t draw) {
   return double(hash(seed, stream, draw) >> 11) * 0x1p-53;
 }

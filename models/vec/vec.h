@@ -8,21 +8,22 @@
 
 namespace dsgd {
 
-// Where vectors live and who does arithmetic on them: the host's memory or a GPU's. Operations are
-// element-wise over float32, in index order, without fused multiply-add, so that every host and GPU gives the
-// same bits (dot: every host). A GPU does them in the order of the calls, which return at once; dot,
-// through_host and to_host wait.
+// A memory that holds vectors, the host's or a GPU's, and the arithmetic on them. Operations are element-wise
+// on float32 and without fused multiply-add, so every host and GPU computes the same bits (dot: every host).
+// On a GPU they run in the order of the calls, asynchronously with respect to the host. dot, through_host,
+// to_host, from_host and wait block.
 class Space {
  public:
   virtual ~Space() = default;
-  virtual float* allocate(std::size_t n) const = 0;  // 64-byte aligned, zero-filled
+  virtual float* allocate(std::size_t n) const = 0;  // 64-byte aligned zeros; release() frees them
   virtual void release(float* data) const = 0;
-  virtual bool host() const { return false; }  // elements can be read and written through their addresses
-  virtual void wait() const {}                 // until all that was asked for is done
-  // f(first, at, count) for one portion of x after the other: elements from `first` on, as `count` floats at
-  // `at` in the host's memory. `read`: they are x's; `write`: x's become what f leaves there. A host has all
-  // of them in one portion, in place. A GPU's are in pinned memory: while f has one, those behind it are on
-  // their way to the host and those before it on their way back. f uses no other vector of this space.
+  virtual bool host() const { return false; }  // whether the host may access elements through their addresses
+  virtual void wait() const {}                 // blocks until all queued operations are done
+  // Calls f(first, at, count) for consecutive portions of x: the `count` elements from `first` on are at
+  // `at`, in the host's memory. With `read`, f finds x's values there; with `write`, what f leaves there
+  // becomes x's. The host's space calls f once, in place. A GPU's goes through pinned memory: while f works
+  // on one portion, the next ones are copied to the host and the previous ones back. f must not use other
+  // vectors of this space.
   enum class Way { read, write, both };
   using Portion = std::function<void(std::size_t first, float* at, std::size_t count)>;
   virtual void through_host(float* x, std::size_t n, Way way, const Portion& f) const = 0;
@@ -33,7 +34,8 @@ class Space {
   virtual void scale(float a, float* y, std::size_t n) const = 0;        // y <- a*y
   virtual void axpy(float a, const float* x, float* y, std::size_t n) const = 0;  // y <- y + a*x
   virtual double dot(const float* x, const float* y, std::size_t n) const = 0;    // in double precision
-  // Optimizer updates, one pass each. The gradient is d = scale*g + l2*w (see optimizer.h for the rules).
+  // Optimizer updates, one pass over the vectors each. The gradient is d = scale*g + l2*w; optimizer.h has
+  // the rules.
   struct Update {
     float scale, l2, rate, momentum, epsilon;
   };
@@ -47,35 +49,37 @@ class Space {
   // m <- beta1*m + fresh1*d;  v <- beta2*v + fresh2*d^2;
   // w <- w - shrink*w - rate * m / (root*sqrt(v) + epsilon)
   virtual void adam(const Adam& u, float* w, const float* g, float* m, float* v, std::size_t n) const = 0;
-  // Gradients corrected by a strategy, one pass each.
+  // Corrections of gradients for asynchronous strategies, one pass each: dc_asgd (Zheng et al. 2017) and
+  // fasgd (Odena 2016).
   struct Compensation {
     float lambda, decay, epsilon;
   };
-  // d <- g + lambda_t * g^2 * (w - old), lambda_t = lambda or, where there is an s, lambda / sqrt(s +
-  // epsilon) after s <- decay*s + (1 - decay)*g^2.
+  // d <- g + lambda_t * g^2 * (w - old). Without s, lambda_t = lambda.
+  // With s: s <- decay*s + (1 - decay)*g^2, lambda_t = lambda / sqrt(s + epsilon).
   virtual void compensate(const Compensation& c, const float* g, const float* w, const float* old, float* s,
                           float* d, std::size_t n) const = 0;
   struct Deviation {
     float gamma, beta, epsilon;
     bool inverse;
   };
-  // d <- g / v after m <- gamma*m + (1 - gamma)*g^2, b <- gamma*b + (1 - gamma)*g, v <- beta*v + (1 -
-  // beta)*s, s = sqrt(m - b^2 + epsilon) or its inverse.
+  // m <- gamma*m + (1 - gamma)*g^2;  b <- gamma*b + (1 - gamma)*g;
+  // v <- beta*v + (1 - beta)*s, s = sqrt(m - b^2 + epsilon) or its inverse;  d <- g / v.
   virtual void divide_by_deviation(const Deviation& u, const float* g, float* m, float* b, float* v, float* d,
                                    std::size_t n) const = 0;
-  // d <- g / (m + epsilon) after m <- gamma*m + (1 - gamma)*|g|.
+  // m <- gamma*m + (1 - gamma)*|g|;  d <- g / (m + epsilon).
   virtual void divide_by_magnitude(float gamma, float epsilon, const float* g, float* m, float* d,
                                    std::size_t n) const = 0;
 };
 
-// The host's memory. Stateless: one instance serves everybody.
+// The host's memory. It has no state; all calls return the same object.
 const Space& host_space();
 
-// Vectors that have a size and no elements, for runs that find their time alone: operations do nothing, dot
-// is 0, and whoever looks at an element ends the process.
+// The space of hollow vectors, which have a size and no elements, for runs that only simulate time.
+// Operations do nothing and dot is 0. Access to an element crashes the process.
 const Space& hollow_space();
 
-// Views of consecutive elements in one space. They own nothing and are cheap to copy.
+// Views of consecutive elements in one space. They own nothing, are cheap to copy, and are valid as long as
+// the Vector, or Group::vector, behind them.
 struct ConstVec {
   const float* data = nullptr;
   std::size_t size = 0;
@@ -92,7 +96,7 @@ struct Vec {
 
 inline bool hollow(ConstVec v) { return v.space == &hollow_space(); }
 inline void fill(float a, Vec y) { y.space->fill(a, y.data, y.size); }
-// Also between spaces, one of which is the host's.
+// Also copies between a GPU's space and the host's.
 inline void copy(ConstVec x, Vec y) {
   if (x.space == y.space)
     y.space->copy(x.data, y.data, y.size);
@@ -103,7 +107,7 @@ inline void copy(ConstVec x, Vec y) {
 }
 inline void scale(float a, Vec y) { y.space->scale(a, y.data, y.size); }
 inline void axpy(float a, ConstVec x, Vec y) { y.space->axpy(a, x.data, y.data, y.size); }
-// As copy() and then scale() or axpy(), to the bit, in one pass where both are in the host's memory.
+// The same bits as copy() followed by scale() or axpy(), but one pass if both vectors are in host memory.
 void copy_scaled(float a, ConstVec x, Vec y);           // y <- a*x
 void copy_sum(ConstVec x, float a, ConstVec g, Vec y);  // y <- x + a*g; y may be x
 inline double dot(ConstVec x, ConstVec y) { return x.space->dot(x.data, y.data, x.size); }
@@ -117,18 +121,20 @@ inline void divide_by_magnitude(float gamma, float epsilon, ConstVec g, Vec m, V
   d.space->divide_by_magnitude(gamma, epsilon, g.data, m.data, d.data, d.size);
 }
 
-// From here on numbers below 2^-126 count as zero, in this thread and those that it starts; false: the
-// processor cannot. Else gradients of a saturated model, which are full of them, take many times as long.
+// Makes this thread, and threads that it starts later, treat numbers below 2^-126 as zero. Otherwise
+// gradients of a saturated model, which are full of them, take many times as long. Returns false if the
+// processor does not support it.
 bool flush_subnormals();
 
-// For who wants a vector that a GPU fills from its end on before all of it is there.
+// A callback for vectors that a GPU fills from the end to the beginning.
 struct OnReady {
-  std::size_t grain = 0;  // elements, at least so many more at each call; 0: nobody wants to know
-  // Elements from `first` on are complete where the GPU has come to `event`, a cudaEvent_t.
+  std::size_t grain = 0;  // elements between two calls, at least; 0: no calls
+  // Elements from `first` on are complete once the GPU has reached `event`, a cudaEvent_t. It is called on
+  // the host, after the work was queued.
   std::function<void(std::size_t first, void* event)> call;
 };
 
-// Owns the elements of one vector, zero at birth.
+// Owns the elements of one vector, which start as zeros. Movable, not copyable.
 class Vector {
  public:
   Vector() = default;

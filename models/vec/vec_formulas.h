@@ -5,8 +5,9 @@
 
 #include "vec.h"
 
-// One element of every operation of a Space: the same source for hosts and GPUs, and with IEEE arithmetic
-// that is not contracted the same bits. GPUs flush subnormals, hosts do in a run (flush_subnormals).
+// The operations of a Space on one element. Hosts and GPUs compile this same source with IEEE arithmetic that
+// is not contracted, so they compute the same bits. GPUs flush subnormals; hosts do so in a run
+// (flush_subnormals).
 #ifdef __CUDACC__
 #define DSGD_FORMULA __host__ __device__ __forceinline__
 #else
@@ -54,7 +55,7 @@ DSGD_FORMULA float compensate(const Space::Compensation& c, float g, float w, fl
 DSGD_FORMULA float divide_by_deviation(const Space::Deviation& u, float g, float& m, float& b, float& v) {
   m = u.gamma * m + (1 - u.gamma) * (g * g);
   b = u.gamma * b + (1 - u.gamma) * g;
-  const float variance = m - b * b;  // rounding may leave less than nothing of it
+  const float variance = m - b * b;  // rounding can make it negative
   const float s = std::sqrt((variance > 0 ? variance : 0) + u.epsilon);
   v = u.beta * v + (1 - u.beta) * (u.inverse ? 1 / s : s);
   return g / v;
