@@ -129,8 +129,8 @@ struct DeviceEntry {
 const std::vector<DeviceEntry>& all_devices();            // from the slowest, `reference`, to the fastest
 const DeviceEntry* find_device(const std::string& name);  // by current or former name; nullptr if unknown
 // The current name for a former one; other names are returned unchanged.
-std::string device_today(
-    const std::string& name);  // the current name for a former one; other names are returned unchanged
+// The current name for a former one; other names are returned unchanged.
+std::string device_today(const std::string& name);
 
 // A device that computes nothing, for vectors in hollow_space(). Its losses are NaN.
 std::unique_ptr<Device> make_hollow();

@@ -5,10 +5,11 @@
 
 namespace dsgd {
 
-// How a strategy adds up the workers' vectors: parameters of its own, `aggregation` and `depth`.
-//   allreduce   everybody has the sum at once
-//   tree        Spark's treeAggregate: on each of `depth` levels the first of up to F workers adds up what
-//               the others send, F^depth >= P; the last one is worker 0, the driver, and the sum goes back
+// How a strategy adds up the workers' vectors; it has the parameters `aggregation` and `depth`. All functions
+// but cost() and with() are collective.
+//   allreduce   an all-reduce
+//   tree        Spark's treeAggregate: a tree of `depth` levels (Group::tree_sum) whose fan F is the smallest
+//               with F^depth >= P. Its root is worker 0, the driver, and the sum goes back along it.
 //   star        driver-side averaging: a tree of one level
 class Aggregation {
  public:
@@ -29,13 +30,14 @@ class Aggregation {
     scale(1.0f / float(group_.size()), v);
   }
 
+  // The strategy's other parameters and these two.
   static std::vector<Parameter> with(std::vector<Parameter> others = {}) {
     others.push_back(Parameter::choice("aggregation", "allreduce", {"allreduce", "tree", "star"},
                                        "how vectors are added up: by all, along a tree, or by worker 0"));
     others.push_back(Parameter::integer("depth", 2, "levels of the tree", 1, 30));
     return others;
   }
-  // Of worker c.rank: one vector to who adds up, and the sum to each whose vector this worker added.
+  // What worker c.rank sends: one vector to its parent, and the sum to each of its children.
   static Cost cost(const Settings& s, const Context& c, int vectors = 1) {
     const int f = fan(s, c);
     if (f == 0 || c.workers == 1) return all_reduce_cost(c, vectors);

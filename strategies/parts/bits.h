@@ -11,7 +11,7 @@
 
 namespace dsgd {
 
-// Messages of single bits, the first one lowest in its byte; the last byte is filled up with zeros.
+// Messages of single bits. The first bit is the lowest of its byte; the last byte is padded with zeros.
 
 class BitWriter {
  public:
@@ -31,7 +31,8 @@ class BitWriter {
   int filled_ = 0;
 };
 
-// Reads what a BitWriter wrote, in the same order.
+// Reads what a BitWriter wrote, in the same order. The bytes must outlive it; it does not check for their
+// end.
 class BitReader {
  public:
   explicit BitReader(const Bytes& bytes) : next_(bytes.data()) {}
@@ -52,7 +53,7 @@ class BitReader {
 
 inline std::size_t bytes_of(std::size_t bits) { return (bits + 7) / 8; }
 
-// Signs, a bit each: 1 is negative. What is not a number has the sign of zero.
+// One bit per element: 1 is negative. NaN is treated as zero.
 inline void put_signs(BitWriter& out, ConstVec p, bool zero_is_negative = false) {
   for (std::size_t i = 0; i < p.size; ++i) out.put(zero_is_negative ? !(p.data[i] > 0) : p.data[i] < 0, 1);
 }

@@ -12,26 +12,29 @@
 
 namespace dsgd {
 
-// What a worker sends in place of a vector p, C(p), and what stays behind for the next step.
+// A compressor of vectors with error feedback. A worker sends C(p) in place of p and keeps the error e = p -
+// C(p) for the next step.
 class Compressor {
  public:
   virtual ~Compressor() = default;
-  virtual void accumulate(ConstVec g, Vec p) { axpy(1, g, p); }            // p <- e + g
-  virtual Bytes encode(ConstVec p) = 0;                                    // C(p), as it travels
+  virtual void accumulate(ConstVec g, Vec p) { axpy(1, g, p); }            // p <- e + g, where p holds e
+  virtual Bytes encode(ConstVec p) = 0;                                    // C(p), as the message
   virtual void add(const Bytes& message, Vec y, float a = 1) const = 0;    // y <- y + a * C(p)
-  virtual void settle(const Bytes& own, Vec p) const { add(own, p, -1); }  // e <- p - C(p)
-  // The step of w along what has arrived, scale*g.
+  virtual void settle(const Bytes& own, Vec p) const { add(own, p, -1); }  // e <- p - C(p), where p holds p
+  // The optimizer's step of w with the sum of messages, scale*g.
   virtual void step(Optimizer& optimizer, Vec w, ConstVec g, double scale, std::int64_t used) {
     optimizer.step(w, g, scale, used);
   }
   virtual void visit(State&, const std::string& /*name*/) {}
 };
 
-// Synchronous SGD in which workers send messages of a compressor. p_k, in units of the mean gradient, grows
-// by (P / sum_j b_j) * g_k, where b_j are the samples of worker j's minibatch. Either to everyone,
+// Synchronous SGD in which workers send compressed messages. In each step p_k grows by (P / sum_j b_j) * g_k,
+// where b_j is the number of samples in worker j's minibatch; p_k is thus in units of the mean gradient.
+// Without `back`, each worker sends its message to all others:
 //   g <- (1/P) * sum_k C(p_k)
-// or, where there is a compressor for the way back, "twice" (Seide et al. 2014): the vector is cut into P
-// slices of the same length, the last ones of what is left, and worker k, owner of the k-th, sends
+// With `back`, vectors are compressed both ways (Seide et al. 2014). The vector is cut into P slices of the
+// same length, the last ones shorter or empty. Worker k owns the k-th; it receives that slice of all messages
+// and sends to all others
 //   g[k] <- C'(q_k)   where q_k grows by (1/P) * sum_j C(p_j[k]).
 class Compressed final : public Strategy {
  public:
@@ -45,7 +48,7 @@ class Compressed final : public Strategy {
         p_(*c.space, c.parameters),
         sum_(*c.space, c.parameters),
         q_(*c.space, back_ ? slice(c.parameters, c.workers, c.rank).count : 0) {}
-  // The k-th of P.
+  // The k-th of P slices of n elements.
   static ShardRange slice(std::size_t n, int P, int k) {
     const std::size_t length = (n + P - 1) / P, first = std::min(n, length * k);
     return {first, std::min(n - first, length)};
@@ -96,12 +99,14 @@ class Compressed final : public Strategy {
   }
   // sum_ <- 0, and then to(k) <- to(k) + the k-th worker's message.
   template <typename To>
+  // sum_ <- 0; then to(k) <- to(k) + worker k's message, for each k.
   void unpack(const Compressor& compressor, const std::vector<Bytes>& messages, To to) {
     fill(0, sum_);
     for (int k = 0; k < workers_; ++k) compressor.add(messages[k], to(k));
   }
   // `unpacked`: elements of all messages.
   template <typename To>
+  // unpacked: number of elements in all messages.
   void gather(Compressor& compressor, Vec p, std::size_t unpacked, To to) {
     const Bytes own = packed(compressor, p);
     group_->all_gather_into(sum_, own, unpacked,
@@ -119,7 +124,8 @@ class Compressed final : public Strategy {
   Vector p_, sum_, q_;
 };
 
-// Of messages of so many bytes: to every other worker, and of the slices' both ways, bytes(n) for n elements.
+// Cost of a message of so many bytes to every other worker, and of slices both ways, where n elements take
+// bytes(n).
 inline Cost to_everyone_cost(const Context& c, std::size_t bytes) {
   if (c.workers == 1) return {};
   return {double(bytes) * (c.workers - 1), 1};

@@ -7,15 +7,15 @@
 
 namespace dsgd {
 
-// Elastic averaging SGD (Zhang, Choromanska, LeCun 2015): p workers explore on their own, tied to a centre c
-// by elastic forces. Every tau local steps, with x as it was before the step,
-//   d   <- alpha * (x_i - c)              alpha = beta / p
+// The worker's half of elastic averaging SGD (Zhang, Choromanska, LeCun 2015), which the asynchronous and
+// synchronous forms share. P workers explore on their own; elastic forces tie them to a centre c. Every tau
+// local steps, with x as it was before the step,
+//   d   <- alpha * (x_i - c)              alpha = beta / P
 //   x_i <- x_i - eta * g(x_i) - d         c <- c + d
 // EAMSGD has Nesterov momentum in place of the gradient step (algorithm 2):
 //   v   <- delta * v - eta * g(x_i + delta * v);   x_i <- x_i + v - d      weight decay is within g
-// Where a schedule changes eta, v changes with it, as in all momentum here; in the authors' program its past
-// keeps the old one.
-// Here is the worker's half, which asynchronous and synchronous forms share.
+// If a schedule changes eta, v is scaled with it, as with all momentum here. In the authors' program the past
+// of v keeps its old eta.
 class Elastic : public Strategy {
  public:
   Elastic(const Settings& s, const Context& c)
@@ -27,16 +27,17 @@ class Elastic : public Strategy {
         d_(*c.space, c.parameters) {}
   void visit(State& state) override { state.optimizer(optimizer_); }
 
-  // What the entries have in common; the rest is filled in by their files.
+  // The fields that all such entries share. Their files fill in the rest.
   static StrategyEntry entry(std::string name, std::string summary, bool momentum);
 
  protected:
+  // One local step of r.w, without the elastic force.
   void local_step(Replica& r, const Batch& batch, std::int64_t used) {
-    if (looks_ahead_) {  // x + delta * v; the optimizer's state is -v / eta
+    if (looks_ahead_) {  // ahead <- x + delta * v; the optimizer's state is -v / eta
       const double eta = optimizer_.rate(used), l2 = optimizer_.settings().l2;
       copy(r.w, ahead_);
       axpy(float(-eta * optimizer_.settings().momentum), optimizer_.state(), ahead_);
-      // The decay of x that the optimizer adds becomes that of x + delta * v.
+      // The optimizer adds the decay of x. This turns it into the decay of x + delta * v.
       if (l2 > 0) scale(float(1 - eta * l2), optimizer_.state());
     }
     r.descend(looks_ahead_ ? ahead_.view() : r.w, batch, optimizer_, 1.0 / batch.count(), used);

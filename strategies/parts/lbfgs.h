@@ -8,25 +8,27 @@
 
 namespace dsgd {
 
-// L-BFGS (Nocedal 1980) with a step that is halved until it gains enough (Armijo). Vectors may be a server's
-// part of whole ones: decisions are made of sums of dot products over all parts, so that all servers take the
-// same. Of a function, evaluated at w, f is told first, then the gradient, where w is accepted:
+// L-BFGS (Nocedal 1980) with backtracking: a step is halved until it satisfies the Armijo condition. Its
+// vectors may be one server's part of the whole vectors. Dot products are summed over all servers, so that
+// all take the same decisions; functions marked "collective" are called by all servers together. For each w
+// at which the function is evaluated, f is reported first, and the gradient only if w is accepted:
 //   rejects(w, f)  ||  (g <- gradient, accept(w, f))  &&  ...  search(w)
 class Lbfgs {
  public:
-  // Keeps `most` pairs of differences. shards: null where vectors are whole.
+  // Keeps `most` pairs of differences. shards: null if vectors are whole.
   Lbfgs(const Space& space, std::size_t n, std::int64_t most, Shards* shards);
 
   bool searching() const { return searching_; }
-  // f > f_0 + c1 * a * d.g_0 while searching, also where f is not a number: then w <- x + a/2 * d, or x
-  // itself after a search in vain, where nothing is rejected: f is a sum in another order than f_0.
+  // Whether f violates the Armijo condition, f > f_0 + c1 * a * d.g_0, or is NaN. Then a is halved and w <- x
+  // + a * d. When a has become too small, w <- x, and the next f is accepted whatever it is: it is a sum in
+  // another order than f_0. Never rejects outside a search.
   bool rejects(Vec w, double f);
-  // x <- w; returns where g at x is to be put next.
+  // x <- w. Returns the vector to which the caller writes the gradient at x, before learn().
   Vec accept(ConstVec w, double f);
-  // The gradient is there: what was searched for becomes a pair, where s.y > 0. Ends the search; returns
-  // whether there was one.
+  // Collective; call it when the gradient is there. If a search was under way, ends it, keeps its pair (s, y)
+  // if s.y > 0, and returns true.
   bool learn();
-  // d <- -H g, H being `rate` where nothing is known; w <- x + d.
+  // Collective. d <- -H g, where H is `rate` as long as no pair is known; then w <- x + d.
   void search(Vec w, double rate);
 
   Vec x(Vec w) const { return begun_ ? x_.view() : w; }  // the last accepted w
@@ -38,7 +40,7 @@ class Lbfgs {
   struct Pair {
     Vector s, y;
   };
-  // The i-th newest; -1: room for a new one, in place of the oldest.
+  // The i-th newest. pair(-1) is the room for a new one, in place of the oldest.
   Pair& pair(std::int64_t i) { return pairs_[std::size_t(kept_ - 1 - i) % pairs_.size()]; }
   void look(Vec w) const;
   void direct(double rate);

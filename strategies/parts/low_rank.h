@@ -7,23 +7,25 @@
 
 namespace dsgd {
 
-// The matrices of a model, rows x columns, each as a product P * Q^T of `rank` columns (at most as many as it
-// has rows or columns), and its vectors (biases) as they are. Kernels are matrices of a row for each output.
-// All P's and the vectors are one vector `p`, all Q's one vector `q`, in host memory; so is the model.
+// The matrices of a model (rows x columns) as products P * Q^T, and its vectors (biases) as they are. P and Q
+// have `rank` columns, or fewer if the matrix has fewer rows or columns. Kernels count as matrices with one
+// row per output. All P's and the model's vectors form one vector p of p_size() floats, and all Q's one
+// vector q of q_size() floats. All are in host memory, like the model M.
 class LowRank {
  public:
-  // layers: pieces of the model; none: it is one vector of n floats.
+  // layers: the pieces of the model; empty: it is one vector of n floats.
   LowRank(std::vector<Extent> layers, std::size_t n, std::size_t rank);
   std::size_t p_size() const { return p_size_; }
   std::size_t q_size() const { return q_size_; }
 
-  void start(Vec q) const;                                        // numbers in [-1, 1), always the same
-  void multiply(ConstVec M, ConstVec q, Vec p) const;             // P <- M * Q;  vectors are copied
-  void orthonormalise(Vec p) const;                               // columns that hold nothing become zero
+  void start(Vec q) const;  // q <- pseudo-random numbers in [-1, 1), always the same
+  void multiply(ConstVec M, ConstVec q, Vec p) const;  // P <- M * Q; vectors are copied to p
+  void orthonormalise(
+      Vec p) const;  // Gram-Schmidt on P's columns; a column without a component of its own becomes zero
   void multiply_transposed(ConstVec M, ConstVec p, Vec q) const;  // Q <- M^T * P
-  void expand(ConstVec p, ConstVec q, Vec M) const;               // M <- P * Q^T;  vectors are copied
-  void clear_vectors(Vec M) const;
-  void restart(ConstVec p, Vec q) const;  // Q's columns where P's are zero
+  void expand(ConstVec p, ConstVec q, Vec M) const;               // M <- P * Q^T; vectors are copied from p
+  void clear_vectors(Vec M) const;                                // M's vectors <- 0
+  void restart(ConstVec p, Vec q) const;  // new pseudo-random columns in Q where P's are zero
 
  private:
   struct Matrix {

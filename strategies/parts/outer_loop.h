@@ -7,11 +7,12 @@
 
 namespace dsgd {
 
-// Local steps on every worker, and after each period of them the mean of the workers' models, of which a
-// strategy makes what they go on from. A period that the budget cuts short ends in that too.
+// Local SGD: every worker makes a period of local steps. Then the workers average their models, and the
+// strategy's outer() makes of the mean the model from which all continue. A period that the end of the budget
+// cuts short ends the same way.
 class OuterLoop : public Strategy {
  public:
-  // state: what becomes of the optimizer's state at the end of a period: keep, average or reset.
+  // tau: local steps of a period. state: whether the optimizer's state is kept, averaged or reset at its end.
   OuterLoop(const Context& c, std::int64_t tau, std::string state)
       : OuterLoop(c, tau, std::move(state), Aggregation(c)) {}
   OuterLoop(const Context& c, std::int64_t tau, std::string state, Aggregation workers)
@@ -46,13 +47,14 @@ class OuterLoop : public Strategy {
   }
 
  protected:
-  // The model that all workers start from.
+  // (w): the model that all workers start from. Called once, before the first step.
   virtual void begin(ConstVec) {}
-  // (w, used): w is the mean; what it becomes is where workers go on.
+  // (w, used): w is the workers' mean; outer() turns it into the model from which workers continue. It must
+  // give the same bits on all workers.
   virtual void outer(Vec, std::int64_t) {}
-  // (t): steps of the period that begins at step t.
+  // (t): length of the period that begins at step t.
   virtual std::int64_t period(std::int64_t) const { return tau_; }
-  // (t): whether step t is one of all workers together, with the mean gradient; it ends no period.
+  // (t): whether step t is a synchronous one, with the mean gradient of all workers. It ends no period.
   virtual bool together(std::int64_t) const { return false; }
 
   Aggregation workers_;
@@ -68,8 +70,8 @@ inline Parameter state_parameter(const char* fallback) {
   return Parameter::choice("state", fallback, {"keep", "average", "reset"},
                            "local optimizer's state at the end of a period");
 }
-// A mean of the model and, with state = "average", one of the optimizer's state. aggregate(vectors): its
-// cost.
+// Cost of averaging the model and, if state = "average", the optimizer's state. aggregate(vectors): cost of
+// so many.
 template <typename Aggregate>
 Cost end_of_period_cost(const Settings& s, const Context& c, Aggregate aggregate) {
   const int kept = s.text("state") == "average" ? state_vectors(c.optimizer.rule) : 0;

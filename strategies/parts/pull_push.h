@@ -7,9 +7,9 @@
 
 namespace dsgd {
 
-// A worker of asynchronous SGD: fetch the model, compute a gradient, send it, in every step. Strategies that
-// have it differ in the servers' rule, and in what a worker leaves out after its first step: without the
-// fetch it keeps its w, without the push the servers apply its last gradient once more.
+// A worker of asynchronous SGD: in every step it pulls the model, computes a gradient and pushes it. Derived
+// strategies differ in the servers' rule, and in what a worker leaves out after its first step. Without the
+// pull it keeps its w; without the push the servers apply its last gradient once more.
 class PullPush : public Strategy {
  public:
   explicit PullPush(const Context& c) : server_(*c.server) {}
@@ -30,7 +30,7 @@ class PullPush : public Strategy {
   static std::unique_ptr<Strategy> make(const Settings&, const Context& c) {
     return std::make_unique<PullPush>(c);
   }
-  // The last pull finds the budget spent.
+  // One pull more than steps: the last one finds the budget spent.
   static Cost cost(const Settings&, const Context& c, std::int64_t steps) {
     return double(steps + 1) * pull_cost(c) + double(steps) * push_cost(c);
   }
@@ -39,12 +39,12 @@ class PullPush : public Strategy {
   ParameterServer& server_;
 
  private:
-  // Work, and where the model is until the next step.
+  // Asks for work and returns the model for this step, valid until the next one.
   virtual ConstVec fetch(Replica& r) {
     server_.begin_pull();
     return server_.end_pull(r.w);
   }
-  virtual bool pushes(const Replica&) { return true; }
+  virtual bool pushes(const Replica&) { return true; }  // whether to push this step's gradient
 };
 
 }  // namespace dsgd

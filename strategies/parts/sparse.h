@@ -12,13 +12,13 @@
 
 namespace dsgd {
 
-// A value for each of k increasing indices below n < 2^32: k in 32 bits, and for every index its distance
-// from the one before in Golomb-Rice code (Rice 1979: x >> b ones, a zero, the low b bits of x), then the
-// value. 2^b <= n / k, about the mean distance.
+// A coding of k values at increasing indices below n < 2^32. The message holds k in 32 bits and, for every
+// index, its distance from the one before in Golomb-Rice code, followed by the value. The code (Rice 1979) of
+// x is x >> b ones, a zero, and the low b bits of x; 2^b <= n / k, about the mean distance.
 class Sparse {
  public:
   static int low_bits(std::size_t n, std::size_t k) { return k ? int(std::bit_width(n / k)) - 1 : 0; }
-  // Bytes that suffice for k values of so many bits; with indices from 0 on without a gap it is fewer.
+  // Upper bound of the message's bytes for k values of so many bits.
   static std::size_t at_most(std::size_t n, std::size_t k, int value_bits) {
     const int b = low_bits(n, k);
     return bytes_of(32 + k * std::size_t(b + 1 + value_bits) + ((n - k) >> b));
@@ -58,11 +58,12 @@ class Sparse {
   }
 };
 
-// The indices of the k largest elements by magnitude, of equal ones the first; not-a-number is above all.
+// Returns the indices of the k >= 1 elements of largest magnitude, in increasing order; valid until the next
+// call. Of equal elements it takes the first; NaN counts as the largest.
 class Largest {
  public:
   const std::vector<std::uint32_t>& of(ConstVec v, std::size_t k) {
-    const auto magnitude = [&](std::size_t i) {  // bits without the sign are in the numbers' order
+    const auto magnitude = [&](std::size_t i) {  // the bits without the sign have the order of the numbers
       return std::bit_cast<std::uint32_t>(v.data[i]) & 0x7fffffff;
     };
     sorted_.resize(v.size);
