@@ -20,12 +20,12 @@ class LowRank {
 
   void start(Vec q) const;  // q <- pseudo-random numbers in [-1, 1), always the same
   void multiply(ConstVec M, ConstVec q, Vec p) const;  // P <- M * Q; vectors are copied to p
-  void orthonormalise(
-      Vec p) const;  // Gram-Schmidt on P's columns; a column without a component of its own becomes zero
+  // Gram-Schmidt on the columns of each P. A column that depends on those before it becomes zero.
+  void orthonormalise(Vec p) const;
   void multiply_transposed(ConstVec M, ConstVec p, Vec q) const;  // Q <- M^T * P
   void expand(ConstVec p, ConstVec q, Vec M) const;               // M <- P * Q^T; vectors are copied from p
   void clear_vectors(Vec M) const;                                // M's vectors <- 0
-  void restart(ConstVec p, Vec q) const;  // new pseudo-random columns in Q where P's are zero
+  void restart(ConstVec p, Vec q) const;  // Q's columns as after start(), where P's are zero
 
  private:
   struct Matrix {

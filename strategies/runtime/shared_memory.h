@@ -10,9 +10,9 @@
 
 namespace dsgd {
 
-// Zeroed, page-aligned memory of one process that others of the host can map. It has no name: nothing is left
-// behind whatever ends its owner, and no file system limits it. (MPI_Win_allocate_shared is bound to
-// /dev/shm, 64 MB in many containers; Open MPI 4.1 hangs when that is too small.)
+// Zeroed, page-aligned memory of one process that other processes of the host can map. It has no name, so
+// nothing is left behind however its owner ends, and it needs no file system. (MPI_Win_allocate_shared is
+// limited by /dev/shm, 64 MB in many containers; Open MPI 4.1 hangs when that is too small.)
 class SharedMemory {
  public:
   struct Handle {
@@ -20,8 +20,10 @@ class SharedMemory {
     std::uint64_t bytes = 0;
   };
   SharedMemory() = default;
-  explicit SharedMemory(std::size_t bytes);     // throws std::runtime_error
-  explicit SharedMemory(const Handle& handle);  // maps another process's, whose owner must live until then
+  explicit SharedMemory(std::size_t bytes);  // throws std::runtime_error
+  // Maps memory that another process owns. The owner must keep it until this returns. Throws
+  // std::runtime_error.
+  explicit SharedMemory(const Handle& handle);
   SharedMemory(SharedMemory&& other) noexcept { *this = std::move(other); }
   SharedMemory& operator=(SharedMemory&& other) noexcept;
   ~SharedMemory();
@@ -35,10 +37,11 @@ class SharedMemory {
   std::byte* data_ = nullptr;
 };
 
-// How to wait for what another process of the host does soon.
+// Spin-waits for something that another process of the host does soon. It spins at first, unless the host is
+// oversubscribed; then it yields the core between two looks.
 struct SpinWait {
-  bool crowded = false;        // ranks outnumber cores: the other one may need this core for it
-  std::function<void()> idle;  // called now and then
+  bool crowded = false;        // ranks outnumber cores (oversubscribed)
+  std::function<void()> idle;  // called before each yield
 
   template <typename Done>
   void wait(Done done) const {
@@ -55,12 +58,13 @@ struct SpinWait {
   }
 };
 
-// Lets one process sleep until another one rings. All zeros at birth, in shared memory.
+// Lets one process sleep until another one rings. It lies in shared memory and starts as all zeros.
 class Doorbell {
  public:
   std::uint32_t rings() { return std::atomic_ref(rings_).load(); }
   void ring();
-  void sleep(std::uint32_t seen, int microseconds);  // at most; not at all if it has rung since `seen`
+  // Sleeps until the next ring, at most so long. Returns at once if it has rung since rings() was `seen`.
+  void sleep(std::uint32_t seen, int microseconds);
 
  private:
   std::uint32_t rings_ = 0, asleep_ = 0;

@@ -12,31 +12,37 @@
 
 namespace dsgd {
 
-// How requests, gradients and models travel between workers and servers: a header, and the floats behind it
-// in the same message or, between ranks of one host, in a slot of shared memory.
+// Messages between workers and servers: a header, and floats. Between hosts the floats follow the header in
+// the same message. On one host they lie in a slot of shared memory.
 
-// push_again: the floats of the last push once more, pull_work: the model stays; leave: early.
+// attach: maps the worker's slots. push_again: applies the last push once more. pull_work: asks for work
+// without the model. leave: the worker stops early. done: it stops at the end of the budget.
 enum class Kind : std::int16_t { attach, push, push_again, pull, pull_work, leave, done };
 
 struct Header {
   Kind kind = Kind::push;
-  std::int16_t slot = 0;  // push, pull: to use
+  std::int16_t slot = 0;  // push, pull: which of the two Slots
   std::int32_t worker = 0;
   std::int64_t version = 0;
-  std::int64_t used = 0;      // push: when its work was granted; pull: least; reply: in the vector
-  std::int64_t samples = 0;   // push: made of; pull: wanted; reply: granted
-  std::int64_t position = 0;  // push, reply: of the work granted; attach: of the slots; pairs: who is at work
+  // Samples in the vector. push: when its work was granted; pull: the least for an answer; reply: now.
+  std::int64_t used = 0;
+  std::int64_t samples = 0;  // push: that it was computed from; pull: wanted; reply: granted
+  // push, reply: first sample of the granted work. attach: offset of the slots. pairs: workers that have not
+  // left early.
+  std::int64_t position = 0;
   union {
-    SharedMemory::Handle memory = {};  // attach: where the worker's slots are
-    double number;                     // push, reply: the strategy's
+    SharedMemory::Handle memory = {};  // attach: holds the worker's slots
+    double number;                     // push, reply: for or from the rule
   };
 };
 static_assert(sizeof(Header) == 64);
 
-// MPI counts in int, so messages are counted in blocks of a header's size; the last one may be half empty.
+// MPI counts are int, so messages are counted in blocks of a header's size. The last block may be partly
+// unused.
 constexpr std::size_t block = sizeof(Header);
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + block - 1) / block * block; }
-constexpr int blocks(std::size_t floats) {  // of a message; throws std::length_error beyond 128 GB
+// Blocks of a message with so many floats. Throws std::length_error beyond 128 GB.
+constexpr int blocks(std::size_t floats) {
   const std::size_t count = 1 + round_up(floats * sizeof(float)) / block;
   if (count > std::size_t(std::numeric_limits<int>::max()))
     throw std::length_error(
@@ -44,7 +50,8 @@ constexpr int blocks(std::size_t floats) {  // of a message; throws std::length_
   return int(count);
 }
 
-// n floats in shared memory on their way from one rank to another.
+// n floats in shared memory on their way from one rank to another. One rank writes and one reads. data() has
+// the floats, filled() and emptied() hand them over.
 class Slot {
  public:
   static constexpr std::size_t size(std::size_t n) { return sizeof(Slot) + round_up(n * sizeof(float)); }
@@ -52,21 +59,22 @@ class Slot {
 
   // The writer's side.
   bool empty() { return ready().load(std::memory_order_acquire) == 0; }
-  void filled(std::size_t n) { ready().store(n, std::memory_order_release); }  // the first n floats are there
+  // The first n floats are readable.
+  void filled(std::size_t n) { ready().store(n, std::memory_order_release); }
   // The reader's side.
   void await(std::size_t n, const SpinWait& spin) {
     spin.wait([&] { return ready().load(std::memory_order_acquire) >= n; });
   }
   void emptied() { ready().store(0, std::memory_order_release); }
 
-  // Reader and writer go through the slot side by side, a portion behind each other.
+  // Copies in portions, so that the reader can copy one portion while the writer copies the next.
   void write(const float* from, std::size_t n) {
     in_portions(n, [&](std::size_t first, std::size_t count) {
       std::copy_n(from + first, count, data() + first);
       filled(first + count);
     });
   }
-  // `count` floats from `first` on; who has read all of them calls emptied().
+  // Waits for and copies `count` floats from `first` on. When all floats are read, call emptied().
   void read(std::size_t first, float* to, std::size_t count, const SpinWait& spin) {
     in_portions(count, [&](std::size_t at, std::size_t some) {
       await(first + at + some, spin);
@@ -86,8 +94,8 @@ class Slot {
 };
 static_assert(sizeof(Slot) == block);
 
-// The two slots of a worker for one server. A push takes an empty one; what is pulled comes back in that of
-// the last push, which the server has emptied by then and both have in their caches.
+// A worker's two slots for one server. A push takes an empty one. A pull is answered in the slot of the last
+// push: the server has emptied it by then, and both ranks have it in their caches.
 class Slots {
  public:
   static constexpr std::size_t size(std::size_t n) { return 2 * Slot::size(n); }
@@ -97,8 +105,8 @@ class Slots {
   explicit operator bool() const { return slots_[0]; }
   Slot& operator[](std::int64_t which) { return *slots_[which]; }
 
-  // The worker's side.
-  int for_push(const SpinWait& spin) {  // once there is an empty one
+  // Returns an empty slot; spin-waits until there is one.
+  int for_push(const SpinWait& spin) {
     const auto take = [&](int which) {
       if (which == pulled_ || !slots_[which]->empty()) return false;
       last_ = which;
@@ -107,7 +115,8 @@ class Slots {
     spin.wait([&] { return take(last_) || take(1 - last_); });
     return last_;
   }
-  int for_pull() { return pulled_ = last_; }  // pushes keep off it until it was read
+  // Returns the slot for the answer; pushes avoid it until end_pull().
+  int for_pull() { return pulled_ = last_; }
   void read_pulled(std::size_t first, float* to, std::size_t count, const SpinWait& spin) {
     slots_[pulled_]->read(first, to, count, spin);
   }

@@ -10,11 +10,11 @@
 
 namespace dsgd {
 
-// A worker that answers keeps a receive open for each that may ask, so that their messages travel side by
-// side, and looks at them in its verbs.
+// An odd rank keeps one receive open for each even rank, so that their models can arrive concurrently. It
+// tests these receives in its verbs.
 class MpiPairs final : public Pairs {
  public:
-  // replayed: null, requests are taken as they come.
+  // replayed: the order in which to answer requests; null: the order of arrival.
   MpiPairs(const Ranks& ranks, int workers, int minibatch, Vec x, std::int64_t budget,
            const std::vector<Request>* replayed, Traffic& traffic);
   const std::vector<int>& neighbours() const override { return neighbours_; }
@@ -27,11 +27,12 @@ class MpiPairs final : public Pairs {
 
  private:
   bool answers() const { return ranks_.rank % 2; }
-  bool due();  // whether a request is to be answered in this call
+  bool due();  // whether this call must answer another request
   void answer();
-  int next();  // of asks_: what is to be answered now; waits for it
+  int next();  // index in asks_ of the next request to answer; waits for it
   void open(int k);
-  void arrived(Message& message);  // the other one's
+  void arrived(Message& message);  // takes note of the header's news
+  // x <- (x + the message's model) / 2.
   void average(Message& message);
   void send(int to, int tag, Kind kind, std::int64_t rest);
   std::int64_t minibatches(std::int64_t samples) const { return (samples + minibatch_ - 1) / minibatch_; }
@@ -43,13 +44,13 @@ class MpiPairs final : public Pairs {
   const std::vector<Request>* replayed_;
   Traffic& traffic_;
   std::vector<int> neighbours_;
-  int present_ = 0;  // workers that may still ask
+  int present_ = 0;  // even ranks that may still ask
   int at_work_;      // workers that have not left early, as far as this one knows
   bool asked_ = false, left_ = false;
   std::int64_t rest_ = 0, used_ = 0, calls_ = 0;
-  Message out_, in_;           // in_: an answer
-  std::vector<Message> asks_;  // the k-th is open for worker 2k
-  int come_ = -1;              // of asks_: there, and not answered yet
+  Message out_, in_;           // in_: the answer
+  std::vector<Message> asks_;  // the k-th receives from rank 2k
+  int come_ = -1;              // index in asks_ of a request that arrived and is not answered yet; -1: none
   std::vector<Request> answered_;
 };
 

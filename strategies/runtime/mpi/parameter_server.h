@@ -10,7 +10,7 @@
 
 namespace dsgd {
 
-// A worker's side of the vector that is cut over the servers.
+// A worker's side of the parameter servers.
 class MpiParameterServer final : public ParameterServer {
  public:
   MpiParameterServer(const Ranks& ranks, int workers, int minibatch, std::size_t n, Traffic& traffic);
@@ -26,15 +26,16 @@ class MpiParameterServer final : public ParameterServer {
   void leave(bool early) override;
 
  private:
-  struct Link {  // to one server
+  // The connection to one server.
+  struct Link {
     int server;
     ShardRange range;
-    std::size_t offset;  // of its slots
+    std::size_t offset;  // of its slots in memory_
     Message request, reply;
-    Message push[2];           // one is filled while the other travels
-    Slots slots;               // none: the server is on another host, and the messages carry the floats
-    int next = 0;              // of `push`, without slots
-    std::int64_t version = 0;  // held
+    Message push[2];           // one is filled while the other is being sent
+    Slots slots;               // none: the server is on another host, and messages carry the floats
+    int next = 0;              // index in `push`, if there are no slots
+    std::int64_t version = 0;  // of the shard's vector that was pulled last
   };
   struct Granted {
     std::int64_t position, count;
@@ -42,7 +43,7 @@ class MpiParameterServer final : public ParameterServer {
   void forget() override {
     for (Link& link : links_) link.reply.forget();
   }
-  // Whether the floats of a message can stand for the whole vector v.
+  // Whether a message's floats are the whole vector v, so that v need not be copied.
   bool in_messages(ConstVec v) const { return links_.size() == 1 && !links_[0].slots && v.space->host(); }
   void ask(Kind kind, int minibatches);
   void await(Link& link);
@@ -59,10 +60,11 @@ class MpiParameterServer final : public ParameterServer {
   SharedMemory memory_;
   std::vector<Link> links_;
   std::deque<Granted> granted_;
-  std::int64_t used_ = 0, position_ = 0;  // as work was granted last
-  std::int64_t pulled_ = -1;              // samples in the oldest part of what was pulled last
+  // Of the last grant.
+  std::int64_t used_ = 0, position_ = 0;
+  std::int64_t pulled_ = -1;  // samples in the oldest shard of the last pull
   double number_ = 0;
-  bool work_pulled_ = false;  // by the pull that was begun
+  bool work_pulled_ = false;  // whether the begun pull asks for work
 };
 
 }  // namespace dsgd

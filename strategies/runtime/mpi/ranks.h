@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What the communicator's files share. They are compiled twice, and they alone know MPI: with processes/ for
-// Open MPI's ranks, with simulated/ for simulated ones. Both folders have an engine.h, a message.h and the
-// definitions that differ.
+// What the communicator's files share. These files alone know MPI. They are compiled twice: with processes/
+// for Open MPI's ranks, and with simulated/ for simulated ranks. Each of the two folders has an engine.h, a
+// message.h and the definitions that differ.
 
 #include <mpi.h>
 
@@ -54,7 +54,7 @@ inline MPI_Comm duplicate(MPI_Comm of) {
   return comm;
 }
 
-// The ranks of the same colour, in their order; none with colour MPI_UNDEFINED.
+// A communicator of the ranks with the same colour, in their order; MPI_COMM_NULL for colour MPI_UNDEFINED.
 inline MPI_Comm split(MPI_Comm of, int colour) {
   MPI_Comm comm;
   MPI_Comm_split(of, colour, 0, &comm);
@@ -67,21 +67,21 @@ T agree(T value, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
   return value;
 }
 
-// What every rank shows the others of its host.
+// What a rank shares with the others of its host.
 struct alignas(block) HostFlags {
-  Doorbell doorbell;           // rung when a message is on its way
-  std::uint32_t barriers = 0;  // of the host's workers that it has come to
+  Doorbell doorbell;           // rung when a message to this rank was sent
+  std::uint32_t barriers = 0;  // barriers of the host's workers that this rank has entered
   std::uint32_t secret = 0;
 };
 
-// Where all ranks of a world meet.
+// A world's communicator, and the shared memory of its hosts. The constructor is collective.
 class Ranks {
  public:
   explicit Ranks(int ranks_per_host);
   Ranks(const Ranks&) = delete;
   ~Ranks() { MPI_Type_free(&block_type); }
 
-  // The first rank that this one shares memory with.
+  // The lowest rank of this rank's host.
   int host() const { return ranks_are_processes ? hosts_[rank] : rank; }
   bool shares_with(int other) const {
     return ranks_are_processes && other != rank && hosts_[other] == host();
@@ -89,49 +89,54 @@ class Ranks {
   Common& common() const { return *common_; }
   HostFlags& flags(int of) const { return reinterpret_cast<HostFlags*>(flags_.data())[of]; }
 
+  // Starts MPI_Isend of so many blocks and rings the receiver's doorbell if it may be asleep.
   void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const;
-  // Where ranks outnumber cores, MPI_Wait's busy loop takes a core from those who work. `rings`: so does who
-  // will send the message. Otherwise a nap of about 100 us between two looks costs them less.
+  // MPI_Wait. If ranks outnumber cores, its busy loop would keep a core from ranks that compute. This rank
+  // then sleeps between two tests. With `rings` it sleeps until the sender, which must be on this host, rings
+  // its doorbell, at most 10 ms at a time. Otherwise it sleeps 50 us, which the timer's slack makes about 100
+  // us.
   void wait(MPI_Request& request, bool rings) const;
 
   const Comm comm;
   const int rank, size;
   MPI_Datatype block_type;
-  // For ranks that share memory. Whoever waits lets MPI send what it still has in hand.
+  // For ranks that share memory. MPI_Iprobe is called for MPI progress: MPI can then send what is still
+  // pending.
   SpinWait spin{false, [this] {
                   int arrived = 0;
                   MPI_Iprobe(MPI_ANY_SOURCE, idle_tag, comm, &arrived, MPI_STATUS_IGNORE);
                 }};
 
  private:
-  void join(int ranks_per_host);      // fills hosts_, flags_, common_
-  bool share_flags(const Comm& own);  // whether all of `own` see what the first one writes
+  void join(int ranks_per_host);      // sets hosts_, flags_ and common_
+  bool share_flags(const Comm& own);  // whether all ranks of `own` can map the first one's flags
 
-  std::vector<int> hosts_;  // of every rank
+  std::vector<int> hosts_;  // host() of every rank
   SharedMemory flags_;
   std::shared_ptr<Common> common_;
 };
 
-// Where the host can work on copies of vectors in `space`.
+// The space for copies of vectors in `space` that the host can access.
 inline const Space& reachable(const Space& space) { return &space == &hollow_space() ? space : host_space(); }
-// For MPI: of a hollow vector its size travels alone.
+// The address for MPI. A hollow vector has none; its messages carry the size alone.
 inline void* address(ConstVec v) { return hollow(v) ? MPI_BOTTOM : const_cast<float*>(v.data); }
 
-// A server's vector as it was sent last.
+// The last model that a server sent. Simulated messages with the same version share its floats.
 struct LastSent {
   std::int64_t version = -1;
   std::shared_ptr<float[]> floats;
 };
 
-// Which of the messages that are being received is there, one that was not found so before; -1: none.
+// any_arrived() returns the index of a receive that has completed, or -1; each is reported once. await_any()
+// waits for one, as Ranks::wait does.
 class Message;
 int any_arrived(std::vector<Message>& messages);
-int await_any(const Ranks& ranks, std::vector<Message>& messages);  // waits for it, as Ranks::wait does
+int await_any(const Ranks& ranks, std::vector<Message>& messages);
 
-// Collective: rank 0 gets the bytes of every rank, the others nothing.
+// Collective. Returns the bytes of every rank on rank 0, and nothing on the others.
 std::vector<Bytes> gather(const Ranks& ranks, std::span<const std::byte> data);
 
-// Adds the time of its life to a timer.
+// Adds the time from its construction to its destruction to a timer.
 class Stopwatch {
  public:
   explicit Stopwatch(Timer& timer) : timer_(timer), begin_(clock_now()) {}

@@ -24,7 +24,7 @@ class MpiShards final : public Shards {
   Traffic& traffic_;
 };
 
-// A server's side of the vector that is cut over the servers.
+// A server's side of the parameter servers. run() serves requests and returns when all workers have left.
 class Service {
  public:
   Service(const Ranks& ranks, int workers, Shard& shard, Traffic& traffic);
@@ -35,13 +35,13 @@ class Service {
     Message reply;
     SharedMemory memory;
     Slots slots;
-    bool waits = false;       // with a pull that is held back
-    Header pull;              // that one
-    std::size_t request = 0;  // in the shard's record
+    bool waits = false;       // a pull of this worker is held back
+    Header pull;              // the last pull
+    std::size_t request = 0;  // its index in Shard::requests
   };
   std::size_t size() const { return shard_.w().size; }
 
-  int source() const;  // of the next request
+  int source() const;  // whose request is next; MPI_ANY_SOURCE without a replay
   void serve(const Header& header);
   void push(Client& client, const Header& header);
   void answer(int worker);

@@ -16,23 +16,23 @@
 
 namespace dsgd {
 
-// A communicator of NCCL and the thread that watches it. Calls that NCCL has not finished (ncclInProgress)
-// are waited for here, what it has queued on the GPU is waited for by the watch: nobody else waits. A sum
-// that is not there after `seconds`, or that NCCL gives up, ends the process with a message.
+// An NCCL communicator and a thread that watches it. NCCL calls that return ncclInProgress are waited for
+// here. The thread watches the sums that are queued on the GPU, so that no caller blocks on them. If NCCL
+// reports a failure, or a sum has not completed after `seconds`, the thread ends the process with a message.
 class NcclCommunicator {
  public:
-  // Collective; throws std::runtime_error where NCCL refuses or a peer does not come.
+  // Collective. Throws std::runtime_error if NCCL fails or a peer does not answer within `seconds`.
   NcclCommunicator(const ncclUniqueId& id, int rank, int size, int device, double seconds);
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
 
-  // The sums that follow wait for `event`, or for what `compute` holds.
+  // Later sums wait on the GPU for `event`, or for everything queued on `compute` so far.
   void wait(cudaEvent_t event);
   void wait(cudaStream_t compute);
-  void sum(float* v, std::size_t n);  // queues v <- sum over the workers of v
-  void hold(cudaStream_t compute);    // what `compute` will hold waits for the sums
-  void await();                       // on the host, for the sums
-  double ended();                     // seconds of the sums that have ended since this was asked last
+  void sum(float* v, std::size_t n);  // queues v <- sum over the workers of v; throws std::runtime_error
+  void hold(cudaStream_t compute);    // later operations of `compute` wait on the GPU for the sums
+  void await();                       // blocks the host until the sums are done
+  double ended();                     // seconds of the sums that completed since the last call
 
  private:
   struct Sum {
@@ -51,7 +51,7 @@ class NcclCommunicator {
   const cuda::Stream stream_;
   const cuda::Event ready_, summed_;
   const double seconds_;
-  std::mutex mutex_;  // of everything below, and of calls to NCCL
+  std::mutex mutex_;  // guards everything below, and calls to NCCL
   std::condition_variable over_;
   std::deque<Sum> pending_;
   std::vector<Sum> spare_;

@@ -5,8 +5,10 @@
 
 namespace dsgd {
 
-// A header and room for the floats behind it, sent as one message. `payload(space)` is filled before it is
-// sent, from vectors in that space, or `carry` fills it; `payload()` is what was received.
+// A header and room for `floats` floats behind it, sent as one message. Before send(), fill payload(space)
+// with values of vectors in that space, or call carry(). After a receive, payload() has the received floats.
+// send() and receive() return at once; wait(), await() or arrived() completes them, and the message must not
+// be changed before.
 class Message {
  public:
   explicit Message(const Ranks& ranks, std::size_t floats = 0)
@@ -32,7 +34,7 @@ class Message {
     MPI_Test(&request_, &done, MPI_STATUS_IGNORE);
     return done;
   }
-  void await(bool rings) { ranks_->wait(request_, rings); }  // see Ranks::wait
+  void await(bool rings) { ranks_->wait(request_, rings); }  // as Ranks::wait does
   MPI_Request& request() { return request_; }
   void collect(const MPI_Status&) {}
 

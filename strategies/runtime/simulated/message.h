@@ -8,10 +8,8 @@
 
 namespace dsgd {
 
-// A header and room for the floats behind it, sent as one message. `payload(space)` is filled before it is
-// sent, from vectors in that space, or `carry` fills it; `payload()` is what was received.
-// MPI carries the size alone; the content is handed over, without a copy. So a rank has memory for what is on
-// its way, and not for what might be.
+// As processes/message.h. The MPI message has a size and no content; the content is handed over without a
+// copy. A rank thus needs memory only for messages on their way.
 class Message {
  public:
   explicit Message(const Ranks& ranks, std::size_t floats = 0) : ranks_(&ranks), floats_(floats) {}
@@ -25,7 +23,7 @@ class Message {
     if (!content_.floats) return {hollow_space().allocate(floats_), floats_, &hollow_space()};
     return {content_.floats.get(), floats_, &host_space()};
   }
-  // payload <- w, in memory that all messages with this version of it share: who receives it reads it alone.
+  // payload <- w, in memory that all messages with this version share. The receiver must not write to it.
   void carry(ConstVec w, std::int64_t version, LastSent& last) {
     if (hollow(w)) return;
     if (last.version != version) {

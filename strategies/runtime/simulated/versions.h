@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What SimGrid's versions, from 3.32 to 4.x, name differently, and what none of them has in a header.
+// Names that differ between SimGrid's versions from 3.32 to 4.x, and a declaration that none of its headers
+// has.
 
 #include <simgrid/version.h>
 
@@ -24,7 +25,7 @@ constexpr const char *bandwidth_factor = "network/bandwidth-factor",
                      *latency_factor = "network/latency-factor";
 #endif
 
-// No `to`: to all that the zone joins.
+// A route from `from` to `to`; without `to`, to everything that the zone joins.
 #if SIMGRID_VERSION < 33500
 inline void add_route(sg::NetZone& zone, const sg::Host& from, const sg::Host* to,
                       const std::vector<sg::LinkInRoute>& links, bool both_ways) {
