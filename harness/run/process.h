@@ -16,24 +16,27 @@
 
 namespace dsgd {
 
-std::string instruction_set();  // the widest of the processor that kernels here know
+std::string instruction_set();  // the widest of this processor that the kernels support
 
-// What the ranks of one process share: simulated ranks take turns, so that one model does for all of them.
+// State that the ranks of one process share. Simulated ranks take turns, so one model serves all of them.
 struct Process {
   Process(const RunConfig& config, const std::filesystem::path& data_dir, int rank);
 
   Reporter reporter;
-  std::string sums;  // of the data set's files, as sha256sum prints them; empty: it is made
+  std::string sums;  // of the data set's files (datasets/sums.h); empty: the set is generated
   Dataset data;
   Network network;
   std::unique_ptr<Device> device;
   Model model;  // used once
-  Vector w;     // in the host's memory, or hollow; before training, or while snapshots are scored, those
-  double gradient_s = 0;                       // real seconds of one minibatch
-  std::shared_ptr<SharedOrders> orders;        // of these ranks' samplers
-  std::vector<std::vector<Request>> replayed;  // what each shard or worker takes, in this order
+  // In host memory, or hollow. The initial weights; while snapshots are scored, those of the snapshot.
+  Vector w;
+  double gradient_s = 0;                 // real seconds of one minibatch's gradient
+  std::shared_ptr<SharedOrders> orders;  // of the samplers
+  // The order of requests for each shard or worker; see Shard::replayed.
+  std::vector<std::vector<Request>> replayed;
 
-  // What bits depend on besides the configuration and the program: device library, instructions, plan.
+  // What the bits of a run depend on besides configuration and program: device library, instruction set,
+  // plan.
   std::map<std::string, Value> provenance() const;
   std::string weights_sha256() const;
 

@@ -8,23 +8,23 @@
 
 namespace dsgd {
 
-// What a rank tells the process that launched it: one line on stdout.
+// One line on stdout from a rank to the process that launched it.
 struct Progress {
   int rank = 0;
   long pid = 0;
   std::string phase;      // load, train, score, done
   std::int64_t used = 0;  // train: samples of all workers; score: snapshots done
-  double seconds = 0;     // of the clock
+  double seconds = 0;     // of the run's clock
   double loss = 0;        // of the last minibatch
-  double gradient_s = 0;  // train: real seconds that one gradient takes; 0: not known
+  double gradient_s = 0;  // train: real seconds of one gradient; 0: unknown
 };
 std::string to_line(const Progress& p);
 std::optional<Progress> parse_progress(const std::string& line);
 
-// Writes such lines, at most two a second (of real time) unless the phase changes.
+// Writes progress lines. Within a phase it writes at most two per second of real time.
 class Reporter {
  public:
-  static constexpr int nobody = -1;  // a rank that writes nothing
+  static constexpr int nobody = -1;  // rank of a reporter that writes nothing
   explicit Reporter(int rank);
   void phase(const std::string& name, double gradient_s = 0);
   void tell(std::int64_t used, double seconds, double loss) {

@@ -18,7 +18,7 @@
 
 namespace dsgd {
 
-// What one rank noted while it worked; times in seconds since the clock started.
+// What one rank records. Times are seconds since the clock started.
 struct RankLog {
   std::vector<StepRow> steps;
   std::vector<StalenessRow> staleness;
@@ -26,37 +26,39 @@ struct RankLog {
   std::vector<DepartureRow> departures;    // of this rank
   std::array<std::vector<Span>, 3> spans;  // by SpanRow::Kind
   RankRow totals;
-  std::string collectives;  // what carries sums between workers
-  bool finite = true;       // the weights that this worker ended with
+  std::string collectives;  // library that carries sums between workers
+  bool finite = true;       // whether this worker's final weights are finite
   double setup_s = 0, last_seconds = 0;
-  double seconds = 0;                                 // of the whole run, the same on all ranks
+  double seconds = 0;                                 // of the whole run; the same on all ranks
   std::int64_t used = 0, updates = 0, unapplied = 0;  // samples, updates, samples
-  std::size_t own_copies = std::numeric_limits<std::size_t>::max();  // later ones are of who has left
-  std::vector<std::int64_t> own_samples;  // of workers in pairs, in each copy; in the end of all of them
+  // Number of copies that this rank had taken when it left early; later ones do not count.
+  std::size_t own_copies = std::numeric_limits<std::size_t>::max();
+  std::vector<std::int64_t> own_samples;  // of workers in pairs: at each copy; at the end, of all workers
 };
 
-// One rank of a run, as its phases share it: train() or serve(), then score(), then report().
+// One rank of a run, as its phases share it. They are called in this order: train() or serve(), score(),
+// report().
 struct Rank {
-  // `begun`: when its setup did, in the world's time; `cluster`: of a simulated run. Throws
-  // std::runtime_error where ranks or data do not fit the configuration.
+  // begun: when its setup began, in World::now(). cluster: of a simulated run, else null. Throws
+  // std::runtime_error if ranks or data do not fit the configuration.
   Rank(World& w, const RunConfig& c, const std::filesystem::path& file, Process& p, double begun,
        const Cluster* cluster);
 
   double seconds() const { return world.now() - start; }
-  void start_clock();  // collective: everybody is ready
+  void start_clock();  // collective over all ranks; called when all are ready
   bool pairs() const { return config.strategy->pairs(); }
   bool traced() const { return config.settings.flag("trace"); }
-  // The part of the model that this rank keeps copies of.
+  // The part of the model of which this rank keeps copies.
   ShardRange own() const;
-  // Lock-step strategies are copied on rank 0, the others on the servers.
+  // Whether this rank keeps snapshots: rank 0 in lock-step, else the servers.
   bool holds_snapshots() const { return config.servers() ? !world.is_worker() : world.rank() == 0; }
-  // And those that are averaged into these.
+  // As above, and workers in pairs, whose copies are averaged into snapshots.
   bool holds_copies() const { return holds_snapshots() || (pairs() && world.is_worker()); }
   Pace pace() { return {world, charges ? &*charges : nullptr, slowness ? &*slowness : nullptr}; }
 
   World& world;
   const RunConfig& config;
-  const std::filesystem::path part;  // of the record; empty: none is kept
+  const std::filesystem::path part;  // of the record; empty: no record
   Process& process;
   const double setup_start;
   const std::size_t n;  // parameters of the model
@@ -70,17 +72,17 @@ struct Rank {
 
 struct Scores {
   std::vector<SnapshotRow> rows;
-  std::optional<std::size_t> not_finite;  // the first whose weights are not
+  std::optional<std::size_t> not_finite;  // the first snapshot with a weight that is not finite
   double seconds = 0;
 };
 
 void train(Rank& rank);                         // a worker's part
-void serve(Rank& rank);                         // a parameter server's
-Scores score(Rank& rank);                       // collective: of every snapshot, on the whole test set
+void serve(Rank& rank);                         // a server's part
+Scores score(Rank& rank);                       // collective: scores every snapshot on the whole test set
 void report(Rank& rank, const Scores& scores);  // collective: rank 0 completes the record
 
 inline bool is_finite(ConstVec w) { return std::isfinite(dot(w, w)); }
-// Throws std::runtime_error where a replay did not take the recorded requests in their order.
+// Throws std::runtime_error if a replay did not take the recorded requests in their order.
 void check_course(std::span<const Request> made, std::span<const Request> planned);
 
 }  // namespace dsgd

@@ -11,13 +11,13 @@
 
 namespace dsgd {
 
-// What a gradient takes besides being computed: a simulated rank charges its clock, a slow real one sleeps.
+// Slows a rank down after the cluster's model: a simulated rank charges its clock, a real one sleeps.
 struct Pace {
   World& world;
   Charges* charges = nullptr;    // of a simulated rank
   Slowness* slowness = nullptr;  // of a real one
-  // Before the gradient is computed, which takes no virtual time: afterwards other ranks would come before
-  // what is made of it, and it would have left the caches.
+  // Called before the gradient is computed, which takes no virtual time. If the clock advanced afterwards,
+  // other ranks would run before the gradient is used, and it would have left the caches.
   void charge(int samples) const {
     if (charges) world.charge(charges->gradient(samples));
   }
@@ -28,7 +28,7 @@ struct Pace {
   }
 };
 
-// A worker's access to model and data, and the stopwatch around its gradients.
+// A worker's access to model and data, with a stopwatch around its gradients.
 class ModelReplica final : public Replica {
  public:
   ModelReplica(Model& model, const Samples& train, const Augmentation& augmentation, Sampler& sampler,
@@ -79,7 +79,7 @@ class ModelReplica final : public Replica {
     return computed(start, of);
   }
 
-  // Together where that is one graph of a GPU's; a host's clock is for the gradient alone.
+  // One graph where a GPU can run both steps. On a host the stopwatch must measure the gradient alone.
   Replica::Loss descend(ConstVec at, const Batch& of, Optimizer& optimizer, double scale,
                         std::int64_t when) override {
     const bool together = !w.space->host() && of.ids.size() <= std::size_t(minibatch);
@@ -93,7 +93,7 @@ class ModelReplica final : public Replica {
     return computed(start, of);
   }
 
-  // For batches of more samples than a minibatch.
+  // Allows batches of more samples than a minibatch, for models of n parameters.
   void allow_large_batches(std::size_t n) { part_ = Vector(*g.space, n); }
 
   int minibatch = 0;
@@ -120,11 +120,11 @@ class ModelReplica final : public Replica {
   Augmentation augmentation_;  // of the last batch
   Sampler& sampler_;
   bool queue_;
-  Work* work_;  // null: in lock-step
+  Work* work_;  // null: lock-step
   Pace pace_;
   Work::Portion portion_;
   PendingLoss last_ = dsgd::Loss{};
-  double before_ = 0;  // losses of the batch's pieces before the last
+  double before_ = 0;  // loss of the batch's pieces before the last one
   Vector part_;
 };
 

@@ -10,8 +10,9 @@
 
 namespace dsgd {
 
-// Copies of one rank's part of the model, taken while the clock runs and scored afterwards. Memory for them
-// is set aside at construction; what exceeds `memory` bytes goes to an unnamed file in `folder`.
+// Copies of one rank's part of the model. They are taken while the clock runs and scored after it has
+// stopped. Their memory is allocated in the constructor; what exceeds `memory` bytes goes to an unnamed file
+// in `folder`.
 class Snapshots {
  public:
   struct Point {
@@ -19,18 +20,19 @@ class Snapshots {
     double seconds = 0;
     std::int64_t version = 0;
   };
-  // `planned`: the sample counts at which copies are due.
+  // planned: used samples at which copies are due, in ascending order. floats: size of a copy.
   Snapshots(std::vector<std::int64_t> planned, std::size_t floats, std::size_t memory,
             const std::filesystem::path& folder);
   bool due(std::int64_t used) const { return next_ < planned_.size() && used >= planned_[next_]; }
   void take(const Point& point, ConstVec w);  // one copy for every planned point that is due
+  // The final model, also in place of planned points that were not reached.
   void finish(const Point& point,
               ConstVec w);  // the final model, also for planned points that were never reached
   std::size_t taken() const { return points_.size(); }
-  std::size_t planned() const { return planned_.size() + 1; }  // copies that there will be after finish
+  std::size_t planned() const { return planned_.size() + 1; }  // number of copies after finish()
   const Point& point(std::size_t i) const { return points_[i]; }
   void get(std::size_t i, Vec w) const;
-  void put(std::size_t i, ConstVec w);  // in place of the i-th copy
+  void put(std::size_t i, ConstVec w);  // replaces copy i
 
  private:
   void add(const Point& point, ConstVec w);
@@ -41,7 +43,7 @@ class Snapshots {
   std::vector<Point> points_;
 };
 
-// 0, then `count` points evenly inside (0, budget).
+// 0, and `count` points that divide (0, budget) evenly.
 std::vector<std::int64_t> snapshot_points(std::int64_t budget, int count);
 
 }  // namespace dsgd
