@@ -15,29 +15,30 @@
 
 namespace dsgd {
 
-// Every key that a run has, strategies' own parameters apart: name, type, default, range, help. `policy` keys
-// say how to run and report, not what is computed: they are not part of a run's identity.
+// A key of every run (the strategies' own parameters come on top). `policy` keys say how to run and report,
+// not what is computed; they are not part of a run's id.
 struct RunKey : Parameter {
   bool policy = false;
 };
 const std::vector<RunKey>& run_keys();
-// Of an experiment alone: no run has them.
+// Keys of an experiment that no run has.
 const Parameter& base_key();
 const Parameter& together_key();
 
-// One run, complete and checked. Settings are in their effective form: "auto" is resolved, and a key that
+// One run, complete and checked. Its settings are in effective form: "auto" is resolved, and a key that
 // cannot matter (servers without a parameter server, momentum for plain SGD) has its default. A simulated run
-// has all keys of its cluster, those of the named file included; others have none but those that slow ranks.
+// has all keys of its cluster, including those of the cluster's file. A real run has only those keys of a
+// cluster that slow ranks.
 struct RunConfig {
   const StrategyEntry* strategy = nullptr;
-  Settings settings;           // run_keys()
+  Settings settings;           // of run_keys()
   Settings strategy_settings;  // the strategy's own parameters
-  // What was said of settings that depend on the number of workers, by their keys in a result file. No part
-  // of the run: its settings have the values.
+  // The expressions of settings that depend on the number of workers, by their keys in a result file. They
+  // are not part of the run: its settings have the values.
   std::map<std::string, std::string> expressions;
   bool simulated() const;             // in virtual time, on a modelled cluster
-  bool skips_gradients() const;       // finds its virtual time alone
-  const DeviceEntry& device() const;  // auto: the fastest usable here
+  bool skips_gradients() const;       // computes nothing and finds its virtual time alone
+  const DeviceEntry& device() const;  // "auto": the fastest that can be used here
   Precision precision() const;
   int workers() const;
   int servers() const;  // 0 for strategies without a rule
@@ -48,35 +49,35 @@ struct RunConfig {
   DataOrder data_order() const;
   OptimizerSettings optimizer() const;
   SyntheticSpec synthetic() const;
-  bool normalised() const;            // pixels, per channel
+  bool normalised() const;            // whether pixels are normalised per channel
   Augmentation augmentation() const;  // of epoch 0
-  int leaver() const;                 // the worker that leaves after faults.leave_step steps; -1: nobody
-  bool slowed() const;                // some gradients take longer (cluster.jitter, cluster.straggler)
-  // Sorted "key = value" lines of everything that decides the result; the strategy's own parameters are
+  int leaver() const;                 // the worker that leaves after faults.leave_step steps; -1: none
+  bool slowed() const;  // whether some gradients take longer (cluster.jitter, cluster.straggler)
+  // Sorted lines "key = value" of everything that determines the result. The strategy's own parameters are
   // "strategy.NAME.KEY".
   std::string canonical() const;
-  std::string text() const;  // canonical() and the policy keys: an experiment of this one run
+  std::string text() const;  // canonical() and the policy keys: an experiment with this one run
   std::string id() const;    // first 12 hex digits of the SHA-256 of canonical()
-  std::string name() const;  // file name without ending: "downpour-2w-seed1-0123456789ab"
-  void normalise();          // brings `settings` into their effective form
+  std::string name() const;  // file name without extension: "downpour-2w-seed1-0123456789ab"
+  void normalise();          // brings the settings into effective form
 };
 
-// What is wrong between keys, with what is allowed. No keys: the strategy objects to its own parameters.
+// Keys that contradict each other, with what is allowed. No keys: the strategy objects to its own parameters.
 struct Conflict {
-  std::vector<std::string> keys;  // the cause, the likeliest first
+  std::vector<std::string> keys;  // the likeliest cause first
   std::string what;
 };
 std::vector<Conflict> conflicts(const RunConfig& run);
-std::optional<Conflict> training_conflict(const RunConfig& run, std::size_t train);  // with so many samples
+// train: number of training samples.
+std::optional<Conflict> training_conflict(const RunConfig& run, std::size_t train);
 
 struct Experiment {
   std::string title;
-  // All runs of the first seed, then of the second; in a seed by workers, then by strategy, in the file's
-  // order.
+  // By seed, then by number of workers, then by strategy, each in the file's order.
   std::vector<RunConfig> runs;
 };
 
-// All mistakes of an experiment at once, each "file:line:column: key: problem (allowed: ...)".
+// All mistakes of an experiment, each "file:line:column: key: problem (allowed: ...)".
 class ConfigError : public std::runtime_error {
  public:
   explicit ConfigError(std::vector<std::string> problems);
@@ -86,19 +87,19 @@ class ConfigError : public std::runtime_error {
   std::vector<std::string> problems_;
 };
 
-// Reads a TOML experiment, expands arrays into the product of runs (a strategy's own table multiplies only
-// that strategy's runs; the lists of `together` go in step, an expression is evaluated for every run) and
-// checks all of it. An override "key=value" or "strategy.NAME.key=value" takes the
-// place of that line of the file; values are in TOML syntax, a bare word is text. Throws ConfigError.
+// Reads a TOML experiment, expands its axes to the product of runs, and checks it. A strategy's own table
+// multiplies only that strategy's runs; the lists of `together` advance together; an expression is evaluated
+// for every run. An override "key=value" or "strategy.NAME.key=value" replaces that line of the file; its
+// value is in TOML syntax, and a bare word is text. Throws ConfigError.
 Experiment load_experiment(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
-// The same from memory; `source` stands for the file in messages.
+// The same from a string; `source` stands for the file in messages.
 Experiment parse_experiment(const std::string& text, const std::string& source,
                             const std::vector<std::string>& overrides = {});
 RunConfig parse_run(const std::string& text);  // reads back RunConfig::text()
 
-// The file that a user means: a path, or the name of a shipped experiment ("quickstart"). Throws ConfigError.
+// The file for a user's word: a path, or the name of a shipped experiment ("quickstart"). Throws ConfigError.
 std::filesystem::path find_experiment(const std::string& name);
 std::vector<std::filesystem::path> shipped_experiments();
-std::vector<std::filesystem::path> known_clusters();  // the user's own, then shipped ones of other names
+std::vector<std::filesystem::path> known_clusters();  // the user's, then shipped ones with other names
 
 }  // namespace dsgd

@@ -14,33 +14,34 @@
 
 namespace dsgd {
 
-// Where something is said.
+// A position in the experiment's texts.
 struct SourcePlace {
-  std::size_t source = 0;  // experiments' files, bases first; then the overrides, then the clusters' files
+  std::size_t source = 0;  // experiments' files, bases first; then overrides; then clusters' files
   std::uint32_t line = 1, column = 1;
   auto operator<=>(const SourcePlace&) const = default;
 };
 
-// The values that a key is given in one table. An expression is the text of a key that has numbers.
+// The values of a key in one table. For a key with numbers, text is an expression.
 struct Axis {
-  std::string key;  // in full
+  std::string key;  // full name
   const Parameter* parameter = nullptr;
   SourcePlace place;
-  std::vector<Value> values;        // none: all were mistaken
+  std::vector<Value> values;        // empty: all were invalid
   std::vector<SourcePlace> places;  // one per value
 };
 
-// Keys whose values go in step.
+// Groups of keys whose values advance together.
 struct Together {
   SourcePlace place;
   std::vector<Names> groups;
 };
 
+// The keys of one table: an experiment's top level, a strategy's table or a cluster's file.
 struct Scope {
   const StrategyEntry* strategy = nullptr;  // null: the top level
   SourcePlace place;
   std::map<std::string, Axis> axes;
-  bool cluster = false;  // a cluster's file
+  bool cluster = false;  // whether it is a cluster's file
   std::optional<Together> together = {};
 
   std::string prefix() const { return strategy ? "strategy." + strategy->name + "." : ""; }
@@ -56,7 +57,7 @@ struct Scope {
     for (const Parameter& p : host_keys()) keys.push_back(("cluster.hosts.NAME." + p.name).substr(left_out));
     return keys;
   }
-  const Parameter* find(const std::string& key) const {  // the strategy's own come first; null: unknown
+  const Parameter* find(const std::string& key) const {  // the strategy's own keys first; null: unknown
     if (strategy)
       for (const Parameter& p : strategy->parameters)
         if (p.name == key) return &p;
@@ -66,35 +67,35 @@ struct Scope {
   }
 };
 
-// What a cluster's file says.
+// A cluster's file after reading.
 struct ClusterFile {
   std::filesystem::path folder;
   Scope scope{.cluster = true};
   bool good = true;
 };
 
-// One axis of the product, and where a run is on it.
+// One axis of the product, and the index of the current run on it.
 struct Choice {
   std::string key;
   const Axis* axis;
   std::size_t at = 0;
-  std::size_t wheel = 0;  // those of one turn together
+  std::size_t wheel = 0;  // axes with the same wheel advance together
   const Value& value() const { return axis->values[at]; }
   const SourcePlace& place() const { return axis->places[at]; }
 };
 
 bool is_expression(const Choice& choice);
 bool mistaken(const std::vector<Choice>& choices);
-// What an expression of this key may use. The number of workers depends on nothing.
+// The names that an expression for this key may use. The number of workers may use none.
 Names usable_names(const std::string& key);
 Names strategy_names();
 
 toml::table parse(const std::string& text);  // throws toml::parse_error
 std::string explain(const toml::parse_error& e);
 
-// An experiment from its files to its runs: read.cpp reads what is said into scopes, expand.cpp makes the
-// product of the axes, complete.cpp gives the runs their clusters and holds their keys against each other.
-// Mistakes are collected on the way.
+// Turns an experiment's files into its runs. read.cpp reads them into scopes, expand.cpp makes the product of
+// the axes, and complete.cpp adds the clusters and checks keys against each other. Mistakes are collected on
+// the way.
 class Reader {
  public:
   Reader(std::string file, const std::vector<std::string>& overrides)
@@ -110,7 +111,7 @@ class Reader {
   SourcePlace place(const toml::source_region& region) const {
     return {source_, region.begin.line, region.begin.column};
   }
-  void raise() const;  // when there are problems
+  void raise() const;  // throws ConfigError if there are problems
 
   void read_experiment(const std::string& text);
   std::string read_base(const toml::node& node);
@@ -139,13 +140,13 @@ class Reader {
   void check(const RunConfig& run, const Scope& scope, const std::vector<Choice>& choices);
 
   std::vector<std::string> sources_;
-  std::size_t files_ = 1;   // how many of them are experiments'
-  std::size_t overrides_;   // how many follow
-  std::size_t source_ = 0;  // which is being read
+  std::size_t files_ = 1;   // number of experiments' files in sources_
+  std::size_t overrides_;   // number of overrides that follow
+  std::size_t source_ = 0;  // the one that is being read
   std::set<std::pair<SourcePlace, std::string>> problems_;
   Scope top_;
   std::vector<Scope> strategies_;
-  bool names_strategy_ = false;  // rightly or wrongly
+  bool names_strategy_ = false;  // whether a strategy was named, valid or not
   std::map<std::string, ClusterFile> clusters_;
 };
 

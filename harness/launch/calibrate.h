@@ -11,11 +11,11 @@ struct CalibrateOptions {
   std::filesystem::path out;  // empty: the user's cluster "local"
   std::vector<std::string> models, devices, strategies;
   std::vector<int> minibatches;
-  int ranks = 0;  // at work while gradients are timed; 0: one a core
+  int ranks = 0;  // that compute while gradients are timed; 0: one per core
 };
 
-// Measures this machine and writes it as a modelled cluster. Returns an exit code. Throws std::runtime_error
-// before anything is measured where the options are wrong or the file cannot be written.
+// Measures this machine and writes it as a modelled cluster. Returns an exit code. If the options are invalid
+// or the file cannot be written, throws std::runtime_error before it measures.
 int calibrate(const CalibrateOptions& options);
 
 }  // namespace dsgd

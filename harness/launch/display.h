@@ -13,7 +13,7 @@ namespace dsgd {
 
 std::string duration(double seconds);  // "3 min 05 s"
 
-// Progress on stderr: a bar that is redrawn on a terminal, a line per run elsewhere.
+// Shows progress on stderr: a bar that is redrawn on a terminal, otherwise a line per run.
 class Display {
  public:
   Display(const Experiment& experiment, std::size_t runs, std::int64_t samples);

@@ -8,9 +8,9 @@
 
 namespace dsgd {
 
-// What a dry run prints: the runs, how long each takes, and what it sends.
+// Prints the plan of a dry run: the runs, the estimated time of each, and what it sends.
 void print_plan(const Experiment& experiment, const std::filesystem::path& out);
-// Whoever runs plain loops should know what that costs; where it costs next to nothing, there is no word.
+// Warns on stderr if the device `reference` would cost these runs much time.
 void warn_of_plain_loops(const std::vector<const RunConfig*>& runs);
 
 }  // namespace dsgd

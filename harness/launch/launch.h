@@ -15,12 +15,12 @@ namespace dsgd {
 
 struct LaunchOptions {
   std::filesystem::path program;   // this executable
-  std::filesystem::path part;      // the record that rank 0 fills
+  std::filesystem::path part;      // the record for rank 0 to fill
   std::filesystem::path data_dir;  // empty: the usual places
-  // How real ranks are started, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}"; empty: mpirun
-  // on this host.
+  // Command that starts real ranks, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}". Empty:
+  // mpirun on this host.
   std::string launcher;
-  std::vector<std::string> task;  // what every rank does, as words of dsgd's command line; empty: the run
+  std::vector<std::string> task;  // arguments of dsgd on every rank; empty: the run
 };
 
 struct LaunchEnd {
@@ -28,16 +28,17 @@ struct LaunchEnd {
   std::string reason;  // one sentence
 };
 
-// The MPI job of one run, or its simulation (dsgd-sim, beside `program`), watched until it is gone. A job
-// that exceeds its limits, or in which mpirun or a rank is stopped, is ended as a whole. If this process
-// dies, so do mpirun and the ranks; what Open MPI leaves on disk and in shared memory goes with the job, or
-// with the next launch.
+// The MPI job of one run, or its simulation (dsgd-sim, in the folder of `program`). A job that exceeds its
+// limits, or of which mpirun or a rank is stopped, is ended as a whole. If this process dies, mpirun and the
+// ranks die too. What Open MPI leaves on disk and in shared memory is removed with the job, or at the next
+// launch.
 class Launch {
  public:
   Launch(const RunConfig& config, const LaunchOptions& options,
          std::function<void(const Progress&)> progress);
   ~Launch();
-  // To be called all the time: waits that long for news. An end, when there is one; `interrupted` makes one.
+  // Call it repeatedly: it waits up to so many milliseconds for news. Returns a value when the job has ended;
+  // `interrupted` ends it.
   std::optional<LaunchEnd> watch(bool interrupted, int milliseconds);
 
  private:
@@ -45,16 +46,16 @@ class Launch {
   std::unique_ptr<State> state_;
 };
 
-// Why the platform of a simulated run cannot be used, in one sentence; empty: it can.
+// Why the platform of a simulated run cannot be used, in one sentence; empty if it can.
 std::string check_platform(const RunConfig& config, const std::filesystem::path& program);
 
-// The words that start so many ranks of the program that follows them. `launcher`: as in LaunchOptions.
+// The command, without the program, that starts so many ranks. launcher: as in LaunchOptions.
 std::vector<std::string> starter(int ranks, const std::string& launcher);
 
-// Lines that a program prints within that many seconds. Throws std::runtime_error that says why it failed.
+// The lines that a program prints. Throws std::runtime_error if it fails or takes longer than `seconds`.
 std::vector<std::string> output_of(const std::vector<std::string>& words, double seconds);
 
-// In a rank: end when the process that started it does.
+// For ranks: this process receives `signal` when the process that started it dies.
 void die_with_parent(int signal);
 
 }  // namespace dsgd

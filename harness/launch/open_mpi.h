@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// All that is known of Open MPI's launcher, which is ORTE's up to 4.1 and PRRTE's from 5.0 on.
+// Everything specific to Open MPI's launchers: ORTE up to 4.1, PRRTE from 5.0 on.
 
 #include <cstdint>
 #include <filesystem>
@@ -11,18 +11,18 @@
 
 namespace dsgd {
 
-// Bytes that the folder for its files must have free. Where a shared segment does not fit, Open MPI 4.1
-// hangs, and 5.0 ends: 16 MiB of a rank there, of which little is used.
+// Free bytes that the folder for its files must have. Each rank reserves a shared segment of 16 MiB there, of
+// which it uses little. If a segment does not fit, Open MPI 4.1 hangs and 5.0 exits.
 constexpr std::uintmax_t mpirun_room = 32 << 20;
 
-// The words that start so many ranks, on this host, of the program that follows them.
+// The command, without the program, that starts so many ranks on this host.
 std::vector<std::string> mpirun(int ranks);
 
-// For a launcher that is about to be started in this process. `folder`: for its own and the ranks' files;
-// empty: where it likes.
+// Sets the environment variables for a launcher that this process is about to start. folder: for files of the
+// launcher and the ranks; empty: the default.
 void set_mpirun_variables(const std::filesystem::path& folder);
 
-// Which rank was killed by what, from the lines that mpirun wrote on stderr; none: no rank was.
+// Which rank was killed by which signal, from mpirun's lines on stderr; empty if none was.
 std::optional<std::string> killed_rank(const std::vector<std::string>& errors);
 
 }  // namespace dsgd

@@ -14,7 +14,7 @@
 
 namespace dsgd::h5 {
 
-// An HDF5 identifier that is closed at the end of its life.
+// Owns an HDF5 identifier.
 class Handle {
  public:
   Handle() = default;
@@ -35,25 +35,26 @@ class Handle {
   herr_t (*close_)(hid_t) = nullptr;
 };
 
-// Everything here throws std::runtime_error with the file's name and HDF5's reason.
+// All functions here throw std::runtime_error with the file's name and HDF5's reason.
 Handle create(const std::filesystem::path& file);
 Handle open(const std::filesystem::path& file, bool writable);
 void flush(hid_t file);
-void close(Handle file);  // unlike the destructor, reports what could not be written
-// A complete file is sealed: its first line, in the user block, names its format and the CRC-32 and size of
-// all that follows. `verify` throws where that does not hold: HDF5 may crash or hang on a single wrong bit.
+void close(Handle file);  // unlike the destructor, throws if data could not be written
+// seal() completes a file: its first line, in the user block, then has the format and the CRC-32 and size of
+// what follows. verify() throws if that line is missing or wrong. HDF5 itself may crash or hang on a single
+// wrong bit.
 void seal(const std::filesystem::path& file, const std::string& format);
 void verify(const std::filesystem::path& file, const std::string& format);
-Handle group(hid_t file, const std::string& name);  // opened, or created where the file is writable
+Handle group(hid_t file, const std::string& name);  // opens it, or creates it if the file is writable
 bool exists(hid_t file, const std::string& name);
-void erase(hid_t file, const std::string& name);  // where it exists
+void erase(hid_t file, const std::string& name);  // if it exists
 
-void set(hid_t object, const std::string& name, const Value& value);  // attribute; replaces an older one
+void set(hid_t object, const std::string& name, const Value& value);  // attribute; replaces an existing one
 bool has(hid_t object, const std::string& name);
 Value get(hid_t object, const std::string& name);
 std::vector<std::string> names(hid_t object);  // of all attributes
 
-// A table is a one-dimensional, extensible compound data set; `type` describes one row in memory.
+// A table is a one-dimensional, extensible compound data set. type: one row in memory.
 Handle create_table(hid_t file, const std::string& name, hid_t type);
 void append(hid_t table, hid_t type, const void* rows, std::size_t count);
 Handle open_table(hid_t file, const std::string& name);

@@ -10,17 +10,17 @@
 
 namespace dsgd {
 
-// A configuration with expressions in place of their values: what runs with several numbers of workers share.
+// A configuration with expressions in place of their values, which is the same for all numbers of workers.
 std::map<std::string, Value> said(std::map<std::string, Value> config,
                                   const std::map<std::string, Value>& expressions);
 
-// The settings by which runs are told apart: how to run and report is none, nor are strategy, seed and
-// workers.
+// The settings that distinguish runs: all but strategy, seed, workers and the policy keys.
 std::map<std::string, Value> settings_of(const std::map<std::string, Value>& config);
 
-// Tells apart the runs of a strategy by the engine and by the settings that differ, those of several
-// experiments (by their titles) also by what one has no run of; of clusters, by the name. Configurations are
-// those of result files, `marks` what keeps runs apart besides; one is named after all were added.
+// Short labels that distinguish the runs of a strategy: the engine, and the settings whose values differ.
+// Runs of several experiments (by title) are also distinguished by settings that only some have. For clusters
+// the name stands for all settings. Configurations are those of result files; `marks` are other differences.
+// First add() all runs, then ask of() for their labels.
 class Labels {
  public:
   using Config = std::map<std::string, Value>;
@@ -30,8 +30,9 @@ class Labels {
  private:
   bool tells_experiments(const std::string& key) const;
   using Values = std::set<std::string>;
-  std::map<std::string, int> runs_;  // by group of runs that are compared, and program
-  std::map<std::pair<std::string, std::string>, int> having_;         // and key: that have it
+  std::map<std::string, int> runs_;  // number of runs, by group of compared runs and program
+  // Number of runs with the key, by group and program, and by key.
+  std::map<std::pair<std::string, std::string>, int> having_;
   std::map<std::pair<std::string, std::string>, Values> seen_;        // by group and key
   std::map<std::string, std::map<std::string, Values>> experiments_;  // by title and key
 };

@@ -11,32 +11,32 @@
 
 namespace dsgd {
 
-// A run's file while it is being made: NAME.h5.part beside NAME.h5.
+// The file of an unfinished run: NAME.h5.part beside NAME.h5.
 std::filesystem::path part_of(const std::filesystem::path& result);
 
-// Starts a record: configuration, effective parameters, what is known of the program. `history`: outcomes of
-// earlier attempts.
+// Creates a record with configuration, effective parameters and what is known of the program. history:
+// outcomes of earlier attempts.
 void create_record(const std::filesystem::path& part, const RunConfig& config, const std::string& history);
 
-// Puts the outcome into the part file, last of all, and gives it its final name. False: the part cannot be
-// read any more (killed while writing) and was set aside as NAME.h5.damaged, or it is gone.
+// Writes the outcome to the part file and renames it to its final name. Returns false if the part file is
+// gone, or is unreadable because a rank was killed while writing; then it is renamed to NAME.h5.damaged.
 bool finish_record(const std::filesystem::path& result, const std::string& outcome,
                    const std::string& detail);
 
-// Gives a complete result the title, target and expressions that its experiment has now.
+// Updates title, target and expressions of a complete result to those that its experiment has now.
 void retitle_record(const std::filesystem::path& result, const RunConfig& config);
 
-// Each once, in their order.
+// The names without duplicates, in their order.
 std::string listed_once(const std::vector<std::string>& names);
 
-// What rank 0 writes during and after the run. Steps are buffered and flushed to disk every two seconds.
+// Rank 0's writer during and after the run. Steps are buffered and flushed to disk every two seconds.
 class Recorder {
  public:
   explicit Recorder(const std::filesystem::path& part);
   void step(const StepRow& row);
-  void steps(std::span<const StepRow> rows);  // other ranks', afterwards
+  void steps(std::span<const StepRow> rows);  // of other ranks, after the run
   hid_t file() const { return file_; }
-  void close();  // reports what could not be written
+  void close();  // throws if data could not be written
 
  private:
   void write();
@@ -48,7 +48,7 @@ class Recorder {
 std::string utc_now();  // ISO 8601
 std::map<std::string, Value>
 provenance_here();            // of this program on this host: the part that is known before a run
-std::string build_summary();  // commit, dirty flag, compiler, flags: what `dsgd --version` prints
+std::string build_summary();  // commit, dirty flag, compiler, flags, for `dsgd --version`
 std::map<std::string, Value> config_of(const RunConfig& config);  // as in a result file
 Facts effective_parameters(const RunConfig& config, std::size_t parameters);
 Context context_of(const RunConfig& config, std::size_t parameters);

@@ -13,13 +13,13 @@
 
 namespace dsgd {
 
-// One result file, read back. Derived numbers follow results/README.md; those that a run does not have are
+// One result file. Derived numbers are defined in results/README.md; a number that a run does not have is
 // empty.
 struct RunResult {
   std::filesystem::path file;
   std::string name, id, title, engine, outcome, detail, history;
   std::map<std::string, Value> config, effective, provenance, result;
-  std::map<std::string, Value> expressions;  // of the settings that depend on the number of workers
+  std::map<std::string, Value> expressions;  // of settings that depend on the number of workers
   std::vector<SnapshotRow> snapshots;
   std::vector<RankRow> ranks;
   std::vector<StalenessRow> staleness;
@@ -35,10 +35,10 @@ struct RunResult {
   std::optional<double> time_to(double target) const;       // seconds
   std::optional<double> mean_staleness() const;
   std::optional<double> megabytes_per_worker() const;
-  std::optional<double> snapshot_share() const;  // of the clock, on the rank that took longest
+  std::optional<double> snapshot_share() const;  // of the total time, on the rank that takes longest
   std::string origin() const { return origin_of(provenance); }
 
-  // What must be equal for two runs to be compared: commit, dirty flag, build, class of host.
+  // What must be equal for runs to be comparable: commit, dirty flag, build, class of host.
   static std::string origin_of(const std::map<std::string, Value>& provenance);
 };
 RunResult read_result(const std::filesystem::path& file);  // throws std::runtime_error
@@ -52,7 +52,7 @@ struct ResultFolder {
 };
 ResultFolder read_folder(const std::filesystem::path& folder);  // NAME.h5 only
 
-// Everything that one file says, for a terminal.
+// The contents of a result file, formatted for a terminal.
 std::string show(const RunResult& run);
 
 }  // namespace dsgd

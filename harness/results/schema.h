@@ -7,7 +7,7 @@
 
 #include "results/h5.h"
 
-// The tables of a result file, schema version 1: results/README.md says what every field means.
+// The tables of a result file, schema version 1. results/README.md defines every field.
 namespace dsgd {
 
 constexpr std::int64_t schema_version = 1;

@@ -9,11 +9,11 @@
 
 namespace dsgd {
 
-// One row per (strategy, settings, workers) over its seeds: accuracy with interval, time to target or "k of n
-// reached", throughput, speed-up and its base, staleness, traffic. A number that some seed has not is "k of
-// n", never the mean of the others. Every run is timed to its own target, or to the given one. Throws
-// std::runtime_error when the runs' origins differ and `mixed` is not set (each has rows of its own then),
-// and where the same settings and seed are there twice.
+// One row per (strategy, settings, workers), over its seeds: accuracy with confidence interval, time to
+// target or "k of n reached", throughput, speed-up and its base, staleness, traffic. If some seeds lack a
+// number, the cell is "k of n" instead of a mean of the others. target: empty, each run's own. Throws
+// std::runtime_error if the runs' origins differ, unless `mixed` gives each origin its own rows, and if the
+// same settings and seed occur twice.
 std::string table(const std::vector<RunResult>& runs, std::optional<double> target, bool mixed);
 
 }  // namespace dsgd

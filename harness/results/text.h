@@ -11,8 +11,8 @@ namespace dsgd {
 
 std::string plain(const Value& value);  // without the quotes of text
 std::string text(const std::map<std::string, Value>& values,
-                 const std::string& key);  // "" where there is none
-// Columns of equal width, the first to the left, the others to the right; a line for each row.
+                 const std::string& key);  // "" if it is missing
+// Rows with columns of equal width, the first left-aligned, the others right-aligned.
 std::string aligned(const std::vector<std::vector<std::string>>& cells);
 
 }  // namespace dsgd
