@@ -12,21 +12,21 @@ namespace dsgd {
 struct Finding {
   enum State {
     good,
-    absent,  // an ordinary run does without it
+    absent,  // an ordinary run works without it
     broken   // an ordinary run (`dsgd run sync`) needs it
   } state = good;
   std::string what, text;
-  std::string fix = "";  // one sentence; what to do about it
+  std::string fix = "";  // the remedy, in one sentence
 };
 
-// Prints what is there, what will not work and why, each with the fix. Starts `ranks` ranks, as a run would.
-// 1 when something that an ordinary run needs is missing, else 0.
+// Prints what works here, what does not and why, and the remedies. Starts `ranks` ranks as a run would.
+// Returns 1 if something is missing that an ordinary run needs, else 0.
 int doctor(int ranks, const LaunchOptions& options);
 
-// In each of these ranks: what they see of each other, printed by the first one, a line for each finding.
+// Called by each of these ranks. The first one prints what they see of each other, one line per finding.
 void meet();
 
-// CUDA, its libraries, the GPUs and how fast they are reached. In builds without CUDA: why there is none.
+// CUDA, its libraries, the GPUs and the bandwidth to them; in builds without CUDA, the reason.
 std::vector<Finding> gpu_findings();
 
 }  // namespace dsgd

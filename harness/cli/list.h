@@ -5,8 +5,8 @@
 
 namespace dsgd {
 
-// Prints what there is of `topic`; of strategies those that have to do with `word`. Returns an exit code;
-// throws std::runtime_error where nothing has to do with it.
+// Prints the entries of `topic`; of strategies only those that mention `word`. Returns an exit code. Throws
+// std::runtime_error if none mentions it.
 int list(const std::string& topic, const std::string& word);
 
 }  // namespace dsgd

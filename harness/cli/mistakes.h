@@ -7,7 +7,8 @@
 
 namespace dsgd {
 
-// One line on what is wrong with the command line; CLI11 names no unknown command, and no near miss.
+// One line about a mistake on the command line. CLI11's own messages do not name unknown commands or suggest
+// similar ones.
 std::string explain(const CLI::App& root, const CLI::ParseError& e, const std::vector<std::string>& words);
 
 }  // namespace dsgd

@@ -14,23 +14,23 @@
 
 namespace dsgd::cuda {
 
-// "no GPU: ..." with the reason and what to do; empty where there is one.
+// "no GPU: ..." with the reason and the remedy; empty if there is a GPU.
 std::string unavailable();
 
 [[noreturn]] void fail(const char* reason, const char* call, const char* file, int line);
 inline void check(cudaError_t status, const char* call, const char* file, int line) {
   if (status != cudaSuccess) fail(cudaGetErrorString(status), call, file, line);
 }
-// Throws std::runtime_error that names the reason, the call and its place. `check` is found by the type of
-// the status.
+// Throws std::runtime_error with the reason, the call and its place in the source. Overloads of `check`
+// accept the status types of other libraries.
 #define DSGD_CHECK(call) check(call, #call, __FILE__, __LINE__)
 
-// Bytes of a GPU's memory, or of the host's that GPUs reach: pinned, at the same address for both.
+// Owns bytes of a GPU's memory, or of pinned host memory, which has the same address on the GPU.
 class Memory {
  public:
   Memory() = default;
   static Memory device(std::size_t bytes);
-  static Memory pinned(std::size_t bytes);  // zeros
+  static Memory pinned(std::size_t bytes);  // zeroed
   Memory(Memory&& other) noexcept { *this = std::move(other); }
   Memory& operator=(Memory&& other) noexcept;
   ~Memory();
@@ -58,7 +58,7 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// An order between streams, without times.
+// An event without timing, for the order between streams.
 class Event {
  public:
   Event() { DSGD_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
@@ -70,7 +70,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// A GPU's memory. All operations go to one stream in the order of the calls.
+// A GPU's memory. All operations are queued on one stream in the order of the calls.
 class GpuSpace final : public Space {
  public:
   GpuSpace();
@@ -99,22 +99,23 @@ class GpuSpace final : public Space {
 
  private:
   Stream stream_;
-  static constexpr std::size_t portion = std::size_t(1) << 16, portions = 4;  // floats; of a vector, and on
-  const Memory bounce_ = Memory::pinned(portions * portion * sizeof(float));  // their way at a time
-  Event copied_[portions];  // the last copies to or from them
-  Memory sums_, sum_;       // of dot: partial ones, and the last on the host
+  // through_host(): floats of a portion, and portions that are under way at the same time.
+  static constexpr std::size_t portion = std::size_t(1) << 16, portions = 4;
+  const Memory bounce_ = Memory::pinned(portions * portion * sizeof(float));
+  Event copied_[portions];  // after the last copy from or to each portion of bounce_
+  Memory sums_, sum_;       // dot(): partial sums on the GPU, and the result on the host
 };
 
-// The only one of this process. Ranks of a host take its GPUs in turn. Made at the first call, where there is
-// a GPU; it stays until the process ends.
+// The only GpuSpace of this process. The first call creates it, if there is a GPU; it lives until the process
+// ends. Ranks of one host are assigned its GPUs in turn.
 const GpuSpace& gpu_space();
 
-// The GPU of a space, and where work on its vectors is queued.
+// The GPU of a space, and the stream on which its operations are queued.
 struct GpuQueue {
   int device = 0;
   cudaStream_t stream = nullptr;
-  std::array<char, 16> uuid{};  // of the GPU, whatever host it is in
+  std::array<char, 16> uuid{};  // unique over all hosts
 };
-std::optional<GpuQueue> gpu_queue(const Space& space);  // none: it is the host's
+std::optional<GpuQueue> gpu_queue(const Space& space);  // empty if the space is the host's
 
 }  // namespace dsgd::cuda

@@ -17,7 +17,8 @@
 // What the processor's device (device_cpu.cpp) shares with a library that does some of its layers (onednn.h).
 namespace dsgd {
 
-// A minibatch between two layers: `size` numbers of each of `batch` samples, zero beyond the samples in use.
+// A minibatch between two layers: `size` numbers for each of `batch` samples. Samples beyond those in use are
+// zero.
 struct Tensor {
   enum Layout {
     rows,    // {sample, CHW}, as gather() writes it
@@ -25,27 +26,27 @@ struct Tensor {
     library  // known to the library alone
   };
   Layout layout = rows;
-  float* data = nullptr;                    // 64-byte aligned; of a library's layout: whatever it keeps there
-  std::size_t size = 0, bytes = 0;          // of a sample; of all
+  float* data = nullptr;                    // 64-byte aligned; in a library's layout opaque
+  std::size_t size = 0, bytes = 0;          // numbers per sample; bytes in all
   std::shared_ptr<const void> description;  // of a library's layout
   explicit operator bool() const { return data != nullptr; }
 };
 
 using Step = std::function<void()>;
 
-// What the steps of a plan share, and where new ones go. Layers are built once, in a plan's constructor;
-// building a layer allocates, its steps do not.
+// What the steps of a plan share, and where new ones are appended. A plan's constructor builds the layers
+// once. Building a layer allocates; its steps do not.
 struct PlanParts {
   int batch = 0;
-  const float* w = nullptr;  // the flat vector and its gradient, those of this call
+  const float* w = nullptr;  // flat vector and gradient of the current call
   float* g = nullptr;
-  std::byte* scratch = nullptr;                       // for any one step; there when all layers are built
-  std::vector<Step>* steps = nullptr;                 // where they go
-  std::vector<Step> before_forward, before_backward;  // of every call: w and g are there
+  std::byte* scratch = nullptr;        // for one step at a time; allocated when all layers are built
+  std::vector<Step>* steps = nullptr;  // the list to which new steps are appended
+  std::vector<Step> before_forward, before_backward;  // run at the start of every call, when w and g are set
   int copies = 0;                                     // steps that only change a layout
-  const std::vector<Step>* uncounted = nullptr;       // whose copies do not count
+  const std::vector<Step>* uncounted = nullptr;       // list of steps whose copies are not counted
 
-  // Memory for the plan's life, zeroed, in whole cache lines.
+  // Zeroed memory in whole cache lines that lives as long as the plan.
   std::byte* memory(std::size_t bytes);
   Tensor make(Tensor::Layout layout, std::size_t size) {
     const std::size_t bytes = size * batch * sizeof(float);
@@ -67,17 +68,17 @@ struct PlanParts {
   std::vector<std::unique_ptr<std::byte, Free>> owned_;
 };
 
-// A layer whose way forward is built: its output, and how its way back is built, given the gradient dy at its
-// output in the layout of y.
+// A layer whose forward pass is built. parameters() and data() build its backward pass, given the gradient dy
+// at its output, in the layout of y.
 struct BuiltLayer {
   Tensor y;
-  std::optional<Activation> activation;           // of y, whose derivative comes first on the way back
-  std::function<void(const Tensor&)> parameters;  // the gradient of its weights; empty for layers without
-  std::function<Tensor(const Tensor&)> data;      // returns the gradient at its input; may change dy in place
+  std::optional<Activation> activation;           // of y; the backward pass must begin with its derivative
+  std::function<void(const Tensor&)> parameters;  // gradient of the weights; empty for layers without
+  std::function<Tensor(const Tensor&)> data;      // returns the gradient at the input; may overwrite dy
   std::string implementation;
 };
 
-// Layers by a library. They take inputs in any layout and leave outputs in the one that they like best.
+// Layers of a library. They take inputs in any layout and choose the layout of their outputs.
 class LayerLibrary {
  public:
   virtual ~LayerLibrary() = default;
@@ -85,10 +86,10 @@ class LayerLibrary {
   virtual BuiltLayer convolution(const PlacedLayer& p, const Conv2d& l, const Tensor& x,
                                  const std::optional<Activation>& a) = 0;
   virtual BuiltLayer pooling(const PlacedLayer& p, bool max, int size, int stride, const Tensor& x) = 0;
-  // Of tensors in the library's own layouts: y <- a(y), and dy <- dy * a'(y).
+  // For tensors in the library's layouts: y <- a(y), and dy <- dy * a'(y).
   virtual void activate(Activation a, const Tensor& y) = 0;
   virtual void differentiate(Activation a, const Tensor& y, const Tensor& dy) = 0;
-  // x in the layout of `wanted`, copied where it has another.
+  // x in the layout of `wanted`; a copy if x has another layout.
   virtual Tensor as(const Tensor& x, const Tensor& wanted) = 0;
 };
 

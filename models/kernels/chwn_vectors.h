@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <utility>
 
-// For the kernels of chwn.h alone: vectors of 16 floats and the choice of the instruction set. A sum of
-// products may be fused there (CMakeLists.txt), as in any library's matrix product. Each instruction set has
-// its own copy of the kernels, picked at run time; the templates' numbers say how many accumulators fit its
-// registers.
+// For the kernels of chwn.h alone: vectors of 16 floats, and the choice of the instruction set at run time.
+// Each instruction set has its own copy of the kernels; template arguments say how many accumulators fit its
+// registers. Sums of products may use fused multiply-add here (CMakeLists.txt), as in any library's matrix
+// product.
 #define DSGD_INLINE __attribute__((always_inline))
 #define DSGD_COMPILED(target, ...) [](auto... arguments) target { __VA_ARGS__(arguments...); }
 #if defined(__x86_64__)
@@ -22,17 +22,17 @@
 
 namespace dsgd {
 
-// The widest that this processor has and the environment variable DSGD_INSTRUCTIONS allows. Throws
-// std::invalid_argument where that names none of them.
+// The widest instruction set that this processor has and that the environment variable DSGD_INSTRUCTIONS
+// allows. Throws std::invalid_argument if that names none of them.
 enum class Instructions { generic, avx2, avx512 };
 Instructions instructions();
 inline bool has_avx512() { return instructions() >= Instructions::avx512; }
 inline bool has_avx2() { return instructions() >= Instructions::avx2; }
 
-constexpr int vector_width = 16;  // floats that every kernel may take at a time
+constexpr int vector_width = 16;  // floats that every kernel may process at once
 
-// Vectors of so many numbers. Accumulators must be of the instruction set's own width: GCC keeps wider ones
-// in memory.
+// Vectors of so many numbers. Accumulators must have the instruction set's own width, because GCC keeps wider
+// ones in memory.
 template <int width>
 struct Vectors {
   typedef float Floats __attribute__((vector_size(4 * width), may_alias));
@@ -53,7 +53,7 @@ template <int width = vector_width>
 DSGD_INLINE inline void store(float* to, FloatsOf<width> v) {
   *reinterpret_cast<FloatsOf<width>*>(to) = v;
 }
-// Small unsigned numbers in memory, as Ints in registers.
+// Loads small unsigned numbers as Ints.
 template <int width = vector_width, std::unsigned_integral Small>
 DSGD_INLINE inline IntsOf<width> load(const Small* from) {
   typedef Small Smalls __attribute__((vector_size(sizeof(Small) * width), may_alias));
@@ -77,8 +77,8 @@ DSGD_INLINE inline float sum(FloatsOf<width> v) {
   }
 }
 
-// f(first, count) over [0, total) in parts of nearly equal size, at most `most`; count is known when
-// compiling.
+// f(first, count) over [0, total), in parts of nearly equal size, at most `most`. count is a compile-time
+// constant.
 template <int most, class F>
 DSGD_INLINE inline void in_parts(int total, F f) {
   const int parts = (total + most - 1) / most;

@@ -11,8 +11,7 @@
 
 namespace dsgd::cuda {
 
-// cuBLASLt. The library is loaded with the first object: programs that never use a GPU do not pay for it (94
-// MB and 40 ms a process).
+// cuBLASLt. The library is loaded with the first object, because it costs a process 94 MB and 40 ms.
 class Products {
  public:
   Products();
@@ -21,7 +20,7 @@ class Products {
   std::string version() const;
 
   enum class Extra { none, bias, relu_bias, bias_gradient };       // see Product
-  static constexpr std::size_t workspace = std::size_t(32) << 20;  // bytes that run() needs
+  static constexpr std::size_t workspace = std::size_t(32) << 20;  // bytes for run()
 
   struct Functions;
   const Functions& functions() const { return *functions_; }
@@ -32,9 +31,9 @@ class Products {
   cublasLtHandle_t handle_ = nullptr;
 };
 
-// D <- op(A) * op(B), column-major without gaps: op(A) is m x k, op(B) k x n. Sums are float32; float32
-// factors are rounded to TF32 if asked for. With it: D + bias (of m elements, as D's), relu(D + bias), or
-// bias <- the sums of B over k (n elements). All addresses are multiples of 16 bytes.
+// Computes D <- op(A) * op(B), column-major without gaps: op(A) is m x k, op(B) is k x n. Sums are float32.
+// With tf32, float32 factors are rounded to TF32. The extra is D + bias (m elements, of D's type), relu(D +
+// bias), or bias <- the sums of B over k (n elements). All addresses are multiples of 16 bytes.
 class Product {
  public:
   struct Shape {
@@ -47,7 +46,7 @@ class Product {
   Product(const Products& products, const Shape& shape);
   Product(const Product&) = delete;
   ~Product();
-  bool possible() const { return possible_; }  // otherwise cuBLASLt has nothing with this extra
+  bool possible() const { return possible_; }  // whether cuBLASLt supports this product with this extra
   void run(const void* a, const void* b, void* d, void* bias, void* workspace, cudaStream_t stream) const;
 
  private:

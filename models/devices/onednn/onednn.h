@@ -6,15 +6,15 @@
 
 #include "devices/cpu_plan.h"
 
-// oneDNN (2.6 or later), where the build has it: the faster one for some layers of the processor's device.
+// oneDNN (2.6 or later), if the build has it. The device `cpu` uses it for layers for which it is faster.
 namespace dsgd::onednn {
 
-std::string missing();          // empty, or why it cannot be used and what to do
+std::string missing();          // why it cannot be used, and the remedy; empty if it can
 std::string version();          // "oneDNN 3.7.2"
-bool has_bfloat16();            // whether this processor has instructions for it
-const char* const off = "off";  // value of the environment variable DSGD_ONEDNN that does without
+bool has_bfloat16();            // whether this processor has bfloat16 instructions
+const char* const off = "off";  // value of the environment variable DSGD_ONEDNN that disables it
 
-// `parts` must outlive it. Throws dnnl::error where oneDNN has no implementation.
+// `parts` must outlive the result. The layers throw dnnl::error if oneDNN has no implementation.
 std::unique_ptr<LayerLibrary> layers(PlanParts& parts, Precision precision);
 
 }  // namespace dsgd::onednn

@@ -3,7 +3,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
-// What differs between oneDNN 2 (from 2.6 on) and oneDNN 3: how primitives are described.
+// Hides the difference between oneDNN 2 (from 2.6 on) and oneDNN 3: how primitives are described.
 namespace dsgd::onednn {
 
 using dnnl::memory;
@@ -25,8 +25,8 @@ inline void append(dnnl::post_ops& ops, dnnl::algorithm a) {
 #endif
 }
 
-// Descriptions of one primitive after the other, with the same engine and attributes. `forward`: the hint
-// that a primitive of the way back wants.
+// Describes primitives for one engine with the same attributes. `forward` is the hint that a backward
+// primitive needs.
 class Describe {
  public:
   Describe(const dnnl::engine& engine, const dnnl::primitive_attr& attributes)
