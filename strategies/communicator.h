@@ -68,13 +68,12 @@ class Group {
   virtual int size() const = 0;
   void sum(Vec v) { reduce(1, v); }                      // v <- sum over the workers of v
   void mean(Vec v) { reduce(1.0f / float(size()), v); }  // v <- (1/P) sum over the workers of v
-  // begin_sum() and end_sum() are a bucketed all-reduce, v <- sum over the workers of v, that can overlap
-  // with the computation of v. Call begin_sum() before v is computed; it returns at once. Pass its result to
-  // whoever computes v (Replica::gradient_in_parts), who calls it when elements of v are complete. Buckets of
-  // `bucket` floats are summed from the end of v to its beginning; end_sum() sums those that are left.
-  // Returns the sum: in v, or in memory that simulated workers share. It is valid until this worker's next
-  // sum. This default does not overlap, because the processor that would add is busy with computing v:
-  // end_sum() is sum().
+  // A bucketed all-reduce, v <- sum over the workers of v, that can overlap with the computation of v. Call
+  // begin_sum() before v is computed; it returns at once. Pass its result to Replica::gradient_in_parts(),
+  // which calls it when elements of v are complete. Buckets of `bucket` floats are summed from the end of v
+  // to its beginning. end_sum() sums those that are left. It returns the sum: in v, or in memory that
+  // simulated workers share. The sum is valid until this worker's next one. This default does not overlap,
+  // because the processor that would add is busy with computing v: end_sum() is sum().
   virtual OnReady begin_sum(Vec /*v*/, std::size_t /*bucket*/) { return {}; }
   virtual ConstVec end_sum(Vec v) {
     sum(v);
@@ -178,7 +177,8 @@ class ParameterServer : public Work {
       forget();
     }
   }
-  // As pull(), but returns at once; end_pull() must follow before the next request.
+  // As pull(), but returns at once. end_pull() must follow before the next pull; pushes are allowed in
+  // between.
   virtual void begin_pull(int minibatches = 1) = 0;
   // Blocks until the replies have arrived. Returns the pulled vector, in `room` or in the receive buffer. It
   // is valid until the next pull, and read-only: simulated workers share it.
@@ -186,8 +186,8 @@ class ParameterServer : public Work {
   virtual void pull_work(int minibatches = 1) = 0;  // asks for work without the vector; blocks
   // Whether the servers' vector, when work was last granted, was another one than the vector pulled last.
   virtual bool changed() const = 0;
-  // Returns where to compute the gradient that the next push() sends: the send buffer where that saves a
-  // copy, else `own`. The contents are undefined after the push.
+  // Returns where to compute the gradient that the next push() sends: the send buffer if that saves a copy,
+  // else `own`. May block as push() does. The contents are undefined after the push.
   virtual Vec place(Vec own) { return own; }
   // Sends a*g to the servers: the gradient of `samples` samples, computed at the version that was pulled
   // last, and a number for the rule. Does not wait for the servers to apply it; it blocks only while the
@@ -232,8 +232,8 @@ class World {
  public:
   // Collective over all ranks. The first world of a process initialises MPI and finalises it, so it must be
   // closed last; several can be open at a time. Throws std::runtime_error if no rank is left for a worker.
-  // minibatch: samples per worker and step. ranks_per_host is for tests and benchmarks: every so many ranks
-  // count as a host of their own (1: no shared memory). 0: real hosts.
+  // minibatch: samples per worker and step. ranks_per_host is for tests and benchmarks: each group of that
+  // many ranks counts as a host of its own (1: no shared memory). 0: real hosts.
   static std::unique_ptr<World> open(int servers, int minibatch, int ranks_per_host = 0);
   virtual ~World() = default;
   virtual int rank() const = 0;
@@ -242,8 +242,7 @@ class World {
   int servers() const { return size() - workers(); }
   bool is_worker() const { return rank() < workers(); }
   virtual double now() const = 0;  // seconds; virtual ones in a simulated world
-  // Advances a simulated clock by so many seconds, because computing alone takes no virtual time. No effect
-  // on real ranks.
+  // Advances a simulated clock, because computing alone takes no virtual time. No effect on real ranks.
   virtual void charge(double seconds) = 0;
   virtual void sleep(double seconds) = 0;  // real or virtual seconds
   virtual bool simulated() const = 0;      // all ranks are in one process, and one runs at a time

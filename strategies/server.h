@@ -47,8 +47,8 @@ class Rule {
   virtual double number() const { return 0; }
   virtual Vec master(Vec w) { return w; }  // this shard's part of the model that the paper reports
   // (worker, used): false holds this worker's pull back until the next arrival. The first shard asks only
-  // while budget is left, the others always. A rule must therefore let everybody pass who waits for a
-  // finished worker; finished() tells it.
+  // while budget is left, the others always. So once finished() was called for a worker, the rule must not
+  // make others wait for it.
   virtual bool admit(int, std::int64_t) const { return true; }
   virtual void sent(int, ConstVec) {}  // (worker, w): its pull is being answered with w
   virtual void left(int) {}            // (worker): it stops before the budget is spent; finished() follows

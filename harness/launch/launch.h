@@ -16,7 +16,7 @@ namespace dsgd {
 struct LaunchOptions {
   std::filesystem::path program;   // this executable
   std::filesystem::path part;      // the record for rank 0 to fill
-  std::filesystem::path data_dir;  // empty: the usual places
+  std::filesystem::path data_dir;  // empty: the default folders (dataset_folders)
   // Command that starts real ranks, e.g. "mpirun --hostfile hosts -n {ranks}" or "srun -n {ranks}". Empty:
   // mpirun on this host.
   std::string launcher;
@@ -28,17 +28,16 @@ struct LaunchEnd {
   std::string reason;  // one sentence
 };
 
-// The MPI job of one run, or its simulation (dsgd-sim, in the folder of `program`). A job that exceeds its
-// limits, or of which mpirun or a rank is stopped, is ended as a whole. If this process dies, mpirun and the
-// ranks die too. What Open MPI leaves on disk and in shared memory is removed with the job, or at the next
-// launch.
+// The MPI job of one run, or its simulation (dsgd-sim, in the folder of `program`). If a job exceeds its
+// limits, or mpirun or a rank is stopped, the whole job is ended. If this process dies, mpirun and the ranks
+// die too. What Open MPI leaves on disk and in shared memory is removed with the job, or at the next launch.
 class Launch {
  public:
   Launch(const RunConfig& config, const LaunchOptions& options,
          std::function<void(const Progress&)> progress);
   ~Launch();
-  // Call it repeatedly: it waits up to so many milliseconds for news. Returns a value when the job has ended;
-  // `interrupted` ends it.
+  // Call it repeatedly: it waits for news, at most so many milliseconds. Returns a value when the job has
+  // ended; `interrupted` ends it.
   std::optional<LaunchEnd> watch(bool interrupted, int milliseconds);
 
  private:
@@ -49,7 +48,7 @@ class Launch {
 // Why the platform of a simulated run cannot be used, in one sentence; empty if it can.
 std::string check_platform(const RunConfig& config, const std::filesystem::path& program);
 
-// The command, without the program, that starts so many ranks. launcher: as in LaunchOptions.
+// The command, without the program, that starts `ranks` ranks. launcher: as in LaunchOptions.
 std::vector<std::string> starter(int ranks, const std::string& launcher);
 
 // The lines that a program prints. Throws std::runtime_error if it fails or takes longer than `seconds`.

@@ -15,7 +15,7 @@ namespace dsgd {
 // which it uses little. If a segment does not fit, Open MPI 4.1 hangs and 5.0 exits.
 constexpr std::uintmax_t mpirun_room = 32 << 20;
 
-// The command, without the program, that starts so many ranks on this host.
+// The command, without the program, that starts `ranks` ranks on this host.
 std::vector<std::string> mpirun(int ranks);
 
 // Sets the environment variables for a launcher that this process is about to start. folder: for files of the

@@ -17,10 +17,11 @@ std::map<std::string, Value> said(std::map<std::string, Value> config,
 // The settings that distinguish runs: all but strategy, seed, workers and the policy keys.
 std::map<std::string, Value> settings_of(const std::map<std::string, Value>& config);
 
-// Short labels that distinguish the runs of a strategy: the engine, and the settings whose values differ.
-// Runs of several experiments (by title) are also distinguished by settings that only some have. For clusters
-// the name stands for all settings. Configurations are those of result files; `marks` are other differences.
-// First add() all runs, then ask of() for their labels.
+// Short labels that distinguish the runs of a strategy: the engine, and the settings that differ or that not
+// all runs have. Runs of several experiments (by title) are also distinguished by a setting of which one
+// experiment has none of another's values; of a cluster's settings only its name counts there. Configurations
+// are those of result files; `marks` are other differences. First add() all runs, then ask of() for their
+// labels.
 class Labels {
  public:
   using Config = std::map<std::string, Value>;

@@ -50,7 +50,7 @@ struct Rank {
   bool traced() const { return config.settings.flag("trace"); }
   // The part of the model of which this rank keeps copies.
   ShardRange own() const;
-  // Whether this rank keeps snapshots: rank 0 in lock-step, else the servers.
+  // Whether this rank keeps snapshots: the servers if there are any, else rank 0.
   bool holds_snapshots() const { return config.servers() ? !world.is_worker() : world.rank() == 0; }
   // As above, and workers in pairs, whose copies are averaged into snapshots.
   bool holds_copies() const { return holds_snapshots() || (pairs() && world.is_worker()); }

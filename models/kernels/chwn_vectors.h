@@ -31,7 +31,7 @@ inline bool has_avx2() { return instructions() >= Instructions::avx2; }
 
 constexpr int vector_width = 16;  // floats that every kernel may process at once
 
-// Vectors of so many numbers. Accumulators must have the instruction set's own width, because GCC keeps wider
+// Vectors of `width` numbers. Accumulators must have the instruction set's own width, because GCC keeps wider
 // ones in memory.
 template <int width>
 struct Vectors {

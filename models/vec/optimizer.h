@@ -13,8 +13,8 @@ namespace dsgd {
 // A factor on the base learning rate, as a function of the samples that the whole run has used.
 struct Schedule {
   enum class Kind { constant, step, warmup } kind = Kind::constant;
-  // step: the factor is multiplied by `factor` after every so many samples. warmup: it grows linearly from
-  // `factor` to 1 over so many.
+  // step: the factor is multiplied by `factor` after every `samples` samples. warmup: it grows linearly
+  // from `factor` to 1 over the first `samples`.
   std::int64_t samples = 0;
   double factor = 0.1;
   double at(std::int64_t used) const;  // 1 if constant, or if samples <= 0
@@ -51,8 +51,7 @@ struct Descent {
 };
 
 // Gradient clipping: returns scale, or clip/|g| if scale*|g| > clip. clip = 0: no clipping.
-double clipped(double clip, double scale,
-               ConstVec g);  // scale, or clip/|g| where that is less; clip = 0: any
+double clipped(double clip, double scale, ConstVec g);
 
 // Turns a gradient into an update of w; used by workers and by server rules. With d = scale*g + l2*w:
 //   sgd       w <- w - rate*d

@@ -10,8 +10,8 @@ namespace dsgd {
 
 // A memory that holds vectors, the host's or a GPU's, and the arithmetic on them. Operations are element-wise
 // on float32 and without fused multiply-add, so every host and GPU computes the same bits (dot: every host).
-// On a GPU they run in the order of the calls, asynchronously with respect to the host. dot, through_host,
-// to_host, from_host and wait block.
+// On a GPU they run in the order of the calls, asynchronously with respect to the host. Only dot,
+// through_host, to_host, from_host and wait block.
 class Space {
  public:
   virtual ~Space() = default;
@@ -22,16 +22,17 @@ class Space {
   // Calls f(first, at, count) for consecutive portions of x: the `count` elements from `first` on are at
   // `at`, in the host's memory. With `read`, f finds x's values there; with `write`, what f leaves there
   // becomes x's. The host's space calls f once, in place. A GPU's goes through pinned memory: while f works
-  // on one portion, the next ones are copied to the host and the previous ones back. f must not use other
-  // vectors of this space.
+  // on one portion, the next ones are copied to the host and the previous ones back. It returns after the
+  // last f; later operations of the space see all of x. f must not use other vectors of this space.
   enum class Way { read, write, both };
   using Portion = std::function<void(std::size_t first, float* at, std::size_t count)>;
   virtual void through_host(float* x, std::size_t n, Way way, const Portion& f) const = 0;
-  void to_host(const float* x, float* y, std::size_t n) const;           // y <- x, y in the host's memory
-  void from_host(const float* x, float* y, std::size_t n) const;         // y <- x, x in the host's memory
-  virtual void fill(float a, float* y, std::size_t n) const = 0;         // y <- a
-  virtual void copy(const float* x, float* y, std::size_t n) const = 0;  // y <- x
-  virtual void scale(float a, float* y, std::size_t n) const = 0;        // y <- a*y
+  void to_host(const float* x, float* y, std::size_t n) const;  // y <- x, y in the host's memory
+  void from_host(const float* x, float* y,
+                 std::size_t n) const;  // y <- x, x in the host's memory and free for reuse on return
+  virtual void fill(float a, float* y, std::size_t n) const = 0;                  // y <- a
+  virtual void copy(const float* x, float* y, std::size_t n) const = 0;           // y <- x
+  virtual void scale(float a, float* y, std::size_t n) const = 0;                 // y <- a*y
   virtual void axpy(float a, const float* x, float* y, std::size_t n) const = 0;  // y <- y + a*x
   virtual double dot(const float* x, const float* y, std::size_t n) const = 0;    // in double precision
   // Optimizer updates, one pass over the vectors each. The gradient is d = scale*g + l2*w; optimizer.h has

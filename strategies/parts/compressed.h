@@ -124,8 +124,8 @@ class Compressed final : public Strategy {
   Vector p_, sum_, q_;
 };
 
-// Cost of a message of so many bytes to every other worker, and of slices both ways, where n elements take
-// bytes(n).
+// Costs of a message of `bytes` bytes to every other worker, and of slices both ways. bytes(n): bytes of n
+// elements.
 inline Cost to_everyone_cost(const Context& c, std::size_t bytes) {
   if (c.workers == 1) return {};
   return {double(bytes) * (c.workers - 1), 1};

@@ -71,7 +71,7 @@ inline Parameter state_parameter(const char* fallback) {
                            "local optimizer's state at the end of a period");
 }
 // Cost of averaging the model and, if state = "average", the optimizer's state. aggregate(vectors): cost of
-// so many.
+// averaging that many vectors.
 template <typename Aggregate>
 Cost end_of_period_cost(const Settings& s, const Context& c, Aggregate aggregate) {
   const int kept = s.text("state") == "average" ? state_vectors(c.optimizer.rule) : 0;

@@ -18,7 +18,7 @@ namespace dsgd {
 class Sparse {
  public:
   static int low_bits(std::size_t n, std::size_t k) { return k ? int(std::bit_width(n / k)) - 1 : 0; }
-  // Upper bound of the message's bytes for k values of so many bits.
+  // Upper bound of the message's bytes for k values of value_bits bits.
   static std::size_t at_most(std::size_t n, std::size_t k, int value_bits) {
     const int b = low_bits(n, k);
     return bytes_of(32 + k * std::size_t(b + 1 + value_bits) + ((n - k) >> b));

@@ -63,7 +63,8 @@ class Doorbell {
  public:
   std::uint32_t rings() { return std::atomic_ref(rings_).load(); }
   void ring();
-  // Sleeps until the next ring, at most so long. Returns at once if it has rung since rings() was `seen`.
+  // Sleeps until the next ring, at most so many microseconds. Returns at once if it has rung since rings()
+  // was `seen`.
   void sleep(std::uint32_t seen, int microseconds);
 
  private:

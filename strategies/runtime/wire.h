@@ -41,7 +41,7 @@ static_assert(sizeof(Header) == 64);
 // unused.
 constexpr std::size_t block = sizeof(Header);
 constexpr std::size_t round_up(std::size_t bytes) { return (bytes + block - 1) / block * block; }
-// Blocks of a message with so many floats. Throws std::length_error beyond 128 GB.
+// Blocks of a message with a header and `floats` floats. Throws std::length_error beyond 128 GB.
 constexpr int blocks(std::size_t floats) {
   const std::size_t count = 1 + round_up(floats * sizeof(float)) / block;
   if (count > std::size_t(std::numeric_limits<int>::max()))

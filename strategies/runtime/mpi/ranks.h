@@ -89,12 +89,11 @@ class Ranks {
   Common& common() const { return *common_; }
   HostFlags& flags(int of) const { return reinterpret_cast<HostFlags*>(flags_.data())[of]; }
 
-  // Starts MPI_Isend of so many blocks and rings the receiver's doorbell if it may be asleep.
+  // Starts MPI_Isend of `blocks` blocks. On an oversubscribed host it also rings the receiver's doorbell.
   void send(const void* data, int blocks, int to, int tag, MPI_Request& request) const;
-  // MPI_Wait. If ranks outnumber cores, its busy loop would keep a core from ranks that compute. This rank
-  // then sleeps between two tests. With `rings` it sleeps until the sender, which must be on this host, rings
-  // its doorbell, at most 10 ms at a time. Otherwise it sleeps 50 us, which the timer's slack makes about 100
-  // us.
+  // MPI_Wait. On an oversubscribed host its busy loop would keep a core from ranks that compute, so this rank
+  // sleeps between two tests. With `rings` it sleeps until the sender, which must be on this host, rings its
+  // doorbell, at most 10 ms at a time. Otherwise it sleeps 50 us, in effect about 100 us.
   void wait(MPI_Request& request, bool rings) const;
 
   const Comm comm;
