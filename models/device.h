@@ -68,7 +68,8 @@ class Plan {
   // Copies of activations, gradients or weights per gradient that only change their layout.
   virtual int reorders() const { return 0; }
 
-  // g <- sum over the n samples of dL(w)/dw. labels: n class indices. score() computes the loss alone.
+  // g <- sum over the n samples of dL(w)/dw. labels: n class indices. score() computes the loss alone; batch
+  // norm uses `given` moments there, unless null.
   virtual Loss gradient(ConstVec w, const float* x, const std::uint8_t* labels, int n, Vec g);
   virtual Loss score(ConstVec w, const float* x, const std::uint8_t* labels, int n, const Moments* given);
   // The same for the samples `ids` of a set, read as gather() does. A device may keep a copy of the set,
@@ -128,7 +129,6 @@ struct DeviceEntry {
 };
 const std::vector<DeviceEntry>& all_devices();            // from the slowest, `reference`, to the fastest
 const DeviceEntry* find_device(const std::string& name);  // by current or former name; nullptr if unknown
-// The current name for a former one; other names are returned unchanged.
 // The current name for a former one; other names are returned unchanged.
 std::string device_today(const std::string& name);
 

@@ -37,7 +37,7 @@ struct RunConfig {
   // are not part of the run: its settings have the values.
   std::map<std::string, std::string> expressions;
   bool simulated() const;             // in virtual time, on a modelled cluster
-  bool skips_gradients() const;       // computes nothing and finds its virtual time alone
+  bool skips_gradients() const;       // computes no gradients, only their virtual time
   const DeviceEntry& device() const;  // "auto": the fastest that can be used here
   Precision precision() const;
   int workers() const;
