@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import style
-from results import NOT_SLOWED, Results, Run, count, estimate
+from result_file import NOT_SLOWED, Run
+from results import Results, count, estimate
 from softsync import arrivals, beyond, n_of
 from staleness import shares
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from results import PHASES, Estimate, Results, Variant, count
+from result_file import PHASES, Variant
+from results import Estimate, Results, count
 
 WIDTH = 9.0  # inches; at README width (about 830 pixels) the smallest text is 10 pixels high
 DPI = 160

@@ -9,7 +9,8 @@ from matplotlib.patches import Patch
 
 import style
 from bars import Rows
-from results import PHASES, Group, Results
+from result_file import PHASES
+from results import Group, Results
 
 NAMES = {"compute": "compute (gradients)", "compression": "compression", "communication": "communication", "wait": "wait", "snapshot": "snapshots",
          "other": "other"}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 try:
+    import result_file
     import results
 except ModuleNotFoundError as error:
     sys.exit(f"{error}. The table needs h5py, numpy and SciPy; on Debian: apt install python3-h5py python3-scipy")
@@ -34,21 +35,21 @@ def synchronisation(run: results.Run) -> float:
 def slowness(run: results.Run, jittered: bool) -> tuple:
     """What slows real ranks, too: a straggler where there is one, and jitter. Where no real run has any, its twin's is the
     machine's own, as calibrated."""
-    settings = results.NOT_SLOWED | run.config
+    settings = result_file.NOT_SLOWED | run.config
     keys = ["cluster.straggler.slowdown", *(results.STRAGGLER if settings["cluster.straggler.slowdown"] > 1 else ())]
     return tuple((key, settings.get(key)) for key in keys + ["cluster.jitter"] * jittered)
 
 
 def name(strategy: str, settings: tuple) -> str:
     """With what slows ranks: "sync, slowdown 4"."""
-    slowed = [f", {key.rpartition('.')[2]} {value:g}" for key, value in settings if value != results.NOT_SLOWED.get(key, value)]
+    slowed = [f", {key.rpartition('.')[2]} {value:g}" for key, value in settings if value != result_file.NOT_SLOWED.get(key, value)]
     return strategy + "".join(slowed)
 
 
 def pairs(runs: list[results.Run]) -> dict[tuple, dict[str, list[results.Run]]]:
     """Runs by what twins have in common, then by engine; only where there are both, and all have a throughput."""
     found: dict[tuple, dict[str, list[results.Run]]] = {}
-    jittered = any(run.engine == "mpi" and (results.NOT_SLOWED | run.config)["cluster.jitter"] > 0 for run in runs)
+    jittered = any(run.engine == "mpi" and (result_file.NOT_SLOWED | run.config)["cluster.jitter"] > 0 for run in runs)
     for run in runs:
         settings = tuple(s for s in run.variant.settings if s[0] != "engine" and not s[0].startswith("cluster."))
         settings += slowness(run, jittered)

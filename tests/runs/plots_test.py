@@ -30,6 +30,7 @@ import convergence  # noqa: E402
 import families  # noqa: E402
 import jitter  # noqa: E402
 import periods  # noqa: E402
+import result_file  # noqa: E402
 import results  # noqa: E402
 import scaling  # noqa: E402
 import softsync  # noqa: E402
@@ -132,8 +133,8 @@ def write_run(folder: Path, strategy="sync", workers=1, seed=1, *, name=None, ou
 
 
 def seal(path: Path) -> None:
-    content = path.read_bytes()[results.LINE:]
-    path.write_bytes(results.first_line(content) + content)
+    content = path.read_bytes()[result_file.LINE:]
+    path.write_bytes(result_file.first_line(content) + content)
 
 
 @contextlib.contextmanager
@@ -258,7 +259,7 @@ class Derived(Folder):
 
     def test_phases_are_means_over_workers_and_add_up(self):
         run = self.run_of()
-        self.assertEqual({phase: run.phase(phase) for phase in results.PHASES},
+        self.assertEqual({phase: run.phase(phase) for phase in result_file.PHASES},
                          {"compute": 4.5, "compression": 0.0, "communication": 1.0, "wait": 0.5, "snapshot": 0.5, "other": 1.5})
 
     def test_only_ok_runs_have_throughput_and_time(self):
@@ -278,7 +279,7 @@ class Derived(Folder):
 
     def test_steps_are_there_on_demand(self):
         steps = self.run_of().steps
-        self.assertEqual(steps.dtype.names, results.TABLES["steps"])
+        self.assertEqual(steps.dtype.names, result_file.TABLES["steps"])
         self.assertEqual(steps["step"][0], 0)
 
     def test_shares_of_staleness(self):
@@ -393,7 +394,7 @@ class Loading(Folder):
         path = write_run(self.folder, "downpour", 2)
         whole = path.read_bytes()
         anywhere = np.random.default_rng(1).integers(0, 8 * len(whole), 400)
-        for bit in [*anywhere, *range(8 * results.LINE)]:
+        for bit in [*anywhere, *range(8 * result_file.LINE)]:
             content = bytearray(whole)
             content[bit // 8] ^= 1 << bit % 8
             path.write_bytes(content)
@@ -429,7 +430,7 @@ class Loading(Folder):
             results.load(self.folder, allow_mixed=True)
 
     def test_reporting_keys_do_not_split_groups(self):
-        for seed, key in enumerate(sorted(results.NOT_A_SETTING - {"strategy", "workers", "seed", "text", "target"})):
+        for seed, key in enumerate(sorted(result_file.NOT_A_SETTING - {"strategy", "workers", "seed", "text", "target"})):
             write_run(self.folder, seed=seed, config={key: f"/home/{seed}/platform.xml" if key == "cluster.platform" else f"{seed}"})
         self.assertEqual(len(results.load(self.folder).groups), 1)
 
@@ -1217,7 +1218,7 @@ class RealResults(unittest.TestCase):
         found = results.load(self.folder, allow_mixed=True)
         self.assertEqual([problem for problem in found.problems if "not finished" not in problem], [])
         for run in found.runs:
-            self.assertLessEqual({*results.TABLES["steps"]}, {*run.steps.dtype.names}, run.path.name)
+            self.assertLessEqual({*result_file.TABLES["steps"]}, {*run.steps.dtype.names}, run.path.name)
             for key in ("commit", "build_type", "flags", "cpu", "cores"):
                 self.assertIn(key, run.provenance, run.path.name)
             if run.ok:
@@ -1225,7 +1226,7 @@ class RealResults(unittest.TestCase):
                 self.assertTrue(0 <= run.reached_accuracy <= 1, run.path.name)
                 self.assertEqual(len(run.worker_ranks), run.workers, run.path.name)
                 self.assertEqual(run.mean_staleness is not None, len(run.ranks) > run.workers, run.path.name)
-                parts = sum(run.phase(phase) for phase in results.PHASES)
+                parts = sum(run.phase(phase) for phase in result_file.PHASES)
                 self.assertAlmostEqual(parts, run.worker_ranks["total_s"].mean(), delta=0.02 * parts, msg=run.path.name)
 
     def test_every_figure_is_drawn_or_says_why_not(self):

@@ -884,7 +884,7 @@ TEST(Results, LabelsNameWhatOneExperimentHasNotOfAnother) {
 // Their keys are no settings in figures either.
 TEST(Results, BothReadersLeaveOutTheSameKeys) {
   std::stringstream python;
-  python << std::ifstream(DSGD_SOURCE_DIR "/plots/results.py").rdbuf();
+  python << std::ifstream(DSGD_SOURCE_DIR "/plots/result_file.py").rdbuf();
   std::string keys = python.str().substr(python.str().find("\nNOT_A_SETTING = {"));
   keys.resize(keys.find('}'));
   for (const RunKey& key : run_keys())
